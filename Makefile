@@ -1,0 +1,63 @@
+# Every target sets up what it needs in a virtual environment of its own; Python >= 3.11 and make suffice.
+#   make test PYTHON=python3.13 VENV=.venv-3.13      another interpreter
+#   make test CONSTRAINTS=                           the newest of every dependency
+
+PYTHON ?= python3
+VENV ?= .venv
+BENCH_VENV ?= .venv-bench
+
+MINOR := $(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
+CONSTRAINTS ?= $(wildcard constraints/py$(MINOR).txt)
+STAMP = $(VENV)/.installed-$(MINOR)
+BENCH_STAMP = $(BENCH_VENV)/.installed-$(MINOR)
+PINNED = $(CONSTRAINTS:%=-c %)
+
+RUN = $(VENV)/bin/python
+DEMO = runs/digits
+PATHS = jaxflow tests $(wildcard experiments configs benchmarks cloud examples)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format docs bench
+
+help:
+	@echo "make demo | test | test-slow | check | format | docs | bench"
+
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet $(PINNED) -e '.[dev,ot]'
+	@touch $@
+
+$(BENCH_STAMP): pyproject.toml $(CONSTRAINTS) constraints/peers.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(BENCH_VENV)/bin/python -m pip install --quiet $(PINNED) -c constraints/peers.txt -e '.[ot,peers]'
+	$(BENCH_VENV)/bin/python -m pip install --quiet --no-deps -c constraints/peers.txt torchcfm
+	@touch $@
+
+demo: $(STAMP)
+	$(RUN) -m experiments.train --config=configs/digits.py --workdir=$(DEMO)
+	$(RUN) -m experiments.sample --workdir=$(DEMO) --num=1000 --output=$(DEMO)/samples.npz
+	$(RUN) -m experiments.evaluate --workdir=$(DEMO)
+	@echo "The picture: $$(ls -t $(DEMO)/*.png $(DEMO)/samples/*.png 2>/dev/null | head -n 1)"
+
+test: $(STAMP)
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(RUN) -m pytest -m slow
+
+check: $(STAMP)
+	$(VENV)/bin/ruff format --check $(PATHS)
+	$(VENV)/bin/ruff check $(PATHS)
+	$(VENV)/bin/pyright --pythonpath $(RUN)
+
+format: $(STAMP)
+	$(VENV)/bin/ruff check --fix $(PATHS)
+	$(VENV)/bin/ruff format $(PATHS)
+
+docs: $(STAMP)
+	$(RUN) -m pytest tests/test_docs.py jaxflow
+
+bench: $(BENCH_STAMP)
+	$(BENCH_VENV)/bin/python -m benchmarks

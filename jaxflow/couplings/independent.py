@@ -1,0 +1,25 @@
+"""The independent coupling, `q(x0, x1) = q(x0) q(x1)`."""
+
+from dataclasses import dataclass
+
+import jax
+
+from jaxflow.types import Cond, Coupling, Data, Key
+
+__all__ = ["independent"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Independent:
+    """Leaves every pair as it was drawn."""
+
+    needs_gaussian_source = False
+
+    def __call__(self, key: Key, x0: Data, x1: Data, cond: Cond) -> tuple[Data, Data, Cond]:
+        return x0, x1, cond
+
+
+def independent() -> Coupling:
+    """Pairs as they were drawn: each datum with noise that knows nothing of it."""
+    return Independent()

@@ -1,0 +1,37 @@
+"""Data: sources of examples, and the batches made of them.
+
+A **source** is random access to examples; `pipeline` makes batches of it on the host with Grain,
+`on_device` keeps it on the device, and `stream` draws without end from a distribution of `toy`.
+Whichever it is, the batch of a step depends on the step alone, so that the step is all a run has
+to remember of its data.
+"""
+
+from jaxflow.data import readers, toy, transforms
+from jaxflow.data.checks import check
+from jaxflow.data.device import OnDevice, Stream, on_device, stream
+from jaxflow.data.pipeline import Batches, pipeline
+from jaxflow.data.placement import Prefetch, prefetch
+from jaxflow.data.sources import Arrays, Source, arrays, digits, load, tfds
+from jaxflow.data.store import store
+
+__all__ = [
+    "Arrays",
+    "Batches",
+    "OnDevice",
+    "Prefetch",
+    "Source",
+    "Stream",
+    "arrays",
+    "check",
+    "digits",
+    "load",
+    "on_device",
+    "pipeline",
+    "prefetch",
+    "readers",
+    "store",
+    "stream",
+    "tfds",
+    "toy",
+    "transforms",
+]

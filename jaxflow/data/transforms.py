@@ -1,0 +1,131 @@
+"""What is done to one example between the disk and the network.
+
+A transform is `(x, rng) -> x` on one example `[*event]`. It is written once for NumPy arrays, in
+the pipeline's threads, and for JAX arrays, inside a compiled step: all its randomness is one call
+of `rng.random(shape)`, uniform on [0, 1), which a `numpy.random.Generator` offers and
+`Uniform(key)` offers on the device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxflow.types import Array, Float, Key
+
+__all__ = [
+    "Dequantise",
+    "Flip",
+    "Scale",
+    "Transform",
+    "Uniform",
+    "apply",
+    "dequantise",
+    "flip",
+    "pixels",
+    "scale",
+]
+
+
+class Transform(Protocol):
+    """`(x, rng) -> x` on one example; `rng.random(shape)` is called at most once."""
+
+    def __call__(self, x: Any, rng: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """The randomness of one transform of one example, on the device."""
+
+    key: Key
+
+    def random(self, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        """Uniform on [0, 1)."""
+        return jax.random.uniform(self.key, shape)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """`2 x / (levels - 1) - 1`."""
+
+    levels: int
+
+    def __call__(self, x: Any, rng: Any = None) -> Any:
+        return _floats(x) * np.float32(2 / (self.levels - 1)) - np.float32(1)
+
+
+@dataclass(frozen=True)
+class Dequantise:
+    """`2 (x + u) / levels - 1`, with `u` uniform on [0, 1)."""
+
+    levels: int
+
+    def __call__(self, x: Any, rng: Any) -> Any:
+        x = _floats(x)
+        noise = rng.random(x.shape).astype(x.dtype)
+        return (x + noise) * np.float32(2 / self.levels) - np.float32(1)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Left and right exchanged, every other time."""
+
+    def __call__(self, x: Any, rng: Any) -> Any:
+        if x.ndim < 3:
+            raise ValueError(f"flip mirrors images [H, W, C]; this example has shape {x.shape}")
+        return x.__array_namespace__().where(rng.random() < 0.5, x[..., ::-1, :], x)
+
+
+def scale(levels: int = 256) -> Scale:
+    """Bring the integers `0 .. levels - 1` to [-1, 1]: `2 x / (levels - 1) - 1`.
+
+    >>> scale()(np.array([0, 255], np.uint8)).tolist()
+    [-1.0, 1.0]
+    """
+    return Scale(_checked(levels))
+
+
+def dequantise(levels: int = 256) -> Dequantise:
+    """Make integers `0 .. levels - 1` continuous on [-1, 1]: `2 (x + u) / levels - 1`.
+
+    It stands in the place of `scale`. A density `p` of the result gives the integers
+    `-log2 p / d + log2(levels / 2)` bits a dimension.
+
+    Reference: Uria, Murray and Larochelle, RNADE: the real-valued neural autoregressive
+    density-estimator, 2013, arXiv:1306.0186.
+    """
+    return Dequantise(_checked(levels))
+
+
+def flip() -> Flip:
+    """Mirror an image `[H, W, C]` left to right with probability one half."""
+    return Flip()
+
+
+def pixels(x: Any, levels: int = 256) -> np.ndarray:
+    """The inverse of `scale`: `(x + 1) (levels - 1) / 2`, rounded and clipped, as integers.
+
+    >>> pixels(scale()(np.arange(256, dtype=np.uint8))).tolist() == list(range(256))
+    True
+    """
+    value = np.rint((np.asarray(x, np.float32) + 1) * ((_checked(levels) - 1) / 2))
+    return np.clip(value, 0, levels - 1).astype(np.uint8 if levels <= 256 else np.uint16)
+
+
+def apply(transforms: Sequence[Transform], x: Array, key: Key) -> Array:
+    """All transforms in turn on one example, on the device."""
+    for i, transform in enumerate(transforms):
+        x = transform(x, Uniform(jax.random.fold_in(key, i)))
+    return x
+
+
+def _floats(x: Any) -> Any:
+    return x.astype(np.float32)
+
+
+def _checked(levels: int) -> int:
+    if levels < 2:
+        raise ValueError(f"levels = {levels}: pixels take at least two values, such as 256")
+    return levels

@@ -1,0 +1,259 @@
+"""Draws complete a batch with everything random in an objective: `(key, batch) -> batch`.
+
+A batch comes as `{"x1": data, "cond": {...}}` (with `"x0"` where the source is data too) and leaves
+with `x0, x1, t, z, cond`. Draws run on the global batch, before microbatches and devices split it,
+so that every layout trains the same run.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow import couplings, sources
+from jaxflow import times as times_
+from jaxflow.arrays import batch_size, check_batch, split
+from jaxflow.types import Array, Batch, Coupling, Draw, Interval, Key, Path, Source, Times
+
+__all__ = ["ahead", "chain", "couple", "drop", "latent", "source", "standard", "times"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Chain:
+    """Draws one after another, each with a key of its own."""
+
+    draws: tuple[Draw, ...]
+
+    def __call__(self, key: Key, batch: Batch) -> Batch:
+        return _run(self.draws, jax.random.split(key, len(self.draws)), batch)
+
+
+def _run(draws: tuple[Draw, ...], keys: Array, batch: Batch) -> Batch:
+    for key, draw in zip(keys, draws, strict=True):
+        batch = draw(key, batch)
+    return batch
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FromSource:
+    """Adds `x0`, unless the batch brings its own."""
+
+    source: Source
+
+    def __call__(self, key: Key, batch: Batch) -> Batch:
+        if "x0" in batch:
+            return batch
+        x1 = batch["x1"]
+        x0 = self.source.sample(split(key, batch_size(x1)), x1.shape[1:])
+        return {**batch, "x0": x0 if jnp.issubdtype(x0.dtype, jnp.integer) else x0.astype(x1.dtype)}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Couple:
+    """Re-pairs `x0` with `x1`; conditions follow their data."""
+
+    coupling: Coupling
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the coupling is solved outside of jit."""
+        return getattr(self.coupling, "on_host", False)
+
+    def __call__(self, key: Key, batch: Batch) -> Batch:
+        x0, x1, cond = self.coupling(key, batch["x0"], batch["x1"], batch.get("cond", {}))
+        return {**batch, "x0": x0, "x1": x1, "cond": cond}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AddTimes:
+    """Adds `t`, inside the interval."""
+
+    times: Times
+    interval: Interval = field(metadata={"static": True})
+
+    def __call__(self, key: Key, batch: Batch) -> Batch:
+        low, high = self.interval
+        return {**batch, "t": low + (high - low) * self.times(key, batch_size(batch["x1"]))}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AddLatent:
+    """Adds `z`, the path's own randomness, where it has one."""
+
+    path: Path
+
+    def __call__(self, key: Key, batch: Batch) -> Batch:
+        return {**batch, "z": self.path.latent(key, batch["x0"])}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Drop:
+    """Replaces the conditions of a random share of the examples by their null values."""
+
+    rate: float = field(metadata={"static": True})
+    null: tuple[tuple[str, float], ...] = field(metadata={"static": True})
+
+    def __call__(self, key: Key, batch: Batch) -> Batch:
+        cond = dict(batch["cond"])
+        missing = [name for name, _ in self.null if name not in cond]
+        if missing:
+            raise ValueError(
+                f"drop names the condition {missing[0]!r}, which the batch lacks; "
+                f"it has {sorted(cond)}"
+            )
+        dropped = jax.random.bernoulli(key, self.rate, (check_batch(batch["x1"], cond),))
+        for name, null in self.null:
+            value = jnp.asarray(cond[name])
+            where = dropped.reshape(dropped.shape + (1,) * (value.ndim - 1))
+            cond[name] = jnp.where(where, jnp.asarray(null, value.dtype), value)
+        return {**batch, "cond": cond}
+
+
+def chain(*draws: Draw) -> Draw:
+    """Draws one after another, each with a key of its own."""
+    return Chain(draws)
+
+
+def on_host(draw: Draw) -> bool:
+    """Whether a part of the draw runs outside of jit, so that it wants `ahead`."""
+    return any(getattr(part, "on_host", False) for part in getattr(draw, "draws", (draw,)))
+
+
+def ahead(
+    draw: Draw, keys: Callable[[int], Key], batches: Iterable[Batch], *, first: int = 0, depth: int = 2
+) -> Iterator[Batch]:
+    """Completed batches, drawn on a thread while the step before them runs.
+
+    What can be compiled is; what runs on the host (an exact coupling) runs between. The result
+    is that of `draw(keys(step), batch)`, step by step.
+
+    Args:
+        draw: any draw.
+        keys: the key of a step's draw.
+        batches: what the draws complete.
+        first: the step of the first batch.
+        depth: how many batches to be ahead.
+
+    Raises:
+        whatever `draw` or `batches` raises, at the batch that it concerns.
+    """
+    compiled = _by_stages(draw)
+    with ThreadPoolExecutor(1, thread_name_prefix="draws-ahead") as pool:
+        waiting: deque[Future[Batch]] = deque()
+        for step, batch in enumerate(batches, first):
+            waiting.append(pool.submit(lambda s, b: compiled(keys(s), b), step, batch))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _by_stages(draw: Draw) -> Draw:
+    """The draw with its traceable stretches jitted, and its host parts between them."""
+    parts = getattr(draw, "draws", (draw,))
+    chained = hasattr(draw, "draws")
+    stages = []
+    for host, group in itertools.groupby(enumerate(parts), lambda part: on_host(part[1])):
+        indices, members = zip(*group, strict=True)
+        run = _run if host else jax.jit(_run)
+        stages.append((run, members, jnp.asarray(indices)))
+
+    def staged(key: Key, batch: Batch) -> Batch:
+        keys = jax.random.split(key, len(parts)) if chained else key[None]
+        for run, members, indices in stages:
+            batch = run(members, keys[indices], batch)
+        return batch
+
+    return staged
+
+
+def source(source: Source) -> Draw:
+    """Adds `x0 ~ source`, one key an example, unless the batch brings its own `x0`."""
+    return FromSource(source)
+
+
+def couple(coupling: Coupling) -> Draw:
+    """Re-pairs `x0` with `x1` on the global batch; conditions follow their data."""
+    return Couple(coupling)
+
+
+def times(times: Times, interval: Interval = (0.0, 1.0)) -> Draw:
+    """Adds `t ~ times`, stretched from [0, 1] onto the interval of a path.
+
+    Raises:
+        ValueError: unless `0 <= low < high <= 1`.
+    """
+    low, high = interval
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"times needs 0 <= low < high <= 1; got the interval {interval}")
+    return AddTimes(times, (low, high))
+
+
+def latent(path: Path) -> Draw:
+    """Adds `z`, the path's own randomness (a bridge's noise), where it has one."""
+    return AddLatent(path)
+
+
+def drop(rate: float, null: Mapping[str, float]) -> Draw:
+    """Replaces conditions by their null values with probability `rate`, for guidance.
+
+    All conditions of an example are dropped together. Ho & Salimans, Classifier-Free Diffusion
+    Guidance, 2022, arXiv:2207.12598, algorithm 1.
+
+    Args:
+        rate: probability, in [0, 1].
+        null: the value of each condition that means "none", by name, as `{"label": 10}`.
+
+    Raises:
+        ValueError: for a rate outside [0, 1], no name, or a name that the batch lacks.
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"drop needs a rate in [0, 1]; got {rate}")
+    if not null:
+        raise ValueError("drop needs the null value of at least one condition, as {'label': 10}")
+    return Drop(rate, tuple(sorted(null.items())))
+
+
+def standard(
+    path: Path,
+    *,
+    source: Source | None = None,
+    coupling: Coupling | None = None,
+    times: Times | None = None,
+    drop: Draw | None = None,
+) -> Draw:
+    """The usual chain: source, coupling, times in the path's interval, latent, dropout.
+
+    Args:
+        path: gives the interval of the times, and the latent where it has one.
+        source: standard normal where None.
+        coupling: independent where None.
+        times: uniform where None.
+        drop: condition dropout, as `draws.drop(.1, {"label": 10})`; none where None.
+
+    Raises:
+        ValueError: where the coupling needs a Gaussian source and gets another.
+    """
+    source_ = sources.normal() if source is None else source
+    coupling_ = couplings.independent() if coupling is None else coupling
+    if coupling_.needs_gaussian_source and not isinstance(source_, sources.Normal):
+        raise ValueError(f"{coupling_!r} needs sources.normal(); got {source_!r}")
+    schedule = getattr(path, "schedule", None)
+    interval = schedule.interval if schedule is not None else (0.0, 1.0)
+    steps: list[Callable[[Key, Batch], Batch]] = [
+        FromSource(source_),
+        Couple(coupling_),
+        AddTimes(times_.uniform() if times is None else times, interval),
+        AddLatent(path),
+    ]
+    return chain(*steps, *([] if drop is None else [drop]))

@@ -1,0 +1,5 @@
+"""Losses regress a network on a path: `(params, key, batch, held) -> (loss, aux)`."""
+
+from jaxflow.losses.flow_matching import flow_matching
+
+__all__ = ["flow_matching"]

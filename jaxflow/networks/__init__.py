@@ -1,0 +1,30 @@
+"""Networks: pure functions `(params, t, x, *, key=None, **cond) -> output`, and what makes them.
+
+A Linen module (`MLP`, `ConcatMLP`, `UNet`, `DiT`, or your own) becomes a Network by `linen`; NNX
+and Equinox modules and bare functions by `nnx`, `equinox` and `function`.
+"""
+
+from jaxflow.networks.adapters import equinox, function, linen, nnx, select
+from jaxflow.networks.dit import DiT, dit
+from jaxflow.networks.embeddings import LabelEmbedding, TimeEmbedding, positions, sinusoidal
+from jaxflow.networks.initialisers import initialise
+from jaxflow.networks.mlp import MLP, ConcatMLP
+from jaxflow.networks.unet import UNet
+
+__all__ = [
+    "ConcatMLP",
+    "DiT",
+    "LabelEmbedding",
+    "MLP",
+    "TimeEmbedding",
+    "UNet",
+    "dit",
+    "equinox",
+    "function",
+    "initialise",
+    "linen",
+    "nnx",
+    "positions",
+    "select",
+    "sinusoidal",
+]

@@ -1,0 +1,168 @@
+"""The diffusion transformer: patches as tokens, conditioned by adaptive layer norm.
+
+    (1)  h <- h + gate_1 * attention(norm(h) (1 + scale_1) + shift_1)
+    (2)  h <- h + gate_2 * mlp(norm(h) (1 + scale_2) + shift_2)
+
+with shifts, scales and gates linear in the condition, and zero at initialisation.
+
+Peebles & Xie, 2022, Scalable Diffusion Models with Transformers, arXiv:2212.09748, section 3.2;
+Ma et al., 2024, SiT: Exploring Flow and Diffusion-based Generative Models with Scalable
+Interpolant Transformers, arXiv:2401.08740.
+"""
+
+import difflib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxflow.networks.embeddings import Conditioning, positions
+from jaxflow.networks.initialisers import zeros
+from jaxflow.networks.layers import Attention, dense, layer_norm, modulate
+from jaxflow.types import Array, Float, Int, Time
+
+__all__ = ["DiT", "dit"]
+
+Image = Float[Array, "batch height width channels"]
+Tokens = Float[Array, "batch tokens channels"]
+
+
+class DiT(nn.Module):
+    """A diffusion transformer for images `[batch, height, width, channels]`; zero at initialisation.
+
+    Attributes:
+        patch: side of a patch; each becomes one token.
+        width: channels a token, a multiple of `heads` and of 4.
+        depth: blocks. Their parameters are stacked, and a scan runs over them.
+        heads: of the attention.
+        num_classes: labels run from 0 to `num_classes - 1`, and `num_classes` is none.
+        out_channels: those of the input where None.
+        dtype: of the computation; parameters and output are at least float32.
+        remat: what is recomputed in the backward pass, for memory: None, "full" for whole blocks,
+            "dots" for all but matrix products.
+        attention: the implementation in `jax.nn.dot_product_attention`: None, "xla" or "cudnn".
+        unroll: blocks of the scan laid out one after another, the same function: slower to
+            compile and on some machines faster to run.
+    """
+
+    patch: int = 2
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    num_classes: int | None = None
+    out_channels: int | None = None
+    dtype: Any = None
+    remat: str | None = None
+    attention: str | None = None
+    unroll: int = 1
+
+    @nn.compact
+    def __call__(
+        self, t: Time, x: Image, *, label: Int[Array, "batch"] | None = None
+    ) -> Image:
+        self._check(x)
+        _, height, width, channels = x.shape
+        c = Conditioning(self.width, self.num_classes, name="conditioning")(t, x, label)
+        c = nn.silu(c)
+        h = dense(self.width, dtype=self.dtype, name="inward")(_patches(x, self.patch))
+        h = h + positions(height // self.patch, width // self.patch, self.width).astype(h.dtype)
+        h, _ = self._blocks()(h, c)
+        shift, scale = jnp.split(dense(2 * self.width, kernel_init=zeros, name="modulation")(c), 2, -1)
+        h = modulate(layer_norm(h.astype(c.dtype)), shift, scale)
+        out_channels = self.out_channels or channels
+        h = dense(self.patch**2 * out_channels, kernel_init=zeros, name="outward")(h)
+        return _image(h, height, width, self.patch)
+
+    def _blocks(self) -> nn.Module:
+        block = _Block
+        if self.remat is not None:
+            block = nn.remat(block, policy=_policies[self.remat], prevent_cse=False)
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+            unroll=self.unroll,
+        )
+        return stack(self.heads, self.dtype, self.attention, name="blocks")
+
+    def _check(self, x: Image) -> None:
+        if x.ndim != 4:
+            raise ValueError(f"x has shape {x.shape}: a DiT takes [batch, height, width, channels]")
+        if x.shape[1] % self.patch or x.shape[2] % self.patch:
+            raise ValueError(
+                f"images of {x.shape[1]}x{x.shape[2]} do not split into patches of {self.patch}: "
+                "resize or pad them, or take another patch"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
+        if self.remat not in _policies:
+            raise ValueError(f"remat is one of {list(_policies)}; got {self.remat!r}")
+
+
+_policies = {
+    None: None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class _Block(nn.Module):
+    heads: int
+    dtype: Any
+    attention: str | None
+
+    @nn.compact
+    def __call__(self, h: Tokens, c: Float[Array, "batch channels"]) -> tuple[Tokens, None]:
+        width = h.shape[-1]
+        modulation = dense(6 * width, dtype=self.dtype, kernel_init=zeros, name="modulation")(c)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation, 6, axis=-1)
+        y = modulate(layer_norm(h), shift_1, scale_1)
+        y = Attention(self.heads, self.attention, self.dtype, name="attention")(y)
+        h = h + gate_1[:, None] * y
+        y = modulate(layer_norm(h), shift_2, scale_2)
+        y = nn.gelu(dense(4 * width, dtype=self.dtype, name="expand")(y))
+        y = dense(width, dtype=self.dtype, name="contract")(y)
+        return h + gate_2[:, None] * y, None
+
+
+def _patches(x: Image, patch: int) -> Tokens:
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
+
+
+def _image(h: Tokens, height: int, width: int, patch: int) -> Image:
+    h = h.reshape(len(h), height // patch, width // patch, patch, patch, -1)
+    return h.swapaxes(2, 3).reshape(len(h), height, width, -1)
+
+
+_sizes = {
+    "S": {"width": 384, "depth": 12, "heads": 6},
+    "B": {"width": 768, "depth": 12, "heads": 12},
+    "L": {"width": 1024, "depth": 24, "heads": 16},
+    "XL": {"width": 1152, "depth": 28, "heads": 16},
+}
+
+
+def dit(name: str, **fields: Any) -> DiT:
+    """A DiT of a published size, as "B/2": size S, B, L or XL, and the side of a patch, 2, 4 or 8.
+
+    Args:
+        name: size and patch.
+        **fields: any other attribute of `DiT`.
+
+    Raises:
+        ValueError: for another name, with the nearest known one.
+
+    >>> dit("B/2", num_classes=1000).width
+    768
+    """
+    known = [f"{size}/{patch}" for size in _sizes for patch in (2, 4, 8)]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        raise ValueError(f"no DiT is called {name!r}: did you mean {near[0]!r}? Known: {known}")
+    size, patch = name.split("/")
+    return DiT(**{"patch": int(patch), **_sizes[size], **fields})

@@ -1,0 +1,130 @@
+"""Times, labels and positions as vectors.
+
+    (1)  time:      [cos(1000 t w_k), sin(1000 t w_k)],   w_k = 10000^(-k / half),  k < half
+    (2)  label:     a row of a table, whose last row, `num_classes`, stands for no label
+    (3)  position:  (1) without the 1000, of the row and of the column
+
+after Vaswani et al., 2017, Attention Is All You Need, arXiv:1706.03762, section 3.5, and
+Peebles & Xie, 2022, Scalable Diffusion Models with Transformers, arXiv:2212.09748.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflow.arrays import at_least_float32
+from jaxflow.networks.initialisers import normal, zeros
+from jaxflow.types import Array, Data, Float, Int, Time
+
+__all__ = ["Conditioning", "LabelEmbedding", "TimeEmbedding", "positions", "sinusoidal"]
+
+
+def sinusoidal(t: Time, features: int, *, scale: float = 1000.0) -> Float[Array, "batch features"]:
+    """Embed times by (1), in at least float32 whatever the network computes in.
+
+    Args:
+        t: times in [0, 1].
+        features: length of the embedding, even.
+        scale: stretches [0, 1] to the range for which the frequencies were chosen.
+
+    Raises:
+        ValueError: for an odd number of features.
+
+    >>> sinusoidal(jnp.zeros(3), 4)[0]
+    Array([1., 1., 0., 0.], dtype=float32)
+    """
+    if features % 2:
+        raise ValueError(f"a sinusoidal embedding needs an even number of features; got {features}")
+    angles = scale * at_least_float32(t)[..., None] * _frequencies(features // 2)
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def _frequencies(half: int) -> np.ndarray:
+    return np.exp(-np.log(10000.0) * np.arange(half) / half).astype(np.float32)
+
+
+def positions(height: int, width: int, features: int) -> np.ndarray:
+    """The fixed table (3), `[height * width, features]`, row by row.
+
+    Raises:
+        ValueError: where the features cannot be shared between two axes of sine and cosine.
+    """
+    if features % 4:
+        raise ValueError(f"positions in 2-D need features divisible by 4; got {features}")
+    rows, columns = np.divmod(np.arange(height * width), width)
+    angles = np.concatenate(
+        [axis[:, None] * _frequencies(features // 4) for axis in (rows, columns)], axis=-1
+    )
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
+
+
+def check_time(t: Time, x: Data) -> None:
+    """One time an example.
+
+    Raises:
+        ValueError: for any other shape of `t`.
+    """
+    if jnp.shape(t) != jnp.shape(x)[:1]:
+        raise ValueError(
+            f"t has shape {jnp.shape(t)} and x {jnp.shape(x)}: this network takes one time an "
+            "example, t [batch]; use jnp.full(len(x), t) for one time for all"
+        )
+
+
+class TimeEmbedding(nn.Module):
+    """A two-layer perceptron on (1), in float32."""
+
+    features: int
+    frequencies: int = 256
+
+    @nn.compact
+    def __call__(self, t: Time) -> Float[Array, "batch features"]:
+        h = sinusoidal(t, self.frequencies)
+        h = nn.silu(nn.Dense(self.features, kernel_init=normal(0.02), bias_init=zeros)(h))
+        return nn.Dense(self.features, kernel_init=normal(0.02), bias_init=zeros)(h)
+
+
+class LabelEmbedding(nn.Module):
+    """A vector a class, and one for no class: label `num_classes`, which guidance needs."""
+
+    num_classes: int
+    features: int
+
+    @nn.compact
+    def __call__(self, label: Int[Array, "batch"]) -> Float[Array, "batch features"]:
+        if not jnp.issubdtype(jnp.result_type(label), jnp.integer):
+            raise ValueError(
+                f"label has dtype {jnp.result_type(label)}: a label is an integer from 0 to "
+                f"{self.num_classes - 1}, or {self.num_classes} for none; use label.astype(int)"
+            )
+        rows = self.num_classes + 1
+        return nn.Embed(rows, self.features, embedding_init=normal(0.02))(label)
+
+
+class Conditioning(nn.Module):
+    """Time and label as one vector, their sum.
+
+    Raises:
+        ValueError: for a `t` that is not `[batch]`, and a label that is missing or not wanted.
+    """
+
+    features: int
+    num_classes: int | None = None
+    frequencies: int = 256
+
+    @nn.compact
+    def __call__(
+        self, t: Time, x: Data, label: Int[Array, "batch"] | None = None
+    ) -> Float[Array, "batch features"]:
+        check_time(t, x)
+        c = TimeEmbedding(self.features, self.frequencies, name="time")(t)
+        if self.num_classes is None:
+            if label is not None:
+                raise ValueError("label was given to a network without classes: set num_classes")
+            return c
+        if label is None:
+            raise ValueError(
+                f"label is missing: this network has {self.num_classes} classes; pass label "
+                f"[batch], with {self.num_classes} where there is none"
+            )
+        return c + LabelEmbedding(self.num_classes, self.features, name="label")(label)

@@ -1,0 +1,79 @@
+"""The layers that the networks are built of.
+
+    (1)  group norm:  (x - mean) / sqrt(variance + eps), over a group of channels and all places
+    (2)  layer norm:  (1) over the channels of each place
+    (3)  modulation:  x (1 + scale) + shift
+
+Statistics are float32 whatever the network computes in; the result has the dtype of `x`.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxflow.arrays import at_least_float32
+from jaxflow.networks.initialisers import ones, xavier, zeros
+from jaxflow.types import Array
+
+__all__ = ["Attention", "GroupNorm", "conv", "dense", "layer_norm", "modulate"]
+
+dense = partial(nn.Dense, kernel_init=xavier, bias_init=zeros)
+conv = partial(nn.Conv, kernel_init=xavier, bias_init=zeros)
+
+
+def _normalise(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
+    mean = jnp.mean(x, axes, keepdims=True)
+    x = x - mean
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axes, keepdims=True) + epsilon)
+
+
+def layer_norm(x: Array, *, epsilon: float = 1e-6) -> Array:
+    """Equation (2), without learned scale and shift."""
+    return _normalise(at_least_float32(x), (-1,), epsilon).astype(x.dtype)
+
+
+def modulate(x: Array, shift: Array, scale: Array) -> Array:
+    """Equation (3), for `x [batch, tokens, channels]` and `[batch, channels]` the rest."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class GroupNorm(nn.Module):
+    """Equation (1) with a learned scale and shift a channel, for `[batch, *places, channels]`."""
+
+    groups: int = 32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        if channels % self.groups:
+            raise ValueError(f"{self.groups} groups do not divide {channels} channels")
+        scale = self.param("scale", ones, (channels,))
+        bias = self.param("bias", zeros, (channels,))
+        grouped = at_least_float32(x).reshape(len(x), -1, self.groups, channels // self.groups)
+        normal = _normalise(grouped, (1, 3), self.epsilon).reshape(x.shape)
+        return (normal * scale + bias).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Self-attention over `[batch, tokens, channels]`.
+
+    `implementation` is that of `jax.nn.dot_product_attention`.
+    """
+
+    heads: int
+    implementation: str | None = None
+    dtype: Any = None
+    out_init: Any = xavier
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, tokens, channels = x.shape
+        qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(x)
+        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, -1), 2, 0)
+        h = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
+        h = h.reshape(batch, tokens, channels)
+        return dense(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)

@@ -1,0 +1,133 @@
+r"""Affine paths between a source and data.
+
+(1) $x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0$
+
+(2) $u_t = \dot\alpha(t)\, x_1 + \dot\sigma(t)\, x_0$
+
+(3) $\nabla \log p_t(x_t \mid x_1) = -x_0 / \sigma(t)$ for a standard normal source
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow.arrays import at_least_float32, expand
+from jaxflow.paths import schedules
+from jaxflow.paths.schedules import coefficients, nonzero_interval
+from jaxflow.types import Data, Key, PathSample, Schedule, Time
+
+__all__ = ["Affine", "affine", "cosine", "linear", "linear_vp", "polynomial", "vp"]
+
+
+def _sigma(schedule: Schedule, t: Time) -> Time:
+    return schedule.sigma(t)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Affine:
+    """The path `x_t = alpha(t) x1 + sigma(t) x0` of a schedule."""
+
+    schedule: Schedule = field(metadata={"static": True})
+
+    def latent(self, key: Key, x0: Data) -> None:
+        """An affine path has no randomness of its own."""
+        return None
+
+    def __call__(self, t: Time, x0: Data, x1: Data, z: None = None) -> PathSample:
+        """The point of (1), its velocity (2) and, where the noise is not zero, its score (3).
+
+        `x` is exact at every `t`; beyond the schedule's interval the velocity and the score are
+        those of its nearer end, so that no value or gradient is NaN.
+
+        Raises:
+            ValueError: where `x0` and `x1` differ in shape or `t` does not lead them.
+        """
+        if x0.shape != x1.shape:
+            raise ValueError(f"x0 has shape {x0.shape} but x1 {x1.shape}: a path joins equals")
+        t = at_least_float32(t)
+        schedule = self.schedule
+        _, _, alpha_dot, sigma_dot = coefficients(schedule, t)
+        noisy = jnp.clip(t, *nonzero_interval(schedule, _sigma))
+
+        def blend(a: Time, b: Time) -> Data:
+            return (expand(a, x1) * x1 + expand(b, x0) * x0).astype(x1.dtype)
+
+        x = blend(schedule.alpha(t), schedule.sigma(t))
+        score = (-x0 / expand(schedule.sigma(noisy), x0)).astype(x1.dtype)
+        return PathSample(t, x, blend(alpha_dot, sigma_dot), x0, x1, score)
+
+
+def affine(schedule: Schedule) -> Affine:
+    """The path of any schedule: an object with `alpha(t)`, `sigma(t)` and `interval`.
+
+    `schedules.Custom(alpha, sigma)` makes one of two functions.
+
+    Raises:
+        TypeError: where one of the three is missing.
+    """
+    missing = [name for name in ("alpha", "sigma", "interval") if not hasattr(schedule, name)]
+    if missing:
+        raise TypeError(
+            f"affine needs a schedule with alpha, sigma and interval; {schedule!r} lacks "
+            f"{', '.join(missing)}; schedules.Custom(alpha, sigma) makes one of two functions"
+        )
+    return Affine(schedule)
+
+
+def linear(sigma_min: float = 0.0) -> Affine:
+    """Straight lines, `x_t = t x1 + (1 - (1 - sigma_min) t) x0`.
+
+    Lipman et al., Flow Matching for Generative Modeling, 2023, arXiv:2210.02747, eq. 22; with
+    `sigma_min = 0` the rectified flow of Liu et al., 2023, arXiv:2209.03003, eq. 1.
+
+    Raises:
+        ValueError: where `sigma_min` is outside `[0, 1)`.
+
+    >>> linear()(jnp.array([0.25]), jnp.zeros((1, 2)), jnp.ones((1, 2))).x
+    Array([[0.25, 0.25]], dtype=float32)
+    """
+    if not 0 <= sigma_min < 1:
+        raise ValueError(f"linear needs 0 <= sigma_min < 1; got {sigma_min}")
+    return Affine(schedules.Linear(sigma_min))
+
+
+def cosine() -> Affine:
+    """Great circles, `x_t = sin(pi t / 2) x1 + cos(pi t / 2) x0`.
+
+    Albergo & Vanden-Eijnden, Building Normalizing Flows with Stochastic Interpolants, 2023,
+    arXiv:2209.15571, eq. 5.
+    """
+    return Affine(schedules.Cosine())
+
+
+def polynomial(n: float) -> Affine:
+    """The straight line at a speed that grows, `x_t = t^n x1 + (1 - t^n) x0`.
+
+    Raises:
+        ValueError: where `n < 1`, since the velocity at `t = 0` would be infinite.
+    """
+    if n < 1:
+        raise ValueError(f"polynomial needs n >= 1 for a finite velocity at t = 0; got {n}")
+    return Affine(schedules.Polynomial(n))
+
+
+def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Affine:
+    """The variance-preserving diffusion with rate `beta_min + (1 - t) (beta_max - beta_min)`.
+
+    Its start is `N(alpha(0) x1, sigma(0)^2)`, close to but not exactly the standard normal.
+    Song et al., Score-Based Generative Modeling through SDEs, 2021, arXiv:2011.13456, eq. 33,
+    with time mirrored.
+
+    Raises:
+        ValueError: unless `0 < beta_min <= beta_max`.
+    """
+    if not 0 < beta_min <= beta_max:
+        raise ValueError(f"vp needs 0 < beta_min <= beta_max; got {beta_min}, {beta_max}")
+    return Affine(schedules.VP(beta_min, beta_max))
+
+
+def linear_vp() -> Affine:
+    """Variance preserving with `alpha = t`, `x_t = t x1 + sqrt(1 - t^2) x0`."""
+    return Affine(schedules.LinearVP())

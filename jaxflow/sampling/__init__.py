@@ -1,0 +1,21 @@
+"""Samplers integrate a velocity from its source to data, and tell what that cost."""
+
+from jaxflow.sampling import grids
+from jaxflow.sampling.adaptive import adaptive
+from jaxflow.sampling.fixed_step import fixed_step
+from jaxflow.sampling.likelihood import exact, hutchinson, log_prob
+from jaxflow.sampling.methods import ab2, euler, heun, midpoint, rk4
+
+__all__ = [
+    "ab2",
+    "adaptive",
+    "euler",
+    "exact",
+    "fixed_step",
+    "grids",
+    "heun",
+    "hutchinson",
+    "log_prob",
+    "midpoint",
+    "rk4",
+]

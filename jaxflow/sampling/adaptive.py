@@ -1,0 +1,136 @@
+"""Sampling with error control, by Diffrax: every sample takes its own steps."""
+
+from collections.abc import Mapping
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxflow.arrays import at_least_float32, check_batch, event_mean
+from jaxflow.sampling.ends import check_grid, interval_of
+from jaxflow.sampling.fixed_step import all_finite
+from jaxflow.types import Array, PyTree, Solution, Velocity
+from jaxflow.velocities.network import posterior_mean
+
+__all__ = ["adaptive"]
+
+MAX_STEPS = 4096
+FIRST_STEP = 0.01
+
+
+def adaptive(
+    velocity: Velocity,
+    x0: PyTree,
+    grid: ArrayLike = (0.0, 1.0),
+    *,
+    solver: diffrax.AbstractERK | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    per_sample: bool = True,
+    cond: Mapping[str, Array] | None = None,
+) -> Solution:
+    """Integrate `dx/dt = v(t, x)` from `grid[0]` to `grid[-1]` to a tolerance.
+
+    By default every sample is solved by itself: its steps, its error and its number of calls do
+    not depend on its batch-mates, and the velocity is called with a batch of one under `vmap` (so a
+    velocity that mixes its batch cannot be solved so). With `per_sample=False` all share a
+    step, small enough for the worst of them: cheaper, and the kind to differentiate through.
+
+    Where the grid ends beyond the velocity's interval, the solve stops at the interval's end and
+    one call more gives the posterior mean of the data.
+
+    Args:
+        velocity: a Velocity, or a plain function `(t, x, **cond) -> v`.
+        x0: the state at `grid[0]`, an array or any pytree, `[batch, ...]`.
+        grid: the first and last time, and between them times to save, if any.
+        solver: an explicit Runge-Kutta method of Diffrax; Tsitouras' 5(4) where None.
+        rtol, atol: tolerances on the root mean square over a sample.
+        per_sample: own steps for each sample.
+        cond: conditions, each `[batch, ...]`.
+
+    Returns:
+        The solution. `xs` holds the states at the times of the grid where it has more than two.
+        `nfe` counts every call a sample's own steps took, rejected ones included. `success` is
+        False where the solver ran to its limit of 4096 steps or a value is not finite.
+
+    Raises:
+        ValueError: for a grid that is not monotone in [0, 1], a condition that does not lead with
+            the batch, or a solver that is not explicit Runge-Kutta (whose calls are not known).
+    """
+    solver = diffrax.Tsit5() if solver is None else solver
+    if not isinstance(solver, diffrax.AbstractERK):
+        raise ValueError(
+            f"solver must be an explicit Runge-Kutta method of Diffrax, such as Tsit5() or "
+            f"Dopri5(); got {solver!r}"
+        )
+    cond = {} if cond is None else cond
+    n = check_batch(x0, cond)
+    times, past = check_grid(velocity, grid)
+    dtypes = jax.tree.map(lambda a: jnp.asarray(a).dtype, x0)
+    start = jax.tree.map(at_least_float32, x0)
+    times = jnp.asarray(times, jnp.result_type(*jax.tree.leaves(start)))
+    inside = jnp.clip(times, *interval_of(velocity))
+
+    def solve(x: PyTree, cond: Mapping[str, Array]) -> diffrax.Solution:
+        def field(t: Array, y: PyTree, args: None) -> PyTree:
+            t = jnp.full((check_batch(y, cond),), t)
+            return jax.tree.map(lambda v, a: v.astype(a.dtype), velocity(t, y, **cond), y)
+
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(field),
+            solver,
+            inside[0],
+            inside[-1],
+            FIRST_STEP * (inside[-1] - inside[0]),
+            x,
+            saveat=diffrax.SaveAt(ts=inside) if len(inside) > 2 else diffrax.SaveAt(t1=True),
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=_worst),
+            max_steps=MAX_STEPS,
+            throw=False,
+        )
+
+    def alone(x: PyTree, cond: Mapping[str, Array]) -> diffrax.Solution:
+        return solve(*jax.tree.map(lambda a: a[None], (x, cond)))
+
+    if per_sample:
+        solved = jax.vmap(alone)(start, dict(cond))
+        xs = jax.tree.map(lambda a: jnp.moveaxis(a[:, :, 0], 0, 1), solved.ys)
+    else:
+        solved = solve(start, cond)
+        xs = solved.ys
+    x = jax.tree.map(lambda a: a[-1], xs)
+    calls = _calls(solver, solved.stats["num_steps"])
+    if past:
+        x = posterior_mean(velocity, jnp.full((n,), inside[-1]), x, **cond)
+        xs = jax.tree.map(lambda a, end: a.at[-1].set(end), xs, x)
+        calls = calls + 1
+    x, xs = (jax.tree.map(lambda a, d: a.astype(d), y, dtypes) for y in (x, xs))
+    finished = jnp.broadcast_to(solved.result == diffrax.RESULTS.successful, (n,))
+    nfe = jnp.broadcast_to(calls, (n,)).astype(jnp.int32)
+    saved = len(times) > 2
+    return Solution(
+        x, times if saved else None, xs if saved else None, nfe, finished & all_finite(x)
+    )
+
+
+def _calls(solver: diffrax.AbstractERK, steps: Array) -> Array:
+    """Calls in `steps` steps: a method whose last stage is the next one's first saves a call."""
+    tableau = solver.tableau
+    stages = tableau.num_stages
+    return (stages - 1) * steps + 1 if tableau.fsal else stages * steps
+
+
+def _squares(y: PyTree) -> Array:
+    """Mean square of each sample over all its values, `[batch]`."""
+    leaves = jax.tree.leaves(y)
+    sizes = [a[0].size for a in leaves]
+    total = sum(event_mean(jnp.square(a)) * size for a, size in zip(leaves, sizes, strict=True))
+    return total / sum(sizes)
+
+
+def _worst(y: PyTree) -> Array:
+    """The largest root mean square of a sample, with a gradient at zero."""
+    square = jnp.max(_squares(y))
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)

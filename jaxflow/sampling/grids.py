@@ -1,0 +1,94 @@
+"""Grids of times for samplers: `n` steps from `start` to `stop`, as `n + 1` increasing times.
+
+With `start > stop` they run backwards. Where a path is infinite at its end, a grid may stop at
+`path.schedule.interval[1]`; one that goes on to 1 makes the sampler end on the posterior mean.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxflow.paths.schedules import time_of_signal
+from jaxflow.types import Path
+
+__all__ = ["cosine", "karras", "shifted", "uniform"]
+
+Grid = Float[np.ndarray, "times"]
+
+
+def _unit(n: int) -> Grid:
+    if n < 1:
+        raise ValueError(f"a grid needs at least one step; got n={n}")
+    return np.linspace(0.0, 1.0, n + 1)
+
+
+def uniform(n: int, start: float = 0.0, stop: float = 1.0) -> Grid:
+    """Equal steps.
+
+    >>> uniform(4)
+    array([0.  , 0.25, 0.5 , 0.75, 1.  ])
+
+    Raises:
+        ValueError: where `n < 1`.
+    """
+    return start + (stop - start) * _unit(n)
+
+
+def shifted(n: int, shift: float, start: float = 0.0, stop: float = 1.0) -> Grid:
+    """Steps that are finer near the noise for `shift > 1`.
+
+    With `u` the remaining noise time, `u -> shift u / (1 + (shift - 1) u)`. Esser et al., Scaling
+    Rectified Flow Transformers, 2024, arXiv:2403.03206, eq. 23 (whose t is our 1 - t).
+
+    Raises:
+        ValueError: where `n < 1` or `shift <= 0`.
+    """
+    if shift <= 0:
+        raise ValueError(f"shifted needs shift > 0; got {shift}")
+    u = 1.0 - _unit(n)
+    return start + (stop - start) * (1.0 - shift * u / (1.0 + (shift - 1.0) * u))
+
+
+def cosine(n: int, start: float = 0.0, stop: float = 1.0) -> Grid:
+    """`1 - cos(pi u / 2)`: steps that grow from the noise to the data.
+
+    Raises:
+        ValueError: where `n < 1`.
+    """
+    return start + (stop - start) * (1.0 - np.cos(np.pi / 2 * _unit(n)))
+
+
+def karras(
+    n: int,
+    *,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    path: Path | None = None,
+) -> Grid:
+    """Equal steps in the `rho`-th root of the noise-to-signal ratio, between pure noise and data.
+
+    The ratio of a path is `sigma(t) / alpha(t)`; the first time is 0, the last 1, and those
+    between run from `sigma_max` to `sigma_min`. Karras et al., Elucidating the Design Space of
+    Diffusion-Based Generative Models, 2022, arXiv:2206.00364, eq. 5.
+
+    Args:
+        n: steps, at least 3.
+        sigma_min, sigma_max: ratios.
+        rho: 1 for equal steps of the ratio, 7 for finer steps near the data.
+        path: an affine path; the linear one where None.
+
+    Raises:
+        ValueError: where `n < 3` or the ratios are not `0 < sigma_min < sigma_max`.
+    """
+    if n < 3 or not 0 < sigma_min < sigma_max:
+        raise ValueError(
+            f"karras needs n >= 3 and 0 < sigma_min < sigma_max; got {n}, {sigma_min}, {sigma_max}"
+        )
+    ends = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    share = 1.0 / (1.0 + np.linspace(*ends, n - 1) ** rho)
+    if path is not None:
+        with jax.ensure_compile_time_eval():
+            share = np.asarray(time_of_signal(path.schedule, jnp.asarray(share)), np.float64)
+    return np.concatenate([[0.0], share, [1.0]])

@@ -1,0 +1,203 @@
+r"""Distributions over training times, each given by its quantile function.
+
+With $u \sim U[0, 1)$, $t = q(u)$ has density $p(t) = 1 / q'(q^{-1}(t))$. Time is ours: noise at
+`t = 0`, data at `t = 1`. Papers with noise at 1 are mirrored by `t -> 1 - t`.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import betainc, logit, ndtri
+
+from jaxflow.arrays import bisect
+from jaxflow.types import Array, Float, Key, Times
+
+__all__ = ["beta", "cosine_map", "logit_normal", "mode", "stratified", "uniform"]
+
+Vector = Float[Array, "n"]
+
+
+class _ByQuantile:
+    """Draws by pushing uniform numbers through the quantile function."""
+
+    def __call__(self, key: Key, n: int) -> Vector:
+        return self.quantile(jax.random.uniform(key, (n,)))
+
+    def quantile(self, u: Vector) -> Vector:
+        """The time below which a share `u` of the distribution lies."""
+        raise NotImplementedError
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Uniform(_ByQuantile):
+    """Uniform on [0, 1)."""
+
+    def quantile(self, u: Vector) -> Vector:
+        """`q(u) = u`."""
+        return u
+
+    def log_prob(self, t: Vector) -> Vector:
+        """Zero nats inside [0, 1]."""
+        return jnp.where((t >= 0) & (t <= 1), 0.0, -jnp.inf)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LogitNormal(_ByQuantile):
+    """`logit(t) ~ N(mean, std^2)`."""
+
+    mean: float = field(metadata={"static": True})
+    std: float = field(metadata={"static": True})
+
+    def quantile(self, u: Vector) -> Vector:
+        """`q(u) = sigmoid(mean + std ndtri(u))`."""
+        return jax.nn.sigmoid(self.mean + self.std * ndtri(u))
+
+    def log_prob(self, t: Vector) -> Vector:
+        """Log-density in nats."""
+        inside = (t > 0) & (t < 1)
+        s = jnp.where(inside, t, 0.5)
+        value = jax.scipy.stats.norm.logpdf(logit(s), self.mean, self.std) - jnp.log(s * (1 - s))
+        return jnp.where(inside, value, -jnp.inf)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Mode(_ByQuantile):
+    """Heavy at the middle for a positive scale, at the ends for a negative one."""
+
+    scale: float = field(metadata={"static": True})
+
+    def quantile(self, u: Vector) -> Vector:
+        """`q(u) = u + scale (cos^2(pi u / 2) - 1 + u)`."""
+        return u + self.scale * (jnp.cos(jnp.pi * u / 2) ** 2 - 1 + u)
+
+    def log_prob(self, t: Vector) -> Vector:
+        """Log-density in nats, by inverting the quantile function."""
+        u = bisect(self.quantile, jnp.clip(t, 0, 1), 0.0, 1.0)
+        slope = 1 + self.scale * (1 - jnp.pi / 2 * jnp.sin(jnp.pi * u))
+        return jnp.where((t >= 0) & (t <= 1), -jnp.log(slope), -jnp.inf)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CosineMap(_ByQuantile):
+    """Uniform angles on the cosine path, read as times of the linear one."""
+
+    def quantile(self, u: Vector) -> Vector:
+        """`q(u) = sin(pi u / 2) / (sin(pi u / 2) + cos(pi u / 2))`."""
+        a = jnp.pi * u / 2
+        return jnp.sin(a) / (jnp.sin(a) + jnp.cos(a))
+
+    def log_prob(self, t: Vector) -> Vector:
+        """`log(2 / (pi (1 - 2 t + 2 t^2)))` nats."""
+        value = jnp.log(2 / jnp.pi) - jnp.log(1 - 2 * t + 2 * t**2)
+        return jnp.where((t >= 0) & (t <= 1), value, -jnp.inf)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Beta(_ByQuantile):
+    """The beta distribution."""
+
+    a: float = field(metadata={"static": True})
+    b: float = field(metadata={"static": True})
+
+    def __call__(self, key: Key, n: int) -> Vector:
+        return jax.random.beta(key, self.a, self.b, (n,))
+
+    def quantile(self, u: Vector) -> Vector:
+        """The inverse of the regularised incomplete beta function."""
+        return bisect(lambda t: betainc(self.a, self.b, t), u, 0.0, 1.0)
+
+    def log_prob(self, t: Vector) -> Vector:
+        """Log-density in nats."""
+        return jax.scipy.stats.beta.logpdf(t, self.a, self.b)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Stratified:
+    """One draw in each of `n` strata of equal probability, in random order."""
+
+    times: Times
+
+    def __call__(self, key: Key, n: int) -> Vector:
+        inside, order = jax.random.split(key)
+        u = (jnp.arange(n) + jax.random.uniform(inside, (n,))) / n
+        below_one = jnp.finfo(u.dtype).epsneg
+        return self.times.quantile(
+            jax.random.permutation(order, jnp.minimum(u, 1 - below_one))
+        )
+
+    def quantile(self, u: Vector) -> Vector:
+        """Of a single time, which has the distribution that is stratified."""
+        return self.times.quantile(u)
+
+    def log_prob(self, t: Vector) -> Vector:
+        """Of a single time, in nats."""
+        return self.times.log_prob(t)
+
+
+def uniform() -> Times:
+    """Uniform times, `t ~ U[0, 1)`."""
+    return Uniform()
+
+
+def logit_normal(mean: float = 0.0, std: float = 1.0) -> Times:
+    """Times with `logit(t) ~ N(mean, std^2)`: more of the middle than of the ends.
+
+    A positive mean leans to the data. Esser et al., Scaling Rectified Flow Transformers, 2024,
+    arXiv:2403.03206, eq. 19, mirrored: their mean m is our -m.
+
+    Raises:
+        ValueError: where `std` is not positive.
+    """
+    if std <= 0:
+        raise ValueError(f"logit_normal needs std > 0; got {std}")
+    return LogitNormal(mean, std)
+
+
+def mode(scale: float) -> Times:
+    """Times with their mode in the middle (`scale > 0`) or at both ends (`scale < 0`).
+
+    Esser et al., Scaling Rectified Flow Transformers, 2024, arXiv:2403.03206, eq. 20, mirrored.
+
+    Raises:
+        ValueError: where the map is not monotone, outside `-1 <= scale <= 2 / (pi - 2)`.
+    """
+    if not -1 <= scale <= 2 / (math.pi - 2):
+        raise ValueError(f"mode needs -1 <= scale <= {2 / (math.pi - 2):.4f}; got {scale}")
+    return Mode(scale)
+
+
+def cosine_map() -> Times:
+    """Times whose log signal-to-noise ratio on the linear path is that of the cosine path.
+
+    Esser et al., Scaling Rectified Flow Transformers, 2024, arXiv:2403.03206, eq. 21
+    (symmetric, so its mirror image is itself).
+    """
+    return CosineMap()
+
+
+def beta(a: float, b: float) -> Times:
+    """Beta distributed times; `a > b` leans to the data, `a < b` to the noise.
+
+    Raises:
+        ValueError: where `a` or `b` is not positive.
+    """
+    if a <= 0 or b <= 0:
+        raise ValueError(f"beta needs a > 0 and b > 0; got a={a}, b={b}")
+    return Beta(a, b)
+
+
+def stratified(times: Times) -> Times:
+    """The same distribution with one time in each of `n` equally probable strata.
+
+    Each time alone has the distribution of `times`; together they cover it evenly, which lowers
+    the variance of the loss. The order is random, so that no example is tied to a stratum.
+    """
+    return Stratified(times)

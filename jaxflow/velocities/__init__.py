@@ -1,0 +1,19 @@
+"""Velocities are flows: `(t, x, **cond) -> v`, learned, guided or known in closed form."""
+
+from jaxflow.velocities.change_path import change_path
+from jaxflow.velocities.exact import gaussian_mixture
+from jaxflow.velocities.guidance import classifier_free
+from jaxflow.velocities.network import from_network, posterior_mean, score
+from jaxflow.velocities.prediction import KINDS, conversion_interval, convert
+
+__all__ = [
+    "KINDS",
+    "change_path",
+    "classifier_free",
+    "conversion_interval",
+    "convert",
+    "from_network",
+    "gaussian_mixture",
+    "posterior_mean",
+    "score",
+]

@@ -1,0 +1,45 @@
+"""What every test shares: eight simulated devices, a key, float64 and the folder of real data."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+hypothesis.settings.register_profile("jaxflow", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.load_profile("jaxflow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled programs beside pytest's own cache: a second run compiles little."""
+    if jax.config.jax_compilation_cache_dir is None and getattr(config, "cache", None):
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """A fixed key."""
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Float64 for the whole test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets that `JAXFLOW_SHARED_DATA` names."""
+    folder = os.environ.get("JAXFLOW_SHARED_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("set JAXFLOW_SHARED_DATA to the folder of data sets")
+    return Path(folder)

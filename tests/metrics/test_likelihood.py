@@ -1,0 +1,39 @@
+"""Bits per dimension of codes whose length is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.metrics import bits_per_dim
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "levels"),
+    [(-1.0, 1.0, 256), (0.0, 1.0, 256), (0.0, 256.0, 256), (-1.0, 1.0, 2)],
+)
+def test_the_uniform_density_needs_every_bit(low, high, levels):
+    shape = (8, 8, 3)
+    log_prob = jnp.full(5, -np.prod(shape) * np.log(high - low))
+    found = bits_per_dim(log_prob, shape, level_width=(high - low) / levels)
+    np.testing.assert_allclose(found, np.full(5, np.log2(levels)), rtol=1e-6)
+
+
+def test_a_density_constant_on_cells_reaches_the_entropy():
+    """Where the density is `P(k) / w` on the cell of level `k`, the bound is the entropy itself."""
+    p = np.array([0.5, 0.25, 0.125, 0.125])
+    width = 2 / 4
+    with jax.enable_x64(True):
+        bits = bits_per_dim(jnp.asarray(np.log(p / width)), (1,), level_width=width)
+    np.testing.assert_allclose(p @ np.asarray(bits), 1.75, rtol=1e-12)
+
+
+def test_half_precision_is_raised():
+    assert bits_per_dim(jnp.zeros(2, jnp.bfloat16), (2,)).dtype == jnp.float32
+
+
+def test_wrong_inputs_are_named():
+    with pytest.raises(ValueError, match="event_shape"):
+        bits_per_dim(jnp.zeros(1), (3, 0))
+    with pytest.raises(ValueError, match="level_width"):
+        bits_per_dim(jnp.zeros(1), (3,), level_width=0.0)

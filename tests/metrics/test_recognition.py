@@ -1,0 +1,94 @@
+"""What a classifier or a neighbour says, where the answer is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import ndtr
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from jaxflow.metrics import class_accuracy, classifier_two_sample, fit_classifier, nearest
+
+
+def normals(key, n, m, shift=0.0):
+    x, y = jax.random.split(key)
+    return jax.random.normal(x, (n, 2)) + shift, jax.random.normal(y, (m, 2))
+
+
+@pytest.mark.parametrize("sizes", [(400, 400), (600, 200)])
+def test_two_sample_under_the_hypothesis(key, sizes):
+    """Many repetitions: accuracies centre on 0.5 with unit z, and p-values are uniform."""
+    rows = [
+        classifier_two_sample(k, *normals(k, *sizes), classifier=LinearDiscriminantAnalysis())
+        for k in jax.random.split(key, 50)
+    ]
+    accuracy, error, p = np.asarray(rows).T
+    z = np.sqrt(len(rows)) * np.mean((accuracy - 0.5) / error)
+    assert abs(z) < 4
+    assert abs(np.mean(p) - 0.5) < 4 * np.sqrt(1 / 12 / len(rows))
+
+
+def test_two_sample_reaches_the_best_accuracy(key):
+    """Two unit Gaussians a distance `s` apart are told apart at a rate of `Phi(s / 2)`."""
+    x, y = normals(key, 4000, 4000, shift=jnp.array([1.2, 1.6]))
+    found = classifier_two_sample(key, x, y, classifier=LinearDiscriminantAnalysis())
+    assert abs(found.accuracy - ndtr(1.0)) < 4 * found.standard_error
+    assert found.p_value < 1e-12
+
+
+def test_two_sample_sees_more_than_means(key):
+    """The default classifier tells a ring from a disc of the same mean and covariance."""
+    x, y = normals(key, 400, 300)
+    ring = np.sqrt(2) * x / jnp.linalg.norm(x, axis=1, keepdims=True)
+    assert classifier_two_sample(key, ring, y).p_value < 1e-6
+
+
+def test_two_sample_of_a_constant_answer(key):
+    x = np.zeros((20, 2))
+    assert classifier_two_sample(key, x, x)[::2] == (0.5, 0.5)
+
+
+def test_nearest_equals_all_pairs(key):
+    x, examples = (
+        jax.random.normal(key, (300, 2, 2)) + 100,
+        jax.random.normal(key, (70, 2, 2)) + 100,
+    )
+    found = nearest(x, examples)
+    distances = np.linalg.norm(
+        np.asarray(x, np.float64).reshape(300, 1, 4) - np.asarray(examples).reshape(1, 70, 4),
+        axis=2,
+    )
+    np.testing.assert_array_equal(found.index, distances.argmin(1))
+    np.testing.assert_allclose(found.distance, distances.min(1), rtol=1e-5)
+    summary = found.summary()
+    assert summary["minimum"] <= summary["median"]
+    np.testing.assert_allclose(summary["mean"], distances.min(1).mean(), rtol=1e-5)
+
+
+def test_a_copy_is_at_zero(key):
+    examples = 1000 + jax.random.normal(key, (50, 3))
+    copied = jax.random.permutation(key, 50)
+    found = nearest(examples[copied], examples)
+    assert not np.any(found.distance)
+    np.testing.assert_array_equal(found.index, copied)
+
+
+def test_class_accuracy_counts(key):
+    centres = jnp.array([[-9.0, 0.0], [0.0, 9.0], [9.0, 0.0]])
+    label = np.arange(90) % 3
+    x = centres[label] + jax.random.normal(key, (90, 2))
+    predict = fit_classifier(x, label)
+    assert class_accuracy(predict, x, label) == (1.0, 0.0)
+    asked = np.where(np.arange(90) < 30, (label + 1) % 3, label)
+    found = class_accuracy(predict, x, asked)
+    np.testing.assert_allclose(found, (2 / 3, np.sqrt(2 / 9 / 90)))
+
+
+def test_wrong_inputs_are_named(key):
+    x = np.ones((5, 2))
+    with pytest.raises(ValueError, match="one class a sample"):
+        fit_classifier(x, np.ones(4))
+    with pytest.raises(ValueError, match="cannot be compared"):
+        nearest(jnp.ones((3, 2)), jnp.ones((3, 4)))
+    with pytest.raises(ValueError, match="at least 4"):
+        classifier_two_sample(key, x[:3], x)

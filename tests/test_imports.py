@@ -1,0 +1,124 @@
+"""Who may import whom, read from the source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "jaxflow"
+
+LAYERS = [
+    {"types"},
+    {"arrays"},
+    {"times", "sources", "manifolds", "paths", "couplings"},
+    {"draws", "velocities"},
+    {"sampling"},
+    {"inverse", "losses"},
+    {"training"},
+]
+LEAVES = {"networks", "data", "metrics"}
+NEVER = {"training": {"losses", "inverse"}}
+
+ONLY = {
+    "flax": ["networks/"],
+    "diffrax": ["sampling/"],
+    "orbax": ["training/checkpoint.py"],
+    "tensorflow_datasets": ["data/"],
+    "grain": ["data/"],
+    "absl": ["data/pipeline.py"],
+    "sklearn": ["data/", "metrics/"],
+    "ott": ["couplings/"],
+    "ot": ["couplings/"],
+}
+NOWHERE = {"ml_collections", "tensorflow", "torch", "experiments", "configs", "benchmarks", "tests"}
+HEAVY = {"orbax", "grain", "tensorflow_datasets", "tensorflow", "sklearn", "matplotlib", "ot"}
+
+
+def allowed(room: str) -> set[str]:
+    """The rooms that a room may import, itself included."""
+    if room in LEAVES:
+        return {room, "types", "arrays"}
+    if room == "__init__":
+        return set().union(*LAYERS)
+    level = next((i for i, layer in enumerate(LAYERS) if room in layer), None)
+    assert level is not None, f"jaxflow/{room} stands in no layer: add it to LAYERS or LEAVES"
+    return set().union({room}, *LAYERS[:level]) - NEVER.get(room, set())
+
+
+def imports(file: Path) -> set[str]:
+    """The dotted names that a file imports, anywhere in it; `from a import b` gives `a.b`."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}:{node.lineno}: imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rooms(file: Path) -> set[str]:
+    """The rooms of jaxflow that a file imports."""
+    own = (name.split(".") for name in imports(file))
+    return {name[1] for name in own if name[0] == "jaxflow" and len(name) > 1}
+
+
+def tops(file: Path) -> set[str]:
+    """The packages that a file imports."""
+    return {name.split(".")[0] for name in imports(file)}
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_rooms_import_only_what_lies_below(file):
+    wrong = rooms(file) - allowed(room_of(file))
+    assert not wrong, f"{file.relative_to(ROOT)} may not import jaxflow's {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("package", ONLY)
+def test_package_stays_in_its_place(package):
+    users = {str(f.relative_to(PACKAGE)) for f in FILES if package in tops(f)}
+    wrong = {user for user in users if not user.startswith(tuple(ONLY[package]))}
+    assert not wrong, f"{package} belongs in {ONLY[package]}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_never_imported(file):
+    assert not tops(file) & NOWHERE
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda f: f.name)
+def test_configs_are_data(file):
+    assert tops(file) <= {"ml_collections"}
+
+
+def test_every_rule_speaks_of_a_layer_once():
+    names = [room for layer in [*LAYERS, LEAVES] for room in layer]
+    assert len(names) == len(set(names))
+
+
+def test_import_is_light():
+    code = "import sys, jaxflow; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:jaxflow", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert not HEAVY & set(loaded.stdout.split())
+
+
+def test_metrics_are_light():
+    code = "import sys, jaxflow.metrics; print('sklearn' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert loaded.stdout.strip() == "False", loaded.stderr
