@@ -263,8 +263,13 @@ class TrainState:
 
 class Trainer(NamedTuple):
     """`init(params, key, frozen=None) -> TrainState`, `draw(key, batch) -> batch` and
-    `step(state, batch) -> (TrainState, metrics)`, all pure; metrics are scalars."""
+    `step(state, batch) -> (TrainState, metrics)`, all pure; metrics are scalars.
+
+    `step` takes a batch that `draw` completed. With an `axis_name` it is the body of one device
+    under `pmap` or `shard_map`, and averages gradients over that axis.
+    """
 
     init: Callable[..., TrainState]
     draw: Draw
     step: Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, Array]]]
+    axis_name: str | None = None

@@ -46,7 +46,10 @@ class OnDevice:
     def batch(self, step: int | Int[Array, ""]) -> Batch:
         """`{"x1": ..., "cond": {...}}` of a step, the same whenever it is asked for."""
         indices = self.indices(step)
-        rows = {name: array[indices] for name, array in self.arrays.items()}
+        rows = {
+            name: array.at[indices].get(mode="promise_in_bounds")
+            for name, array in self.arrays.items()
+        }
         x1 = rows.pop("x1")
         if self.transforms:
             key = jax.random.fold_in(jax.random.fold_in(self.key, 1), step)

@@ -1,9 +1,10 @@
 """A keyed shuffle of `0 .. n - 1` that is evaluated only where it is asked for.
 
-An index is split as `left + a right` with `a b >= n`, and each round adds to one half a hash of
-the other, modulo `a` or `b`: a bijection of `0 .. a b - 1`. What falls beyond `n` is sent through
+An index is split as `left + a right` with `a b >= n`, and each round adds to either half a hash
+of the other, modulo `a` or `b`: a bijection of `0 .. a b - 1`. What falls beyond `n` is sent through
 again until it comes back, which keeps it a bijection of `0 .. n - 1`; with `a` and `b` near
-`sqrt(n)` that concerns about one index in `sqrt(n)`.
+`sqrt(n)` that concerns about one index in `sqrt(n)`. Fewer rounds than these leave permutations of
+five things visibly unequal over 60,000 epochs.
 
 Reference: Black and Rogaway, Ciphers with arbitrary finite domains, CT-RSA 2002 (generalised
 Feistel and cycle walking).
@@ -18,7 +19,7 @@ from jaxflow.types import Array, Int, Key
 
 __all__ = ["shuffled"]
 
-ROUNDS = 14
+ROUNDS = 7
 
 
 def shuffled(
@@ -37,22 +38,24 @@ def shuffled(
     """
     a = math.isqrt(n - 1) + 1
     b = -(-n // a)
-    seeds = jax.random.bits(key, (ROUNDS,), jnp.uint32)
     epoch = _hash(jnp.asarray(epoch).astype(jnp.uint32))
-    keys = [_hash(seed ^ epoch) for seed in seeds]
+    seeds = jax.random.bits(key, (ROUNDS, 2), jnp.uint32)
 
-    def send(x: Array) -> Array:
+    def mix(x: Array, seed: Array) -> tuple[Array, None]:
         left, right = x % a, x // a
-        for i in range(0, ROUNDS, 2):
-            left = (left + _hash(right ^ keys[i]) % a) % a
-            right = (right + _hash(left ^ keys[i + 1]) % b) % b
-        return left + a * right
+        left = (left + _hash(right ^ _hash(seed[0] ^ epoch)) % a) % a
+        right = (right + _hash(left ^ _hash(seed[1] ^ epoch)) % b) % b
+        return left + a * right, None
 
-    def again(x: Array) -> Array:
-        return jnp.where(x >= n, send(x), x)
+    def send(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, home = state
+        x = jnp.where(home, x, jax.lax.scan(mix, x, seeds)[0])
+        return x, x < n
 
-    start = send(jnp.asarray(index).astype(jnp.uint32))
-    return jax.lax.while_loop(lambda x: jnp.any(x >= n), again, start).astype(jnp.int32)
+    index, epoch = jnp.broadcast_arrays(jnp.asarray(index).astype(jnp.uint32), epoch)
+    abroad = jnp.zeros(index.shape, bool)
+    index, _ = jax.lax.while_loop(lambda state: ~state[1].all(), send, (index, abroad))
+    return index.astype(jnp.int32)
 
 
 def _hash(x: Array) -> Array:

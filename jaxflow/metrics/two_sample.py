@@ -36,7 +36,7 @@ def classifier_two_sample(
         x: samples, `[n, *event]`, at least four.
         y: samples of the same event, at least four; the numbers may differ.
         classifier: a scikit-learn classifier; by default a support vector machine with the radial
-            kernel, its classes weighted equally.
+            kernel on standardised features, its classes weighted equally.
 
     Raises:
         ValueError: for fewer than four samples in a set, or events that differ.
@@ -64,9 +64,11 @@ def _halves(key: Key, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _support_vectors() -> Any:
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    return SVC(class_weight="balanced")
+    return make_pipeline(StandardScaler(), SVC(class_weight="balanced"))
 
 
 def _proportions(x_called_x: NDArray[np.bool_], y_called_x: NDArray[np.bool_]) -> TwoSample:

@@ -31,11 +31,14 @@ __all__ = [
     "select",
 ]
 
+
 @lru_cache
 def _arguments(call: Callable[..., Any]) -> tuple[frozenset[str], bool]:
     """The names a call takes, and whether it takes any other."""
     parameters = inspect.signature(call).parameters.values()
-    names = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    names = frozenset(
+        p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    )
     return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
@@ -119,8 +122,16 @@ class NNX:
             module.eval()
         else:
             module.train()
-            flax_nnx.reseed(module, dropout=key)
+            streams = sorted(_streams(module))
+            keys = jax.random.split(key, max(1, len(streams)))
+            flax_nnx.reseed(module, policy="match_shape", **dict(zip(streams, keys, strict=False)))
         return module(t, x, **cond)
+
+
+def _streams(module: flax_nnx.Module) -> set[str]:
+    """The names of the random streams in a module."""
+    nodes = (node for _, node in flax_nnx.iter_graph(module))
+    return {node.key.tag for node in nodes if isinstance(node, flax_nnx.RngStream)}
 
 
 def nnx(module: flax_nnx.Module) -> tuple[NNX, Params]:

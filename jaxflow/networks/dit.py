@@ -29,7 +29,7 @@ Tokens = Float[Array, "batch tokens channels"]
 
 
 class DiT(nn.Module):
-    """A diffusion transformer for images `[batch, height, width, channels]`; zero at initialisation.
+    """A diffusion transformer for images `[batch, height, width, channels]`; zero when initialised.
 
     Attributes:
         patch: side of a patch; each becomes one token.
@@ -58,9 +58,7 @@ class DiT(nn.Module):
     unroll: int = 1
 
     @nn.compact
-    def __call__(
-        self, t: Time, x: Image, *, label: Int[Array, "batch"] | None = None
-    ) -> Image:
+    def __call__(self, t: Time, x: Image, *, label: Int[Array, "batch"] | None = None) -> Image:
         self._check(x)
         _, height, width, channels = x.shape
         c = Conditioning(self.width, self.num_classes, name="conditioning")(t, x, label)
@@ -68,7 +66,9 @@ class DiT(nn.Module):
         h = dense(self.width, dtype=self.dtype, name="inward")(_patches(x, self.patch))
         h = h + positions(height // self.patch, width // self.patch, self.width).astype(h.dtype)
         h, _ = self._blocks()(h, c)
-        shift, scale = jnp.split(dense(2 * self.width, kernel_init=zeros, name="modulation")(c), 2, -1)
+        shift, scale = jnp.split(
+            dense(2 * self.width, kernel_init=zeros, name="modulation")(c), 2, -1
+        )
         h = modulate(layer_norm(h.astype(c.dtype)), shift, scale)
         out_channels = self.out_channels or channels
         h = dense(self.patch**2 * out_channels, kernel_init=zeros, name="outward")(h)

@@ -1,7 +1,7 @@
 """Perceptrons for any event shape.
 
-    (1)  MLP:        h <- h + W2 silu(W1 (norm(h) (1 + scale(c)) + shift(c))),   depth times
-    (2)  ConcatMLP:  h <- selu(W h),  depth times, from h = [x, t, conditions]
+(1)  MLP:        h <- h + W2 silu(W1 (norm(h) (1 + scale(c)) + shift(c))),   depth times
+(2)  ConcatMLP:  h <- selu(W h),  depth times, from h = [x, t, conditions]
 """
 
 from collections.abc import Callable
@@ -67,7 +67,9 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, c: Array, deterministic: bool) -> Array:
-        shift, scale = jnp.split(dense(2 * self.width, dtype=self.dtype, name="modulation")(c), 2, -1)
+        shift, scale = jnp.split(
+            dense(2 * self.width, dtype=self.dtype, name="modulation")(c), 2, -1
+        )
         y = layer_norm(h) * (1 + scale) + shift
         y = nn.silu(dense(self.width, dtype=self.dtype, name="first")(y))
         y = nn.Dropout(self.dropout, deterministic=deterministic)(y)

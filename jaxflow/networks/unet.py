@@ -9,7 +9,6 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32
 from jaxflow.networks.embeddings import Conditioning
 from jaxflow.networks.initialisers import zeros
 from jaxflow.networks.layers import Attention, GroupNorm, conv, dense
@@ -107,14 +106,18 @@ class UNet(nn.Module):
             if level:
                 h = rescale(h, "up", f"up_{level}")
 
-        h = nn.silu(GroupNorm(name="outward_norm")(h)).astype(jnp.promote_types(x.dtype, jnp.float32))
+        h = nn.silu(GroupNorm(name="outward_norm")(h)).astype(
+            jnp.promote_types(x.dtype, jnp.float32)
+        )
         out = conv(self.out_channels or x.shape[-1], (3, 3), kernel_init=zeros, name="outward")
         return out(h)
 
     def _check(self, x: Image) -> None:
         factor = 2 ** (len(self.multipliers) - 1)
         if x.ndim != 4:
-            raise ValueError(f"x has shape {x.shape}: a UNet takes [batch, height, width, channels]")
+            raise ValueError(
+                f"x has shape {x.shape}: a UNet takes [batch, height, width, channels]"
+            )
         if x.shape[1] % factor or x.shape[2] % factor:
             raise ValueError(
                 f"images of {x.shape[1]}x{x.shape[2]} cannot be halved {len(self.multipliers) - 1} "
@@ -128,9 +131,7 @@ def _resize(x: Image, resize: str) -> Image:
     batch, height, width, channels = x.shape
     if resize == "down":
         return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
-    doubled = jnp.broadcast_to(
-        x[:, :, None, :, None], (batch, height, 2, width, 2, channels)
-    )
+    doubled = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return doubled.reshape(batch, 2 * height, 2 * width, channels)
 
 
@@ -160,7 +161,9 @@ class _Residual(nn.Module):
         if self.resize:
             h, x = _resize(h, self.resize), _resize(x, self.resize)
         h = convolve(h)
-        c = dense((1 + self.film) * self.channels, dtype=self.dtype, name="condition")(c)[:, None, None]
+        c = dense((1 + self.film) * self.channels, dtype=self.dtype, name="condition")(c)[
+            :, None, None
+        ]
         norm = GroupNorm(name="second_norm")
         if self.film:
             scale, shift = jnp.split(c, 2, axis=-1)

@@ -67,7 +67,8 @@ def test_no_two_parameters_or_blocks_share_values():
     drawn = [np.ravel(p) for p in jax.tree.leaves(params) if np.any(p)]
     deviations = [np.unique(np.round(p / p.std(), 5)) for p in drawn]
     values, counts = np.unique(np.concatenate([d[:1] for d in deviations]), return_counts=True)
-    assert counts.max() == 1 and len(values) == len(drawn)
+    assert counts.max() == 1
+    assert len(values) == len(drawn)
     kernel = np.asarray(params["block_0"]["first"]["kernel"]).ravel()
     block = initialisers._BLOCK
     assert not np.array_equal(kernel[: kernel.size - block], kernel[block:])
@@ -102,7 +103,7 @@ def test_it_has_the_shapes_and_deviations_of_the_module(transformer):
     theirs = network.module.init(KEY, *inputs, **cond)["params"]
 
     def agree(a, b):
-        assert a.shape == b.shape and a.dtype == b.dtype
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
         if np.any(b):
             assert abs(np.log(a.std() / b.std())) < 4 * math.sqrt(1.37 / a.size)
         else:

@@ -1,0 +1,119 @@
+"""Write a data set as TFDS files that training reads:
+
+    python -m experiments.prepare --dataset=fashion_mnist --source=DIR [--output=DATA_DIR]
+
+`--dataset` says the form of the source: `mnist` and `fashion_mnist` (idx files), `cifar10` (a pack
+of JPEGs), `npz` (arrays `image` or `x`, and `label`), `folder` (images, a subfolder a class).
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jaxflow.data import readers, store
+from jaxflow.data.readers import Splits
+from jaxflow.data.sources import DATA_DIR
+
+READERS: dict[str, Callable[[str], Splits]] = {
+    "cifar10": readers.jpeg_pack,
+    "fashion_mnist": readers.idx,
+    "folder": readers.image_folder,
+    "mnist": readers.idx,
+    "npz": readers.npz,
+}
+REFRESH = 100
+
+_DATASET = flags.DEFINE_enum("dataset", None, sorted(READERS), "What the source holds.")
+_SOURCE = flags.DEFINE_string("source", None, "The folder or file to read.")
+_OUTPUT = flags.DEFINE_string("output", DATA_DIR, "The folder that holds data sets.")
+_NAME = flags.DEFINE_string("name", None, "Name of the result; by default that of the data set.")
+_SIZE = flags.DEFINE_integer(
+    "size", None, "Crop and resize the images of a folder to squares of this size.", lower_bound=1
+)
+
+
+def name_of(dataset: str, source: str, name: str | None) -> str:
+    """The name given, that of the data set, or for `npz` and `folder` that of the source."""
+    if name is not None or dataset not in ("npz", "folder"):
+        return name or dataset
+    stem = Path(source).expanduser().resolve().stem
+    return "".join(letter if letter.isalnum() else "_" for letter in stem.lower())
+
+
+def read(dataset: str, source: str, size: int | None) -> Splits:
+    """Open the source; a size is for folders of images alone."""
+    if dataset == "folder":
+        return readers.image_folder(source, size)
+    if size is not None:
+        raise ValueError(f"--size is for --dataset=folder; {dataset} keeps the size it has")
+    return READERS[dataset](source)
+
+
+def write(name: str, splits: Splits, output: str, console: Console) -> Path:
+    """Store the splits under a progress bar for each."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        tasks = {s: progress.add_task(s, total=len(v)) for s, v in splits.sources.items()}
+        counts = dict.fromkeys(tasks, 0)
+
+        def on_example(split: str) -> None:
+            counts[split] += 1
+            if counts[split] % REFRESH == 0 or counts[split] == len(splits.sources[split]):
+                progress.update(tasks[split], completed=counts[split])
+
+        return store(name, splits.sources, output, classes=splits.classes, on_example=on_example)
+
+
+def summary(name: str, splits: Splits, folder: Path) -> Table:
+    """What was written, where, and how to train on it."""
+    table = Table(title=f"{name}: a TFDS data set", show_header=False)
+    for split, source in splits.sources.items():
+        table.add_row(split, f"{len(source):,} examples")
+    example = next(iter(splits.sources.values()))[0]
+    for entry, value in example.items():
+        table.add_row(
+            entry, f"{value.dtype} {list(value.shape)}" if value.ndim else f"{value.dtype}"
+        )
+    if splits.classes:
+        table.add_row("classes", f"{len(splits.classes)}: {', '.join(splits.classes[:10])}")
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    table.add_row(
+        "where",
+        f"{folder} ({size / 10 ** (6 if size < 1e9 else 9):.3g} {'MB' if size < 1e9 else 'GB'})",
+    )
+    return table
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
+    console = Console(stderr=True)
+    name = name_of(_DATASET.value, _SOURCE.value, _NAME.value)
+    try:
+        splits = read(_DATASET.value, _SOURCE.value, _SIZE.value)
+        folder = write(name, splits, _OUTPUT.value, console)
+    except (ValueError, OSError) as error:
+        sys.exit(f"prepare: {error}")
+    except KeyboardInterrupt:
+        sys.exit("prepare: interrupted; nothing was kept")
+    override = (
+        f"{{'name': 'tfds', 'kwargs': {{'name': '{name}', 'data_dir': '{folder.parents[1]}'}}}}"
+    )
+    out = Console(soft_wrap=True)
+    out.print(summary(name, splits, folder))
+    out.print(f'Train on it with --config.data.source="{override}"', markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["dataset", "source"])
+    app.run(main)

@@ -1,0 +1,51 @@
+"""Embeddings are what their formulas say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.networks import LabelEmbedding, positions, sinusoidal
+
+
+def test_sinusoidal_is_its_formula():
+    t = np.array([0.0, 0.25, 1.0], np.float32)
+    w = 10000.0 ** (-np.arange(8) / 8)
+    angles = 1000.0 * t[:, None].astype(np.float64) * w
+    expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+    np.testing.assert_allclose(sinusoidal(jnp.asarray(t), 16), expected, atol=2e-4)
+
+
+def test_sinusoidal_is_float32_for_half_precision_and_float64_for_double():
+    assert sinusoidal(jnp.zeros(2, jnp.bfloat16), 4).dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert sinusoidal(jnp.zeros(2, jnp.float64), 4).dtype == jnp.float64
+
+
+def test_sinusoidal_tells_near_times_apart():
+    t = jnp.linspace(0.0, 1.0, 1001)
+    e = np.asarray(sinusoidal(t, 64))
+    assert np.linalg.norm(np.diff(e, axis=0), axis=-1).min() > 0.1
+
+
+def test_positions_are_all_different_and_shift_by_a_rotation():
+    table = positions(6, 7, 32)
+    assert table.shape == (42, 32)
+    distances = np.linalg.norm(table[:, None] - table[None], axis=-1)
+    assert distances[~np.eye(42, dtype=bool)].min() > 0.5
+    inner = (table @ table.T).reshape(6, 7, 6, 7)
+    np.testing.assert_allclose(inner[0, 0, 1, 2], inner[3, 4, 4, 6], rtol=1e-5)
+
+
+def test_the_last_label_is_the_null_one():
+    table = LabelEmbedding(3, 5)
+    params = table.init(jax.random.key(0), jnp.zeros(1, int))
+    rows = params["params"]["Embed_0"]["embedding"]
+    assert rows.shape == (4, 5)
+    np.testing.assert_array_equal(table.apply(params, jnp.array([3, 0])), rows[jnp.array([3, 0])])
+
+
+@pytest.mark.parametrize("call", [lambda: sinusoidal(jnp.zeros(1), 3), lambda: positions(2, 2, 6)])
+def test_widths_that_cannot_be_shared(call):
+    with pytest.raises(ValueError, match="features"):
+        call()

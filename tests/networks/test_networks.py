@@ -1,0 +1,271 @@
+"""What every shipped network promises, and the parameter counts of the published ones."""
+
+import math
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.networks import MLP, ConcatMLP, DiT, UNet, dit, linen
+
+KEY = jax.random.key(0)
+IMAGE = (4, 4, 3)
+
+SMALL = {
+    "mlp": (MLP(width=16, depth=2, num_classes=4, dropout=0.5), (3, 2)),
+    "concat_mlp": (ConcatMLP(width=16), (2,)),
+    "unet": (UNet(32, (1, 2), blocks=1, attention=(), num_classes=4, dropout=0.5), IMAGE),
+    "unet_film": (UNet(32, (1, 1), blocks=1, attention=(), film=True, resample="block"), IMAGE),
+    "dit": (DiT(patch=2, width=16, depth=2, heads=2, num_classes=4), IMAGE),
+}
+
+
+def abstract(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def size(params):
+    return sum(math.prod(p.shape) for p in jax.tree.leaves(params))
+
+
+def inputs(name, dtype=jnp.float32):
+    module, event = SMALL[name]
+    cond = {"label": jnp.array([0, 4])} if getattr(module, "num_classes", None) else {}
+    x = jax.random.normal(jax.random.key(2), (2, *event), dtype)
+    return jnp.array([0.2, 0.7]), x, cond
+
+
+def perturbed(params):
+    """Parameters that no initialisation to zero hides."""
+    noise = np.random.default_rng(3)
+    return jax.tree.map(lambda p: p + 0.1 * noise.standard_normal(p.shape, np.float32), params)
+
+
+@cache
+def compiled(module):
+    """One compiled call a module for all tests, and the list that grows with each trace."""
+    network, traces = linen(module), []
+
+    @jax.jit
+    def call(params, t, x, cond, key=None):
+        traces.append(1)
+        return network(params, t, x, key=key, **cond)
+
+    return call, traces
+
+
+@pytest.fixture(scope="module")
+def params():
+    return {
+        name: linen(module).init(KEY, *inputs(name)[:2], **inputs(name)[2])
+        for name, (module, _) in SMALL.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("S/2", 32_865_056), ("B/2", 130_315_808), ("L/2", 457_840_672), ("XL/2", 674_834_720)],
+)
+def test_dit_has_the_published_parameters(name, count):
+    network = linen(dit(name, num_classes=1000, out_channels=8))
+    label = abstract(2, dtype=jnp.int32)
+    params = jax.eval_shape(network.init, KEY, abstract(2), abstract(2, 32, 32, 4), label=label)
+    assert size(params) == count
+
+
+def dense(inward, outward):
+    return inward * outward + outward
+
+
+def conv(inward, outward, side=3):
+    return dense(side * side * inward, outward)
+
+
+def norm(channels):
+    return 2 * channels
+
+
+def residual(inward, outward, condition):
+    skip = conv(inward, outward, 1) if inward != outward else 0
+    return (
+        norm(inward)
+        + conv(inward, outward)
+        + dense(condition, outward)
+        + norm(outward)
+        + conv(outward, outward)
+        + skip
+    )
+
+
+def attention(channels):
+    return norm(channels) + dense(channels, 3 * channels) + dense(channels, channels)
+
+
+def unet_size(channels, multipliers, blocks, attention_at, side, colours):
+    """The structure of the published network, counted layer by layer."""
+    condition = 4 * channels
+    total = dense(channels, condition) + dense(condition, condition) + conv(colours, channels)
+    current, skips = channels, [channels]
+    for level, multiplier in enumerate(multipliers):
+        for _ in range(blocks):
+            total += residual(current, multiplier * channels, condition)
+            current = multiplier * channels
+            total += attention(current) if side >> level in attention_at else 0
+            skips.append(current)
+        if level < len(multipliers) - 1:
+            total += conv(current, current)
+            skips.append(current)
+    total += 2 * residual(current, current, condition) + attention(current)
+    for level, multiplier in reversed(list(enumerate(multipliers))):
+        for _ in range(blocks + 1):
+            total += residual(current + skips.pop(), multiplier * channels, condition)
+            current = multiplier * channels
+            total += attention(current) if side >> level in attention_at else 0
+        if level:
+            total += conv(current, current)
+    return total + norm(current) + conv(current, colours)
+
+
+def test_unet_has_the_published_parameters():
+    params = jax.eval_shape(linen(UNet()).init, KEY, abstract(2), abstract(2, 32, 32, 3))
+    assert size(params) == unet_size(128, (1, 2, 2, 2), 2, (16,), 32, 3) == 35_746_307
+
+
+def test_concat_mlp_has_the_published_parameters():
+    params = jax.eval_shape(linen(ConcatMLP()).init, KEY, abstract(2), abstract(2, 2))
+    assert size(params) == dense(3, 64) + 2 * dense(64, 64) + dense(64, 2)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_shapes_dtypes_and_one_trace(name, params):
+    call, traces = compiled(SMALL[name][0])
+    t, x, cond = inputs(name)
+    first = call(params[name], t, x, cond)
+    second = call(perturbed(params[name]), t, x, cond)
+    assert first.shape == second.shape == x.shape
+    assert first.dtype == second.dtype == jnp.float32
+    assert len(traces) == 1
+    assert np.all(np.isfinite(second))
+    if name != "concat_mlp":
+        assert np.all(first == 0)
+        assert np.std(second) > 0.01
+
+
+@pytest.mark.parametrize("name", ["mlp", "unet", "unet_film", "dit"])
+def test_time_label_and_data_all_matter_and_examples_do_not_mix(name, params):
+    (call, _), p = compiled(SMALL[name][0]), perturbed(params[name])
+    t, x, cond = inputs(name)
+    out = call(p, t, x, cond)
+    changes = [call(p, t + jnp.array([0.1, 0.0]), x, cond), call(p, t, x.at[0].add(1.0), cond)]
+    if cond:
+        changes.append(call(p, t, x, {"label": jnp.array([1, 4])}))
+    for changed in changes:
+        assert np.abs(changed[0] - out[0]).max() > 1e-3
+        np.testing.assert_allclose(changed[1], out[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp", "unet", "dit"])
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters_and_output(name, params):
+    module, _ = SMALL[name]
+    half = module.clone(dtype=jnp.bfloat16)
+    t, x, cond = inputs(name)
+    shapes = jax.eval_shape(linen(half).init, KEY, t, x, **cond)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    p = perturbed(params[name])
+    exact, rounded = (compiled(m)[0](p, t, x, cond) for m in (module, half))
+    assert rounded.dtype == jnp.float32
+    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    assert 1e-4 < error < 0.05
+    low = jax.eval_shape(linen(half), p, t, x.astype(jnp.bfloat16), **cond)
+    assert low.dtype == jnp.float32
+
+
+def loss(module, params, name):
+    t, x, cond = inputs(name)
+    return jnp.sum(linen(module)(params, t, x, **cond) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("dit", {"remat": "full", "unroll": 2}),
+        ("dit", {"remat": "dots"}),
+        ("unet", {"remat": True}),
+    ],
+)
+def test_remat_and_unrolling_change_neither_value_nor_gradient(name, fields, params):
+    module, _ = SMALL[name]
+    p = perturbed(params[name])
+    plain, other = (
+        jax.jit(jax.value_and_grad(lambda p, m=m: loss(m, p, name)))(p)
+        for m in (module, module.clone(**fields))
+    )
+    np.testing.assert_allclose(plain[0], other[0], rtol=1e-5)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain[1]))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest),
+        plain[1],
+        other[1],
+    )
+
+
+def test_conditions_of_the_mlp_are_taken_by_name():
+    module = MLP(width=8, depth=1)
+    t, x = jnp.zeros(2), jnp.ones((2, 3))
+    cond = {"mass": jnp.ones((2, 1)), "image": jnp.ones((2, 4, 4))}
+    p = perturbed(linen(module).init(KEY, t, x, **cond))
+    call, _ = compiled(module)
+    out = call(p, t, x, cond)
+    np.testing.assert_array_equal(out, linen(module)(p, t, x, **dict(reversed(cond.items()))))
+    assert np.abs(out - call(p, t, x, {**cond, "mass": jnp.zeros((2, 1))})).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["mlp", "unet"])
+def test_dropout_follows_the_key(name, params):
+    (call, _), p = compiled(SMALL[name][0]), perturbed(params[name])
+    t, x, cond = inputs(name)
+    calm, one, again, two = (
+        call(p, t, x, cond, k)
+        for k in (None, jax.random.key(1), jax.random.key(1), jax.random.key(2))
+    )
+    np.testing.assert_array_equal(one, again)
+    assert not np.allclose(one, two)
+    assert not np.allclose(one, calm)
+
+
+def call(module, t, x, **cond):
+    return jax.eval_shape(linen(module).init, KEY, t, x, **cond)
+
+
+LABEL = abstract(2, dtype=jnp.int32)
+
+
+@pytest.mark.parametrize(
+    ("match", "module", "t", "x", "cond"),
+    [
+        (r"t has shape \(\)", SMALL["unet_film"][0], abstract(), abstract(2, *IMAGE), {}),
+        (r"t has shape \(3,\)", ConcatMLP(), abstract(3), abstract(2, 2), {}),
+        (r"t \[batch\]", DiT(), abstract(2, 8, 8), abstract(2, *IMAGE), {}),
+        ("dtype float32", MLP(num_classes=3), abstract(2), abstract(2, 2), {"label": abstract(2)}),
+        ("label is missing", DiT(num_classes=3), abstract(2), abstract(2, *IMAGE), {}),
+        ("set num_classes", UNet(32), abstract(2), abstract(2, 8, 8, 3), {"label": LABEL}),
+        ("multiple of 8", UNet(32), abstract(2), abstract(2, 12, 8, 3), {}),
+        ("patches of 3", DiT(patch=3), abstract(2), abstract(2, *IMAGE), {}),
+        (r"\[batch, height, width, channels\]", UNet(32), abstract(2), abstract(2, 64), {}),
+        (r"\[batch, height, width, channels\]", DiT(), abstract(2), abstract(2, 64), {}),
+        ("do not divide 48", UNet(48), abstract(2), abstract(2, 8, 8, 3), {}),
+        ("5 heads", DiT(heads=5), abstract(2), abstract(2, *IMAGE), {}),
+        ("remat is one of", DiT(remat="all"), abstract(2), abstract(2, *IMAGE), {}),
+        ('"conv" or "block"', UNet(32, resample="x"), abstract(2), abstract(2, *IMAGE), {}),
+    ],
+)
+def test_wrong_inputs_end_in_one_sentence(match, module, t, x, cond):
+    with pytest.raises(ValueError, match=match):
+        call(module, t, x, **cond)
+
+
+def test_an_unknown_size_suggests_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'XL/2'"):
+        dit("XXL/2")
