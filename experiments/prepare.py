@@ -1,4 +1,4 @@
-"""Write a data set as TFDS files that training reads:
+"""Write a data set as TFDS files that training reads.
 
     python -m experiments.prepare --dataset=fashion_mnist --source=DIR [--output=DATA_DIR]
 
@@ -6,6 +6,7 @@
 of JPEGs), `npz` (arrays `image` or `x`, and `label`), `folder` (images, a subfolder a class).
 """
 
+import difflib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,9 @@ READERS: dict[str, Callable[[str], Splits]] = {
 }
 REFRESH = 100
 
-_DATASET = flags.DEFINE_enum("dataset", None, sorted(READERS), "What the source holds.")
+_DATASET = flags.DEFINE_string(
+    "dataset", None, f"What the source holds: one of {', '.join(sorted(READERS))}."
+)
 _SOURCE = flags.DEFINE_string("source", None, "The folder or file to read.")
 _OUTPUT = flags.DEFINE_string("output", DATA_DIR, "The folder that holds data sets.")
 _NAME = flags.DEFINE_string("name", None, "Name of the result; by default that of the data set.")
@@ -46,7 +49,18 @@ def name_of(dataset: str, source: str, name: str | None) -> str:
 
 
 def read(dataset: str, source: str, size: int | None) -> Splits:
-    """Open the source; a size is for folders of images alone."""
+    """Open the source; a size is for folders of images alone.
+
+    Raises:
+        ValueError: for an unknown data set, a size where none is taken, or a damaged source.
+        FileNotFoundError: where the source is missing.
+    """
+    if dataset not in READERS:
+        near = difflib.get_close_matches(dataset, READERS, n=1)
+        raise ValueError(
+            f"no data set is called {dataset!r}{f' (did you mean {near[0]!r}?)' if near else ''}: "
+            f"known are {', '.join(sorted(READERS))}"
+        )
     if dataset == "folder":
         return readers.image_folder(source, size)
     if size is not None:
@@ -89,12 +103,13 @@ def summary(name: str, splits: Splits, folder: Path) -> Table:
     size = sum(file.stat().st_size for file in folder.iterdir())
     table.add_row(
         "where",
-        f"{folder} ({size / 10 ** (6 if size < 1e9 else 9):.3g} {'MB' if size < 1e9 else 'GB'})",
+        f"{folder} ({size / 1e6:,.0f} MB)",
     )
     return table
 
 
 def main(argv: list[str]) -> None:
+    """Read, write, and say what was written; errors end in one sentence and exit code 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
     console = Console(stderr=True)
@@ -106,9 +121,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"prepare: {error}")
     except KeyboardInterrupt:
         sys.exit("prepare: interrupted; nothing was kept")
-    override = (
-        f"{{'name': 'tfds', 'kwargs': {{'name': '{name}', 'data_dir': '{folder.parents[1]}'}}}}"
-    )
+    override = {"name": "tfds", "kwargs": {"name": name, "data_dir": str(folder.parents[1])}}
     out = Console(soft_wrap=True)
     out.print(summary(name, splits, folder))
     out.print(f'Train on it with --config.data.source="{override}"', markup=False, highlight=False)

@@ -125,19 +125,27 @@ def is_concrete(x: Any) -> bool:
 def bisect(f: Callable[[Array], Array], y: Array, low: float, high: float) -> Array:
     """Solve `f(x) = y` for an increasing `f` on `[low, high]`, to the last bit of the dtype.
 
-    Values of `y` outside the range of `f` give the nearer end.
+    Values of `y` outside the range of `f` give the nearer end. Differentiable in `y` and in what
+    `f` holds, by the implicit function theorem.
     """
     y = jnp.asarray(y)
     steps = jnp.finfo(y.dtype).nmant + 4
+    target = jax.lax.stop_gradient(y)
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         a, b = ends
         middle = 0.5 * (a + b)
-        below = f(middle) < y
+        below = f(middle) < target
         return jnp.where(below, middle, a), jnp.where(below, b, middle)
 
     a, b = jax.lax.fori_loop(0, steps, halve, (jnp.full_like(y, low), jnp.full_like(y, high)))
-    return jnp.where(f(b) < y, b, jnp.where(f(a) >= y, a, 0.5 * (a + b)))
+    x = jnp.where(f(b) < target, b, jnp.where(f(a) >= target, a, 0.5 * (a + b)))
+    x = jax.lax.stop_gradient(x)
+    value, slope = jax.jvp(f, (x,), (jnp.ones_like(x),))
+    rest = y - value
+    moves = (x > low) & (x < high) & (slope > 0)
+    step = (rest - jax.lax.stop_gradient(rest)) / jnp.where(moves, slope, 1.0)
+    return x + jnp.where(moves, step, 0.0)
 
 
 def parameter_summary(params: Any) -> str:

@@ -51,7 +51,8 @@ class FromSource:
             return batch
         x1 = batch["x1"]
         x0 = self.source.sample(split(key, batch_size(x1)), x1.shape[1:])
-        return {**batch, "x0": x0 if jnp.issubdtype(x0.dtype, jnp.integer) else x0.astype(x1.dtype)}
+        floating = all(jnp.issubdtype(x.dtype, jnp.floating) for x in (x0, x1))
+        return {**batch, "x0": x0.astype(x1.dtype) if floating else x0}
 
 
 @jax.tree_util.register_dataclass

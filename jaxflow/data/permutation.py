@@ -1,10 +1,10 @@
 """A keyed shuffle of `0 .. n - 1` that is evaluated only where it is asked for.
 
 An index is split as `left + a right` with `a b >= n`, and each round adds to either half a hash
-of the other, modulo `a` or `b`: a bijection of `0 .. a b - 1`. What falls beyond `n` is sent through
-again until it comes back, which keeps it a bijection of `0 .. n - 1`; with `a` and `b` near
-`sqrt(n)` that concerns about one index in `sqrt(n)`. Fewer rounds than these leave permutations of
-five things visibly unequal over 60,000 epochs.
+of the other, modulo `a` or `b`: a bijection of `0 .. a b - 1`. What falls beyond `n` is sent
+through again until it comes back, which keeps it a bijection of `0 .. n - 1`; with `a` and `b`
+near `sqrt(n)` that concerns about one index in `sqrt(n)`. Fewer rounds than these leave the
+permutations of five things visibly unequal over 60,000 epochs.
 
 Reference: Black and Rogaway, Ciphers with arbitrary finite domains, CT-RSA 2002 (generalised
 Feistel and cycle walking).

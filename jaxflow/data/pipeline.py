@@ -31,6 +31,14 @@ class _Example:
         return row | {"x0": _data(np.asarray(example["x0"]))} if "x0" in example else row
 
 
+class _Closed:
+    def __next__(self) -> Batch:
+        raise ValueError("these batches were closed: restore(step) opens them again")
+
+    def close(self) -> None:
+        pass
+
+
 class Batches:
     """An iterator over batches that knows its position; made by `pipeline`.
 
@@ -41,6 +49,7 @@ class Batches:
     def __init__(self, batches: Any, workers: int, start: int):
         self._batches = batches
         self._workers = workers
+        self._iterator: Any = _Closed()
         self.restore(start)
 
     def __iter__(self) -> "Batches":
@@ -55,14 +64,14 @@ class Batches:
         """Continue with the batch of `step`."""
         if step < 0:
             raise ValueError(f"step = {step}: steps count from zero")
-        if hasattr(self, "_iterator"):
-            self.close()
+        self._iterator.close()
         self._iterator = iter(_read(self._batches[step:], self._workers))
         self.step = step
 
     def close(self) -> None:
         """Stop the threads and processes that read ahead."""
         self._iterator.close()
+        self._iterator = _Closed()
 
 
 def pipeline(
@@ -124,7 +133,9 @@ def pipeline(
     examples = examples.shuffle() if shuffle else examples
     examples = examples.repeat() if repeat else examples
     rows = examples.random_map(_Example(tuple(transforms), None if cond is None else tuple(cond)))
-    batches = rows.batch(batch_size // process_count)[process_index::process_count]
+    batches = rows.batch(batch_size // process_count, drop_remainder=repeat)[
+        process_index::process_count
+    ]
     return Batches(batches, workers, start)
 
 

@@ -144,10 +144,10 @@ def _directory(name: str | PathLike[str], data_dir: str | PathLike[str] | None) 
         return folder
     root = Path(data_dir or DATA_DIR).expanduser()
     base, _, version = str(name).partition(":")
-    found = [path.parent for path in (root / base).glob(f"{version or '*'}/dataset_info.json")]
-    if found:
-        return max(found, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
-    configs = sorted({p.parent.parent.name for p in (root / base).glob("*/*/dataset_info.json")})
+    versions = _versions(root, f"{base}/{version or '*'}")
+    if versions:
+        return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
+    configs = sorted({path.parent.name for path in _versions(root, f"{base}/*/*")})
     if configs:
         raise ValueError(f"{base} in {root} has several configs: ask for {base}/{configs[0]}, say")
     raise FileNotFoundError(
@@ -158,7 +158,13 @@ def _directory(name: str | PathLike[str], data_dir: str | PathLike[str] | None) 
 
 
 def _names(root: Path) -> list[str]:
-    return sorted({path.parent.parent.name for path in root.glob("*/*/dataset_info.json")})
+    return sorted({path.parent.name for path in _versions(root, "*/*")})
+
+
+def _versions(root: Path, pattern: str) -> list[Path]:
+    """Whole data sets: folders named by a version, unlike those still being written."""
+    found = [path.parent for path in root.glob(f"{pattern}/dataset_info.json")]
+    return [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

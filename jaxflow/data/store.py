@@ -1,8 +1,9 @@
 """Writes sources as a TFDS data set of array_record files, without TensorFlow.
 
 Arrays are kept as their bytes, so every value comes back bit for bit; array_record compresses
-them. A data set is written beside its place and renamed into it, so what stands there is whole,
-whoever else writes at the same time.
+them. Reading one record costs time in proportion to the records of its file (180 us where there
+are 60,000, 15 where there are 5,000), so shards are kept short. A data set is written beside its
+place and renamed into it, so what stands there is whole, whoever else writes at the same time.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ __all__ = ["VERSION", "store"]
 
 VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20
+SHARD_EXAMPLES = 4096
 WINDOW = 256
 
 
@@ -53,7 +55,7 @@ def store(
         raise ValueError(
             f"{name!r} cannot name a data set: use lower-case letters, digits and underscores"
         )
-    place = Path(data_dir).expanduser() / name / VERSION
+    place = Path(data_dir).expanduser().absolute() / name / VERSION
     if place.exists():
         raise FileExistsError(
             f"{place} holds a data set already: delete that folder, or choose another name or "
@@ -68,7 +70,12 @@ def store(
 def _whole_or_nothing(place: Path) -> Iterator[Path]:
     """A folder to write into that becomes `place` on success and vanishes otherwise."""
     folder = place.with_name(f".incomplete-{uuid.uuid4().hex}")
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise type(error)(
+            f"cannot write to {place.parents[1]} ({error.strerror}): choose another data directory"
+        ) from error
     try:
         yield folder
         try:
@@ -126,7 +133,7 @@ def _write_split(
     from array_record.python.array_record_module import ArrayRecordWriter
 
     size = sum(np.asarray(value).nbytes for value in first.values())
-    shards = max(1, math.ceil(len(source) * size / SHARD_BYTES))
+    shards = math.ceil(len(source) / max(1, min(SHARD_EXAMPLES, SHARD_BYTES // size)))
     bounds = [len(source) * shard // shards for shard in range(shards + 1)]
     total = 0
     for shard in range(shards):

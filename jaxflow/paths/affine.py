@@ -42,10 +42,16 @@ class Affine:
         those of its nearer end, so that no value or gradient is NaN.
 
         Raises:
-            ValueError: where `x0` and `x1` differ in shape or `t` does not lead them.
+            ValueError: where `x0` and `x1` differ in shape, `t` does not lead them, or they are
+                not floating.
         """
         if x0.shape != x1.shape:
             raise ValueError(f"x0 has shape {x0.shape} but x1 {x1.shape}: a path joins equals")
+        if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in (x0, x1)):
+            raise ValueError(
+                f"x0 is {x0.dtype} and x1 {x1.dtype}, but an affine path blends real numbers: scale "
+                "the data to floats first, as x1 / 127.5 - 1"
+            )
         t = at_least_float32(t)
         schedule = self.schedule
         _, _, alpha_dot, sigma_dot = coefficients(schedule, t)

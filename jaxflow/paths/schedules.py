@@ -93,6 +93,14 @@ def _sqrt(square: Time) -> Time:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
+def _power(t: Time, n: float) -> Time:
+    """`t^n` for `n >= 1`, whose second derivative is zero, not infinite, at zero."""
+    if float(n).is_integer():
+        return t ** int(n)
+    positive = t > 0
+    return jnp.where(positive, jnp.where(positive, t, 1.0) ** n, 0.0)
+
+
 @dataclass(frozen=True)
 class Linear:
     """The straight line, with noise `sigma_min` left at the data."""
@@ -133,11 +141,11 @@ class Polynomial:
 
     def alpha(self, t: Time) -> Time:
         """Share of the data."""
-        return t**self.n
+        return _power(t, self.n)
 
     def sigma(self, t: Time) -> Time:
         """Share of the noise."""
-        return 1 - t**self.n
+        return 1 - _power(t, self.n)
 
 
 @dataclass(frozen=True)

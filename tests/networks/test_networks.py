@@ -192,7 +192,7 @@ def loss(module, params, name):
     [
         ("dit", {"remat": "full", "unroll": 2}),
         ("dit", {"remat": "dots"}),
-        ("unet", {"remat": True}),
+        pytest.param("unet", {"remat": True}, marks=pytest.mark.slow),
     ],
 )
 def test_remat_and_unrolling_change_neither_value_nor_gradient(name, fields, params):
@@ -218,7 +218,8 @@ def test_conditions_of_the_mlp_are_taken_by_name():
     p = perturbed(linen(module).init(KEY, t, x, **cond))
     call, _ = compiled(module)
     out = call(p, t, x, cond)
-    np.testing.assert_array_equal(out, linen(module)(p, t, x, **dict(reversed(cond.items()))))
+    turned = linen(module)(p, t, x, **dict(reversed(cond.items())))
+    np.testing.assert_allclose(out, turned, rtol=1e-4, atol=1e-5)
     assert np.abs(out - call(p, t, x, {**cond, "mass": jnp.zeros((2, 1))})).max() > 1e-4
 
 
@@ -258,7 +259,7 @@ LABEL = abstract(2, dtype=jnp.int32)
         ("do not divide 48", UNet(48), abstract(2), abstract(2, 8, 8, 3), {}),
         ("5 heads", DiT(heads=5), abstract(2), abstract(2, *IMAGE), {}),
         ("remat is one of", DiT(remat="all"), abstract(2), abstract(2, *IMAGE), {}),
-        ('"conv" or "block"', UNet(32, resample="x"), abstract(2), abstract(2, *IMAGE), {}),
+        ('"conv" or "block"', UNet(32, resample="x"), abstract(2), abstract(2, 8, 8, 3), {}),
     ],
 )
 def test_wrong_inputs_end_in_one_sentence(match, module, t, x, cond):

@@ -1,0 +1,9 @@
+"""Side-by-side measurements: jaxflow and its PyTorch peers, on the same work, in alternation.
+
+    python -m benchmarks [--only NAME ...] [--output FILE.json] [--quick] [--peer PYTHON]
+    python -m benchmarks.gpu [--output FILE.json] [--tiny] [--peer PYTHON]
+
+Each side of a case is a worker, a process under an interpreter of its own, so that neither's thread
+pool or memory weighs on the other and the two may run under different Pythons. A case names one
+factory for each side, `ours` and `peers`; `timing` drives the two in turn, A B A B.
+"""

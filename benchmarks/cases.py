@@ -1,0 +1,121 @@
+"""The rows of the table."""
+
+from typing import Any
+
+from benchmarks.timing import Case, Side
+
+__all__ = ["cases"]
+
+DIT = {"patch": 2, "width": 256, "depth": 8, "heads": 4}
+UNET = {
+    "channels": 64, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (16,),
+    "head_channels": 64,
+}  # fmt: skip
+TORCHCFM_UNET = {
+    "num_channels": 64, "channel_mult": (1, 2, 2, 2), "num_res_blocks": 2,
+    "attention_resolutions": "16", "num_heads": 4, "num_head_channels": 64,
+}  # fmt: skip
+
+
+def cases(weights: str, *, quick: bool = False) -> list[Case]:
+    """All of them; `weights` is the file that the sampling cases share.
+
+    `quick` makes batches small: it shows that a case runs, and its figures mean little.
+    """
+    return [
+        *_two_dimensional(),
+        *_sampling(weights, 500 if quick else 10_000),
+        *_transport((128, 256) if quick else (128, 256, 512, 1024)),
+        *_steps(*((2, 1) if quick else (64, 16))),
+    ]
+
+
+def _ours(factory: str, **options: Any) -> Side:
+    return Side(f"benchmarks.ours.{factory}", options)
+
+
+def _peer(factory: str, **options: Any) -> Side:
+    return Side(f"benchmarks.peers.{factory}", options)
+
+
+def _two_dimensional() -> list[Case]:
+    """The tutorial of torchcfm, with its samplers of data and with faster ones."""
+    rows = [
+        ("independent", "independent", "tutorial", 6.0),
+        ("independent, vectorised data", "independent", "vectorised", None),
+        ("exact OT", "exact", "tutorial", 2.0),
+        ("exact OT, vectorised data", "exact", "vectorised", None),
+        ("exact OT in jit, vectorised data", "exact", "vectorised", None),
+    ]
+    couplings = ["independent", "independent", "on_host", "on_host", "compiled"]
+    return [
+        Case(
+            f"2-D training: {name}",
+            "step",
+            _ours("two_dimensional:training", coupling=ours),
+            _peer("two_dimensional:training", coupling=peer, samplers=samplers),
+            goal,
+        )
+        for ours, (name, peer, samplers, goal) in zip(couplings, rows, strict=True)
+    ]
+
+
+def _sampling(weights: str, n: int) -> list[Case]:
+    """Two moons from noise, by the same weights on both sides."""
+    rows = [
+        ("Euler 50", "euler", "euler", 3.0),
+        ("midpoint 20", "midpoint", "midpoint", 8.0),
+        ("dopri5 1e-5, shared step", "dopri5", "dopri5", 8.0),
+        ("dopri5 1e-5, a step a sample", "dopri5 per sample", "dopri5", None),
+        ("tsit5 1e-5, a step a sample (default)", "default", "dopri5", None),
+    ]
+    return [
+        Case(
+            f"sampling {n} points: {name}",
+            "call",
+            _ours("sampling:sample", sampler=ours, weights=weights, n=n),
+            _peer("sampling:sample", method=peer, weights=weights, n=n),
+            goal,
+        )
+        for name, ours, peer, goal in rows
+    ]
+
+
+def _transport(sizes: tuple[int, ...]) -> list[Case]:
+    """Exact optimal transport of one batch, on the host and compiled."""
+    return [
+        Case(
+            f"exact OT n={n}: {name}",
+            "batch",
+            _ours("transport:couple", n=n, coupling=coupling),
+            _peer("transport:couple", n=n),
+        )
+        for n in sizes
+        for name, coupling in (("host", "on_host"), ("jit", "compiled"))
+    ]
+
+
+def _steps(dit_batch: int, unet_batch: int) -> list[Case]:
+    """Networks in float32: training steps, the forward pass, and the way to the first step."""
+    dit, unet = (
+        (
+            _ours("steps:dit", shape=(dit_batch, 16, 16, 4), fields=DIT),
+            _peer("steps:dit", shape=(dit_batch, 4, 16, 16), fields=DIT),
+        ),
+        (
+            _ours("steps:unet", shape=(unet_batch, 32, 32, 3), fields=UNET),
+            _peer("steps:torchcfm_unet", shape=(unet_batch, 3, 32, 32), fields=TORCHCFM_UNET),
+        ),
+    )
+    return [
+        Case("DiT training", "step", *dit, 0.7),
+        Case("DiT forward", "call", *map(_forward, dit)),
+        Case("U-Net training", "step", *unet, 0.6),
+        Case("U-Net forward", "call", *map(_forward, unet)),
+        Case("time to first step: DiT", "process", *dit, startup=True),
+        Case("time to first step: U-Net", "process", *unet, startup=True),
+    ]
+
+
+def _forward(side: Side) -> Side:
+    return side._replace(options={**side.options, "forward": True})

@@ -1,0 +1,1 @@
+"""jaxflow's side of every case: factories that return a `Task`."""

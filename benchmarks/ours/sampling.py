@@ -1,0 +1,79 @@
+"""Samples of two moons from noise, by the perceptron of the tutorial."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.ours.two_dimensional import perceptron
+from benchmarks.task import Task
+from jaxflow import data, draws, losses, paths, sampling, velocities
+from jaxflow.training import program, trainer
+from jaxflow.types import Array, Params, Solution, Velocity
+
+SAMPLERS: dict[str, Callable[[Velocity, Array], Solution]] = {
+    "euler": lambda v, x0: sampling.fixed_step(
+        v, x0, sampling.grids.uniform(50), method=sampling.euler()
+    ),
+    "midpoint": lambda v, x0: sampling.fixed_step(
+        v, x0, sampling.grids.uniform(20), method=sampling.midpoint()
+    ),
+    "dopri5": lambda v, x0: sampling.adaptive(v, x0, solver=diffrax.Dopri5(), per_sample=False),
+    "dopri5 per sample": lambda v, x0: sampling.adaptive(v, x0, solver=diffrax.Dopri5()),
+    "default": sampling.adaptive,
+}
+
+
+def sample(sampler: str, weights: str, n: int = 10_000) -> Task:
+    """`n` samples; the weights are trained here unless their file is there already."""
+    network, params = perceptron()
+    if not Path(weights).exists():
+        train(weights)
+    velocity = velocities.from_network(network, load(weights, params), path=paths.linear())
+    x0 = jnp.asarray(np.random.default_rng(0).standard_normal((n, 2)), jnp.float32)
+    solve = jax.jit(SAMPLERS[sampler])
+    solution = solve(velocity, x0)
+    facts = {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "mean nfe": float(jnp.mean(solution.nfe)),
+        "most nfe": int(jnp.max(solution.nfe)),
+        "success": bool(jnp.all(solution.success)),
+        "mean |x|": float(jnp.mean(jnp.abs(solution.x))),
+    }
+
+    def run(k: int) -> None:
+        for _ in range(k):
+            jax.block_until_ready(solve(velocity, x0).x)
+
+    return Task(run, facts)
+
+
+def train(weights: str, steps: int = 5000) -> None:
+    """Train the perceptron from noise to moons, and save each layer as `kernel_i` and `bias_i`."""
+    network, params = perceptron()
+    path = paths.linear()
+    loss = losses.flow_matching(network, path)
+    run = program(trainer(loss, optax.adam(2e-3), draw=draws.standard(path), ema_decay=0.999))
+    stream = data.stream(data.toy.moons(), batch_size=256, seed=0)
+    state, _ = run.steps(run.init(params, jax.random.key(0)), stream, steps)
+    layers = {}
+    for i in range(len(state.ema)):
+        layers[f"kernel_{i}"] = np.asarray(state.ema[f"Dense_{i}"]["kernel"])
+        layers[f"bias_{i}"] = np.asarray(state.ema[f"Dense_{i}"]["bias"])
+    np.savez(weights, **layers)
+
+
+def load(weights: str, params: Params) -> Params:
+    """The saved layers, in the structure of `params`."""
+    saved = np.load(weights)
+    return {
+        f"Dense_{i}": {
+            "kernel": jnp.asarray(saved[f"kernel_{i}"]),
+            "bias": jnp.asarray(saved[f"bias_{i}"]),
+        }
+        for i in range(len(params))
+    }

@@ -1,0 +1,1 @@
+"""The PyTorch side of every case: factories that return a `Task`."""

@@ -1,0 +1,100 @@
+"""What was measured, as rows of text, and as JSON with all that is needed to repeat it."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+__all__ = ["HEADER", "cells", "document", "markdown", "write"]
+
+HEADER = ("case", "jaxflow", "peer", "ratio (quartiles)", "goal", "first call, jaxflow / peer")
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """One row of the table as text, in the order of `HEADER`."""
+    ratio = row["ratio"]
+    shown = "" if ratio is None else "{median:.2f}x ({low:.2f} to {high:.2f})".format(**ratio)
+    goal = "" if row["goal"] is None else f">= {row['goal']:g}x {_verdict(row)}"
+    firsts = " / ".join(_first(row[side]) for side in ("ours", "peer"))
+    times = [_time(row[side], row["unit"]) for side in ("ours", "peer")]
+    return [row["name"], *times, shown, goal, firsts]
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The rows as a table in Markdown, with columns aligned."""
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    rule = ["-" * width for width in widths]
+    padded = [
+        [text.ljust(width) for text, width in zip(line, widths, strict=True)]
+        for line in (header, rule, *rows)
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def document(rows: Sequence[Mapping[str, Any]], threads: int) -> dict[str, Any]:
+    """All that was measured, and where: machine, threads, commit and date; versions are a side's."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": threads,
+            "system": platform.platform(),
+            "load": list(os.getloadavg()),
+        },
+        "rows": list(rows),
+    }
+
+
+def write(path: str, content: Mapping[str, Any]) -> None:
+    """As JSON, with the folders that it needs."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    if row["ratio"] is None:
+        return ""
+    return "reached" if row["ratio"]["median"] >= row["goal"] else "missed"
+
+
+def _time(side: Mapping[str, Any], unit: str) -> str:
+    if "missing" in side:
+        return f"{side['missing']} is not installed"
+    if "error" in side:
+        return side["error"]
+    return f"{_scaled(side['seconds']['median'])}/{unit}"
+
+
+def _first(side: Mapping[str, Any]) -> str:
+    return _scaled(side["phases"]["first"]) if "phases" in side else "-"
+
+
+def _scaled(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            break
+    return f"{seconds / scale:.3g} {unit}"
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() or None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

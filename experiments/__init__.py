@@ -1,0 +1,1 @@
+"""Entry points: `prepare`, `train`, `sample` and `evaluate`, each `python -m experiments.NAME`."""

@@ -1,0 +1,225 @@
+"""From a config to objects: the only reader of a ConfigDict."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from jaxflow import data, draws, networks, training, velocities
+from jaxflow.data.pipeline import Batches
+from jaxflow.data.transforms import Flip, apply
+from jaxflow.networks.adapters import Linen
+from jaxflow.types import Array, Batch, Draw, Loss, Params, Path, Solution, Trainer, Velocity
+
+from experiments.components import bound, component
+
+SECTIONS = (
+    "data source coupling times path drop network loss optimizer parallel checkpoint log sampler "
+    "evaluation"
+).split()
+NUMBERS = ("seed", "steps", "batch_size")
+LAYOUTS = ("data",)
+
+Stream = Any
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse a config that lacks a section or a number, or names a layout that there is not.
+
+    Raises:
+        ValueError: naming what is missing or wrong.
+    """
+    missing = [name for name in (*NUMBERS, *SECTIONS) if name not in config]
+    if missing:
+        raise ValueError(f"the config lacks {', '.join(missing)}")
+    for name in ("steps", "batch_size"):
+        if config[name] < 1:
+            raise ValueError(f"config.{name} must be at least 1; it is {config[name]}")
+    if config.parallel.layout not in LAYOUTS:
+        raise ValueError(
+            f"config.parallel.layout is {config.parallel.layout!r}; known are {', '.join(LAYOUTS)}"
+        )
+
+
+def path(config: ConfigDict) -> Path:
+    """The path."""
+    return component("path", config.path)
+
+
+def network(config: ConfigDict) -> Linen:
+    """The network, as a pure function with `.init`."""
+    return networks.linen(component("network", config.network))
+
+
+def draw(config: ConfigDict) -> Draw:
+    """Everything random in the objective."""
+    drop = draws.drop(config.drop.rate, config.drop.null) if config.drop.rate else None
+    return draws.standard(
+        path(config),
+        source=component("source", config.source),
+        coupling=component("coupling", config.coupling),
+        times=component("times", config.times),
+        drop=drop,
+    )
+
+
+def loss(config: ConfigDict) -> Loss:
+    """The loss of the network on the path."""
+    return component("loss", config.loss, network=network(config), path=path(config))
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimiser, behind a clip of the gradient's norm where there is one."""
+    section = config.optimizer
+    transformation = component("optimizer", _spec(section), steps=config.steps)
+    if section.clip is None:
+        return transformation
+    return optax.chain(optax.clip_by_global_norm(section.clip), transformation)
+
+
+def trainer(config: ConfigDict) -> Trainer:
+    """The training run as pure functions."""
+    return training.trainer(
+        loss(config),
+        optimizer(config),
+        draw=draw(config),
+        ema_decay=config.optimizer.ema_decay,
+        microbatches=config.parallel.microbatches,
+        axis_name=None if config.parallel.mode == "jit" else "data",
+    )
+
+
+def batches(config: ConfigDict, start: int) -> Stream | Batches:
+    """What the run trains on from step `start`: a stream on the device, or batches of a host.
+
+    Raises:
+        ValueError: where the data does not fit its config, or holds a value that is not finite.
+        FileNotFoundError: where the data set is missing.
+    """
+    section = config.data
+    found = component("data.source", section.source)
+    if hasattr(found, "sample"):
+        return data.stream(found, batch_size=config.batch_size, seed=config.seed)
+    transforms = _transforms(config)
+    if section.on_device:
+        columns = _columns(data.load(found), section.cond)
+        columns["x1"] = np.asarray(columns["x1"])
+        _refuse_not_finite(columns)
+        return data.on_device(
+            columns, batch_size=config.batch_size, seed=config.seed, transforms=transforms
+        )
+    return data.pipeline(
+        found,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        transforms=transforms,
+        cond=tuple(section.cond),
+        start=start,
+        workers=section.workers,
+    )
+
+
+def examples(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
+    """A split of the data as the network sees it, `x1` and conditions, without flips."""
+    spec = config.data.source.to_dict()
+    spec["kwargs"]["split"] = split
+    columns = _columns(data.load(component("data.source", spec)), config.data.cond)
+    kept = [t for t in _transforms(config) if not isinstance(t, Flip)]
+    keys = jax.random.split(jax.random.key(config.seed), len(columns["x1"]))
+    scaled = jax.vmap(lambda x, key: apply(kept, x, key))(jnp.asarray(columns["x1"]), keys)
+    return {**columns, "x1": np.asarray(scaled)}
+
+
+def is_distribution(config: ConfigDict) -> bool:
+    """Whether the data is drawn without end from a distribution."""
+    return hasattr(component("data.source", config.data.source), "sample")
+
+
+def fresh(config: ConfigDict, n: int, seed: int) -> np.ndarray:
+    """Samples of a distribution that training never saw."""
+    found = component("data.source", config.data.source)
+    return np.asarray(found.sample(jax.random.split(jax.random.key(seed), n)))
+
+
+def example_batch(config: ConfigDict, n: int = 1) -> Batch:
+    """A batch of `n`, which tells every shape."""
+    found = component("data.source", config.data.source)
+    if hasattr(found, "sample"):
+        return data.stream(found, batch_size=n, seed=config.seed).batch(0)
+    one = data.pipeline(
+        found,
+        batch_size=n,
+        seed=config.seed,
+        transforms=_transforms(config),
+        cond=tuple(config.data.cond),
+    )
+    batch = data.check(next(one))
+    one.close()
+    return batch
+
+
+def parameters(config: ConfigDict, key: Array) -> Params:
+    """Fresh parameters for the shapes of the data."""
+    batch = example_batch(config)
+    x1 = jnp.asarray(batch["x1"])
+    return network(config).init(key, jnp.zeros(len(x1)), x1, **batch["cond"])
+
+
+def velocity(config: ConfigDict, params: Params) -> Velocity:
+    """The trained velocity, guided where the config says so."""
+    prediction = config.loss.kwargs.prediction
+    learned = velocities.from_network(
+        network(config), params, path=path(config), prediction=prediction
+    )
+    if config.sampler.guidance == 1.0:
+        return learned
+    if not config.drop.null:
+        raise ValueError(
+            f"config.sampler.guidance is {config.sampler.guidance}, but config.drop.null is empty: "
+            "guidance needs the null value of a condition, as {'label': 10}"
+        )
+    return velocities.classifier_free(
+        learned, scale=config.sampler.guidance, null=config.drop.null.to_dict()
+    )
+
+
+def sampler(config: ConfigDict) -> Callable[..., Solution]:
+    """`(velocity, x0, cond=...) -> Solution` as the config says."""
+    return bound("sampler", _spec(config.sampler))
+
+
+def _spec(section: ConfigDict) -> dict[str, Any]:
+    """The component of a section that says more than its component."""
+    found = section.to_dict()
+    return {"name": found["name"], "kwargs": found["kwargs"]}
+
+
+def _transforms(config: ConfigDict) -> tuple[Any, ...]:
+    return tuple(
+        component(f"data.transforms[{i}]", spec, table="transforms")
+        for i, spec in enumerate(config.data.transforms)
+    )
+
+
+def _columns(columns: Mapping[str, np.ndarray], cond: Any) -> dict[str, np.ndarray]:
+    """The data as `x1`, and the conditions that the config names."""
+    missing = [name for name in cond if name not in columns]
+    if missing:
+        raise ValueError(
+            f"config.data.cond names {missing[0]!r}, but the data has {sorted(columns)}"
+        )
+    x1 = columns["image"] if "image" in columns else columns["x1"]
+    return {"x1": x1, **{name: np.asarray(columns[name]) for name in cond}}
+
+
+def _refuse_not_finite(columns: Mapping[str, np.ndarray]) -> None:
+    for name, column in columns.items():
+        finite = np.isfinite(column).reshape(len(column), -1).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"{name!r} of example {int(np.argmin(finite))} is not finite: mend or drop it"
+            )

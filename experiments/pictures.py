@@ -1,0 +1,60 @@
+"""Pictures of samples and of the loss."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from jaxflow.data.transforms import pixels
+
+__all__ = ["draw_loss", "draw_samples", "is_image"]
+
+SMALLEST_SIDE = 32
+
+
+def is_image(x: np.ndarray) -> bool:
+    """Whether samples are images `[n, height, width, 1 or 3]`."""
+    return x.ndim == 4 and x.shape[-1] in (1, 3)
+
+
+def draw_samples(path: Path, x: np.ndarray, columns: int = 10) -> None:
+    """A grid of images in [-1, 1], or a scatter of points; other shapes as a line a sample."""
+    if is_image(x):
+        _grid(x, columns).save(path)
+        return
+    figure = Figure(figsize=(5, 5))
+    axes = figure.add_subplot()
+    if x.ndim == 2 and x.shape[1] == 2:
+        axes.scatter(*x.T, s=2)
+        axes.set_aspect("equal")
+    else:
+        axes.plot(x.reshape(len(x), -1)[:columns].T, linewidth=0.7)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def _grid(x: np.ndarray, columns: int) -> Image.Image:
+    """Row by row, with a white pixel between; small images enlarged."""
+    n = len(x) // columns * columns or len(x)
+    columns = min(columns, n)
+    levels = pixels(x[:n])
+    scale = -(-SMALLEST_SIDE // x.shape[1])
+    levels = levels.repeat(scale, axis=1).repeat(scale, axis=2)
+    levels = np.pad(levels, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    _, height, width, channels = levels.shape
+    rows = levels.reshape(-1, columns, height, width, channels).swapaxes(1, 2)
+    sheet = rows.reshape(-1, columns * width, channels)
+    return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+
+
+def draw_loss(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """The loss over steps."""
+    figure = Figure(figsize=(6, 3.5))
+    axes = figure.add_subplot()
+    axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], linewidth=1)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120, bbox_inches="tight")

@@ -1,0 +1,101 @@
+"""What a person sees of a run, and what is written down of it."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from experiments import workdir as workdirs
+
+__all__ = ["Writers", "console", "counting", "table", "training_bar"]
+
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+
+class Writers:
+    """Metrics into `metrics.jsonl`, TensorBoard and, where a project is named, wandb."""
+
+    def __init__(self, workdir: Path, config: ConfigDict, step: int):
+        from tensorboardX import SummaryWriter
+
+        self._lines = workdir / "metrics.jsonl"
+        workdirs.forget_after(self._lines, step)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step or None)
+        self._wandb = None
+        if config.log.wandb_project is not None:
+            try:
+                import wandb
+            except ImportError:
+                raise ValueError(
+                    "config.log.wandb_project is set, but wandb is not installed: "
+                    "pip install 'jaxflow[wandb]'"
+                ) from None
+            self._wandb = wandb.init(
+                project=config.log.wandb_project, dir=str(workdir), config=config.to_dict()
+            )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one line at a step."""
+        workdirs.append_line(self._lines, {"step": step, **values})
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All that was written so far."""
+        return workdirs.read_lines(self._lines)
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+@contextmanager
+def training_bar(steps: int, start: int) -> Iterator[Any]:
+    """A bar with steps/s, loss and time left; yields `update(step, loss, rate)`."""
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} steps/s  loss {task.fields[loss]:.4f}"),
+        TimeRemainingColumn(),
+    )
+    shown = -1
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=steps, completed=start, rate=0.0, loss=float("nan"))
+
+        def update(step: int, loss: float, rate: float) -> None:
+            nonlocal shown
+            progress.update(task, completed=step, loss=loss, rate=rate)
+            tenth = 10 * step // steps
+            if not console.is_terminal and tenth > shown:
+                shown = tenth
+                console.print(f"step {step}/{steps}  loss {loss:.4f}  {rate:.1f} steps/s")
+
+        yield update
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Any]:
+    """A bar over `total`; yields `update(done)`."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def table(title: str, rows: Mapping[str, Any]) -> None:
+    """Print names and values."""
+    shown = Table(title=title, show_header=False)
+    for name, value in rows.items():
+        shown.add_row(name, f"{value:,.5g}" if isinstance(value, float) else str(value))
+    console.print(shown)

@@ -1,0 +1,114 @@
+"""The folder of a run: its config, checkpoints, metrics and pictures.
+
+    config.json        the config that the run was started with
+    checkpoints/       by step
+    metrics.jsonl      a line each `log.every` steps
+    tensorboard/       the same, as events
+    samples/*.png      pictures as training goes
+    loss.png           the loss curve
+    evaluation.json    what `evaluate` found
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+CONFIG = "config.json"
+MAY_CHANGE = ("steps", "checkpoint", "log", "sampler", "evaluation")
+
+
+def create(workdir: Path, config: ConfigDict) -> None:
+    """Make the folder, and write the config into it or compare it with the one there.
+
+    Raises:
+        ValueError: where the folder belongs to a run of another config, naming what differs.
+        OSError: where the folder cannot be written.
+    """
+    for folder in (workdir, workdir / "samples", workdir / "checkpoints"):
+        folder.mkdir(parents=True, exist_ok=True)
+    snapshot = workdir / CONFIG
+    if snapshot.exists():
+        _refuse_another(workdir, read_config(workdir), config)
+    _write_whole(snapshot, config.to_json(indent=2))
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config of the run in a folder.
+
+    Raises:
+        FileNotFoundError: where there is no run.
+    """
+    snapshot = workdir / CONFIG
+    if not snapshot.exists():
+        raise FileNotFoundError(
+            f"{workdir} holds no run (it has no {CONFIG}): train one with "
+            f"python -m experiments.train --config=configs/NAME.py --workdir={workdir}"
+        )
+    try:
+        return ConfigDict(json.loads(snapshot.read_text()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{snapshot} is damaged ({error}): restore it or use a new folder") from None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a mapping, whole or not at all."""
+    _write_whole(path, json.dumps(value, indent=2))
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Add a line of JSON."""
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of JSON; a torn last one is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop lines of steps after `step`, which a resumed run will write again."""
+    lines = read_lines(path)
+    kept = [line for line in lines if line["step"] <= step]
+    if path.exists():
+        _write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _refuse_another(workdir: Path, before: ConfigDict, now: ConfigDict) -> None:
+    old, new = dict(_flat(json.loads(before.to_json()))), dict(_flat(json.loads(now.to_json())))
+    differ = [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key.split(".")[0] not in MAY_CHANGE
+    ]
+    if differ:
+        changes = "; ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in differ)
+        raise ValueError(
+            f"{workdir} holds a run of another config ({changes}): use another --workdir, or the "
+            f"config of that run ({', '.join(MAY_CHANGE)} may change)"
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, value

@@ -1,0 +1,196 @@
+"""Readers of the forms that data sets are handed around in."""
+
+import gzip
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxflow.data import load, readers
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (6, 5, 4)).astype(np.uint8)
+LABELS = np.arange(6, dtype=np.uint8) % 3
+
+
+def idx_bytes(array):
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_idx(folder, images=IMAGES, labels=LABELS, compress=True):
+    for prefix in ("train", "t10k"):
+        for stem, array in (("images-idx3", images), ("labels-idx1", labels)):
+            name, data = f"{prefix}-{stem}-ubyte", idx_bytes(array)
+            if compress:
+                name, data = f"{name}.gz", gzip.compress(data)
+            (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_idx(tmp_path, compress):
+    write_idx(tmp_path, compress=compress)
+    splits = readers.idx(tmp_path)
+    assert list(splits.sources) == ["train", "test"]
+    for source in splits.sources.values():
+        whole = load(source)
+        np.testing.assert_array_equal(whole["image"][..., 0], IMAGES)
+        np.testing.assert_array_equal(whole["label"], LABELS)
+
+
+def test_idx_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no"):
+        readers.idx(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="lacks train-images-idx3-ubyte.gz"):
+        readers.idx(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: data[:-20], "is damaged"),
+        (lambda data: data[:40] + b"xx" + data[42:], "is damaged"),
+        (lambda data: b"not gzip at all", "is damaged"),
+        (lambda data: gzip.compress(b"abcdefgh"), "is not an idx file"),
+        (lambda data: gzip.compress(b""), "is not an idx file"),
+        (lambda data: gzip.compress(b"\0\0\x08\x03\0\0"), "is cut short"),
+        (lambda data: gzip.compress(idx_bytes(IMAGES)[:-1]), "is cut short"),
+    ],
+)
+def test_idx_damaged(tmp_path, spoil, message):
+    write_idx(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(ValueError, match=message):
+        readers.idx(tmp_path)
+
+
+def test_idx_labels_that_do_not_match(tmp_path):
+    write_idx(tmp_path, labels=LABELS[:4])
+    with pytest.raises(ValueError, match="6 train images and 4 labels"):
+        readers.idx(tmp_path)
+
+
+def jpeg(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def write_pack(path, labels=LABELS, **extra):
+    files = [jpeg(np.repeat(image[..., None], 3, -1)) for image in IMAGES]
+    np.savez(
+        path,
+        train_jpeg=np.frombuffer(b"".join(files), np.uint8),
+        train_offsets=np.cumsum([0, *map(len, files)]),
+        train_labels=labels,
+        class_names=np.array(["a", "b", "c"]),
+        **extra,
+    )
+    return files
+
+
+def test_jpeg_pack(tmp_path):
+    files = write_pack(tmp_path / "pack.npz")
+    splits = readers.jpeg_pack(tmp_path)
+    assert splits.classes == ("a", "b", "c")
+    whole = load(splits.sources["train"])
+    assert whole["image"].shape == (6, 5, 4, 3)
+    np.testing.assert_array_equal(whole["image"][4], np.asarray(Image.open(io.BytesIO(files[4]))))
+    np.testing.assert_array_equal(whole["label"], LABELS)
+
+
+def test_jpeg_pack_damaged(tmp_path):
+    path = tmp_path / "pack.npz"
+    write_pack(path, labels=LABELS[:3])
+    with pytest.raises(ValueError, match="6 train images .* 3 labels"):
+        readers.jpeg_pack(path)
+    write_pack(path, test_jpeg=np.zeros(3, np.uint8))
+    with pytest.raises(ValueError, match="lacks test_labels, test_offsets|lacks test_offsets"):
+        readers.jpeg_pack(path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="cannot be read"):
+        readers.jpeg_pack(path)
+    (tmp_path / "second.npz").touch()
+    with pytest.raises(FileNotFoundError, match="has 2 such files"):
+        readers.jpeg_pack(tmp_path)
+
+
+def test_npz(tmp_path):
+    path = tmp_path / "points.npz"
+    np.savez(path, x=RNG.normal(size=(6, 2)), label=LABELS)
+    source = readers.npz(path).sources["train"]
+    assert source[3].keys() == {"x1", "label"}
+    assert source[3]["label"] == LABELS[3]
+    np.savez(path, train_image=IMAGES, train_label=LABELS, test_image=IMAGES[:2], test_label=[1, 2])
+    sources = readers.npz(path).sources
+    assert {name: len(source) for name, source in sources.items()} == {"train": 6, "test": 2}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"x": np.zeros(3), "label": np.zeros(2)}, "one length"),
+        ({"y": np.zeros(3)}, "under 'image' or 'x'"),
+        ({"train_x": np.zeros(3), "other": np.zeros(3)}, "'other'"),
+        ({"x": np.array([{}, {}])}, "cannot be read"),
+    ],
+)
+def test_npz_wrong(tmp_path, columns, message):
+    np.savez(tmp_path / "a.npz", **columns)
+    with pytest.raises(ValueError, match=message):
+        readers.npz(tmp_path / "a.npz")
+
+
+def write_images(folder, images=IMAGES, suffix="png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i}.{suffix}")
+
+
+def test_folder_of_classes(tmp_path):
+    write_images(tmp_path / "cat", IMAGES[:2])
+    write_images(tmp_path / "dog", IMAGES[2:])
+    (tmp_path / "dog" / "notes.txt").write_text("not an image")
+    splits = readers.image_folder(tmp_path)
+    assert splits.classes == ("cat", "dog")
+    whole = load(splits.sources["train"])
+    np.testing.assert_array_equal(whole["image"][..., 0], IMAGES)
+    assert whole["label"].tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_flat_folder_and_size(tmp_path):
+    colour = RNG.integers(0, 256, (3, 9, 12, 3)).astype(np.uint8)
+    write_images(tmp_path, colour)
+    splits = readers.image_folder(tmp_path)
+    assert splits.classes is None
+    np.testing.assert_array_equal(load(splits.sources["train"])["image"], colour)
+    assert readers.image_folder(tmp_path, size=4).sources["train"][1]["image"].shape == (4, 4, 3)
+
+
+def test_folder_of_splits(tmp_path):
+    for split in ("train", "test"):
+        write_images(tmp_path / split / "a", IMAGES[:3])
+        write_images(tmp_path / split / "b", IMAGES[3:5])
+    splits = readers.image_folder(tmp_path)
+    assert {name: len(source) for name, source in splits.sources.items()} == {"train": 5, "test": 5}
+    write_images(tmp_path / "test" / "c")
+    with pytest.raises(ValueError, match="same class folders"):
+        readers.image_folder(tmp_path)
+
+
+def test_folder_wrong(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no images"):
+        readers.image_folder(tmp_path)
+    write_images(tmp_path)
+    Image.fromarray(IMAGES[0, :3]).save(tmp_path / "8.png")
+    (tmp_path / "9.png").write_bytes((tmp_path / "8.png").read_bytes()[:40])
+    source = readers.image_folder(tmp_path).sources["train"]
+    with pytest.raises(ValueError, match="give a size"):
+        source[6]
+    with pytest.raises(ValueError, match="9.png cannot be read"):
+        source[7]
+    Image.fromarray(np.zeros((5, 4, 3), np.uint8)).save(tmp_path / "5.png")
+    with pytest.raises(ValueError, match="in colour"):
+        source[5]

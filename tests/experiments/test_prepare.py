@@ -1,0 +1,132 @@
+"""The command that writes a data set, on tiny files and, where they are, on the real ones."""
+
+import gzip
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments import prepare
+from jaxflow.data import load, pipeline, readers, tfds, transforms
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.prepare", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def points(tmp_path):
+    path = tmp_path / "My points.npz"
+    x = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    np.savez(path, x=x, label=np.arange(300) % 7)
+    return path, x
+
+
+def test_the_command_ends_with_what_trains(points, tmp_path):
+    path, x = points
+    done = run("--dataset=npz", f"--source={path}", f"--output={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert "300 examples" in done.stdout
+    assert f"'name': 'my_points', 'data_dir': '{tmp_path / 'out'}'" in done.stdout
+    np.testing.assert_array_equal(load(tfds("my_points", "train", tmp_path / "out"))["x1"], x)
+
+
+def test_wrong_flags_end_in_one_sentence(points, tmp_path):
+    path, _ = points
+    wrong = run("--dataset=fashon_mnist", f"--source={path}", f"--output={tmp_path / 'out'}")
+    assert wrong.returncode == 1
+    assert "did you mean 'fashion_mnist'" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    missing = run("--dataset=npz")
+    assert missing.returncode == 1
+    assert "--source" in missing.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"dataset": "npz", "source": "nowhere.npz"}, "there is no nowhere.npz"),
+        ({"dataset": "npz", "size": 8}, "--size is for --dataset=folder"),
+        ({"dataset": "mnist"}, "lacks train-images"),
+        ({"dataset": "npz", "name": "No Name"}, "'No Name' cannot name"),
+        ({"dataset": "npz", "output": "/dev/null/x"}, "choose another data directory"),
+    ],
+)
+def test_wrong_inputs_end_in_one_sentence(points, tmp_path, flags, message, monkeypatch):
+    path, _ = points
+    given = {"source": str(path), "output": str(tmp_path / "out"), "name": None, "size": None}
+    given |= flags
+    if flags["dataset"] == "mnist":
+        given["source"] = str(tmp_path)
+    for name, value in given.items():
+        monkeypatch.setattr(getattr(prepare, f"_{name.upper()}"), "_getter", lambda v=value: v)
+    with pytest.raises(SystemExit) as stopped:
+        prepare.main(["prepare"])
+    assert message in str(stopped.value)
+    assert "\n" not in str(stopped.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damage_met_halfway_leaves_nothing(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(300):
+        Image.fromarray(np.full((4, 4), i % 256, np.uint8)).save(folder / f"{i:03}.png")
+    (folder / "280.png").write_bytes(b"torn")
+    splits = prepare.read("folder", str(folder), None)
+    with pytest.raises(ValueError, match=r"280\.png cannot be read"):
+        prepare.write("torn", splits, str(tmp_path / "out"), Console(quiet=True))
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.slow
+def test_fashion_mnist_comes_back_bit_for_bit(shared_data, tmp_path):
+    source = shared_data / "fashion_mnist"
+    splits = prepare.read("fashion_mnist", str(source), None)
+    little = {name: part for name, part in splits.sources.items() if name == "test"}
+    prepare.write("fashion_mnist", readers.Splits(little), str(tmp_path), Console(quiet=True))
+    data = gzip.decompress((source / "t10k-images-idx3-ubyte.gz").read_bytes())
+    assert struct.unpack(">4I", data[:16])[1:] == (10_000, 28, 28)
+    whole = load(tfds("fashion_mnist", "test", tmp_path))
+    assert whole["image"].tobytes() == data[16:]
+    batches = pipeline(
+        tfds("fashion_mnist", "test[:300]", tmp_path),
+        batch_size=100,
+        seed=0,
+        transforms=(transforms.scale(),),
+        shuffle=False,
+        repeat=False,
+    )
+    images = np.concatenate([transforms.pixels(batch["x1"]) for batch in batches])
+    np.testing.assert_array_equal(images, whole["image"][:300])
+
+
+@pytest.mark.slow
+def test_cifar10_pack_is_decoded_as_pillow_does(shared_data, tmp_path):
+    splits = prepare.read("cifar10", str(shared_data / "cifar10"), None)
+    assert {name: len(part) for name, part in splits.sources.items()} == {
+        "train": 50_000,
+        "test": 10_000,
+    }
+    assert splits.classes[-1] == "truck"
+    little = readers.Examples(200, splits.sources["test"].read)
+    prepare.write("cifar10", readers.Splits({"test": little}), str(tmp_path), Console(quiet=True))
+    back = load(tfds("cifar10", "test", tmp_path))
+    np.testing.assert_array_equal(back["image"], load(little)["image"])

@@ -1,0 +1,196 @@
+"""Affine paths: their points, velocities and scores, and what happens at their ends."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import paths
+from jaxflow.paths import schedules
+from tests.problems import CURVES, points
+
+
+def _half(t):
+    return t / 2
+
+
+def _one(t):
+    return jnp.ones_like(t)
+
+
+TABLE = {
+    "linear": [{}, {"sigma_min": 0.1}],
+    "cosine": [{}],
+    "polynomial": [{"n": 1}, {"n": 1.0}, {"n": 1.5}, {"n": 3}],
+    "vp": [{}, {"beta_min": 0.2, "beta_max": 10.0}],
+    "linear_vp": [{}],
+    "affine": [{"schedule": schedules.Custom(_half, _one)}],
+}
+ALL = [
+    pytest.param(getattr(paths, name)(**kwargs), id=f"{name}({kwargs})")
+    for name, cases in TABLE.items()
+    for kwargs in cases
+]
+
+
+def test_every_factory_is_in_the_table():
+    public = {n for n in paths.__all__ if inspect.isfunction(getattr(paths, n))}
+    assert public == set(TABLE)
+
+
+@jax.jit
+def _sample(path, t, x0, x1):
+    return path(t, x0, x1, path.latent(jax.random.key(0), x0))
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_contract(path):
+    """Shapes, dtypes, vmap and the pytree: one path is one static, hashable value."""
+    x0, x1 = jnp.ones((3, 4, 2)), jnp.zeros((3, 4, 2))
+    t = jnp.linspace(0, 1, 3)
+    s = _sample(path, t, x0, x1)
+    for value in (s.x, s.u, s.score, s.x0, s.x1):
+        assert value.shape == (3, 4, 2)
+        assert value.dtype == jnp.float32
+    half = path(t, x0.astype(jnp.bfloat16), x1.astype(jnp.bfloat16))
+    assert half.x.dtype == half.u.dtype == half.score.dtype == jnp.bfloat16
+    assert half.t.dtype == jnp.float32
+    mapped = jax.vmap(lambda t, a, b: path(t[None], a[None], b[None]).x[0])(t, x0, x1)
+    np.testing.assert_allclose(mapped, s.x, atol=1e-6)
+    leaves, tree = jax.tree.flatten(path)
+    assert leaves == []
+    assert jax.tree.unflatten(tree, leaves) == path
+    assert hash(path) == hash(jax.tree.unflatten(tree, leaves))
+    assert type(path.schedule).__name__ in repr(path)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_point_velocity_and_score(name, x64):
+    """The point is the blend, the velocity its derivative, the score that of the conditional."""
+    curve = CURVES[name]
+    t = np.array([0.05, 0.3, 0.5, 0.8, 0.95])
+    x0, x1 = points(5, 3, seed=1), points(5, 3, seed=2)
+    s = _sample(curve.path, *map(jnp.asarray, (t, x0, x1)))
+    alpha, sigma, alpha_dot, sigma_dot = (
+        np.array([f(s) for s in t])[:, None] for f in curve[1:]
+    )
+    np.testing.assert_allclose(s.x, alpha * x1 + sigma * x0, atol=1e-12)
+    np.testing.assert_allclose(s.u, alpha_dot * x1 + sigma_dot * x0, atol=1e-10)
+    np.testing.assert_allclose(s.score, -(s.x - alpha * x1) / sigma**2, rtol=1e-8)
+    assert s.u.dtype == jnp.float64
+    _, moved = jax.jvp(
+        lambda t: curve.path(t, jnp.asarray(x0), jnp.asarray(x1)).x,
+        (jnp.asarray(t),),
+        (jnp.ones(5),),
+    )
+    np.testing.assert_allclose(s.u, moved, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_ends_are_exact(name, x64):
+    """At t = 0 and 1 the point is what the schedule says, though its slope may be infinite."""
+    curve = CURVES[name]
+    x0, x1 = points(2, seed=1), points(2, seed=2)
+    x = curve.path(jnp.array([0.0, 1.0]), jnp.asarray(x0), jnp.asarray(x1)).x
+    for i, t in enumerate((0.0, 1.0)):
+        expected = curve.alpha(t) * x1[i] + curve.sigma(t) * x0[i]
+        np.testing.assert_allclose(x[i], expected, atol=1e-15)
+
+
+@pytest.mark.parametrize("path", ALL)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_no_nan_at_the_ends(path, dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        x0, x1 = jnp.ones((2, 2), dtype), jnp.full((2, 2), 2.0, dtype)
+        t = jnp.array([0.0, 1.0], dtype)
+
+        @jax.jit
+        def outputs(t, x0, x1):
+            s = path(t, x0, x1)
+            return {"x": s.x, "u": s.u, "score": s.score}
+
+        def total(t, x0, x1):
+            return jax.tree.map(jnp.sum, outputs(t, x0, x1))
+
+        for leaf in jax.tree.leaves(outputs(t, x0, x1)):
+            assert jnp.all(jnp.isfinite(leaf))
+        for leaf in jax.tree.leaves(jax.jacrev(total, argnums=(0, 1, 2))(t, x0, x1)):
+            assert not jnp.any(jnp.isnan(leaf))
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_interval_is_where_slopes_are_finite(path, x64):
+    low, high = path.schedule.interval
+    assert 0 <= low < high <= 1
+    t = jnp.array([low, high])
+    assert all(bool(jnp.all(jnp.isfinite(c))) for c in schedules.coefficients(path.schedule, t))
+    alpha, sigma = path.schedule.alpha(t), path.schedule.sigma(t)
+    assert jnp.all((alpha >= 0) & (sigma >= 0))
+    assert jnp.all(jnp.diff(alpha / (alpha + sigma)) > 0)
+
+
+def test_one_time_a_token():
+    """A time of shape [batch, length] moves every token by its own time."""
+    t = jnp.array([[0.0, 0.5, 1.0], [0.25, 0.5, 0.75]])
+    s = paths.linear()(t, jnp.zeros((2, 3, 4)), jnp.ones((2, 3, 4)))
+    np.testing.assert_allclose(s.x, jnp.repeat(t[..., None], 4, -1))
+
+
+def test_one_trace_for_equal_paths():
+    traces = []
+
+    @jax.jit
+    def point(path, t, x0, x1):
+        traces.append(path)
+        return path(t, x0, x1).x
+
+    x = jnp.ones((2, 2))
+    for _ in range(2):
+        point(paths.vp(), jnp.ones(2), x, x)
+    point(paths.vp(0.2), jnp.ones(2), x, x)
+    assert len(traces) == 2
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_signal_is_inverted(name, x64):
+    """`time_of_signal` undoes `signal`, with its derivative, and saturates outside its range."""
+    schedule = CURVES[name].path.schedule
+    time_of = jax.jit(lambda r: schedules.time_of_signal(schedule, r))
+    t = jnp.linspace(0.05, 0.95, 7)
+    r, _, r_dot, _ = schedules.signal(schedule, t)
+    again, slope = jax.jvp(time_of, (r,), (r_dot,))
+    np.testing.assert_allclose(again, t, atol=1e-12)
+    np.testing.assert_allclose(slope, 1.0, atol=1e-9)
+    outside = jnp.array([-1.0, 2.0])
+    np.testing.assert_allclose(time_of(outside), schedule.interval, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "received"),
+    [
+        (lambda: paths.linear(1.0), "1.0"),
+        (lambda: paths.linear(-0.1), "-0.1"),
+        (lambda: paths.polynomial(0.5), "0.5"),
+        (lambda: paths.vp(0.0, 1.0), "0.0"),
+        (lambda: paths.vp(2.0, 1.0), "2.0, 1.0"),
+        (lambda: paths.linear()(jnp.ones(2), jnp.ones((2, 3)), jnp.ones((2, 2))), r"\(2, 3\)"),
+        (lambda: paths.linear()(jnp.array(0.5), jnp.ones((2, 3)), jnp.ones((2, 3))), r"\(\)"),
+        (lambda: paths.linear()(jnp.ones(3), jnp.ones((2, 3)), jnp.ones((2, 3))), r"\(3,\)"),
+        (
+            lambda: paths.linear()(
+                jnp.ones(2), jnp.ones((2, 3)), jnp.ones((2, 3), jnp.uint8)
+            ),
+            "uint8",
+        ),
+    ],
+)
+def test_errors_name_what_they_got(call, received):
+    with pytest.raises(ValueError, match=received):
+        call()
+
+
+def test_schedule_that_lacks_a_part():
+    with pytest.raises(TypeError, match="sigma"):
+        paths.affine(object())

@@ -1,0 +1,370 @@
+"""The closed-form velocity of a mixture against linear-Gaussian algebra, quadrature and autodiff."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import paths
+from jaxflow.velocities import convert, from_network, gaussian_mixture, posterior_mean, score
+from jaxflow.velocities import change_path as change
+from jaxflow.velocities.prediction import KINDS, conversion_interval
+from tests.problems import COVARIANCES, CURVES, MEANS, WEIGHTS, marginal, points
+
+TIMES = np.array([0.07, 0.3, 0.5, 0.8, 0.93])
+
+
+def mixture(path):
+    return gaussian_mixture(path, weights=WEIGHTS, means=MEANS, covariances=COVARIANCES)
+
+
+def along_the_path(curve, times):
+    """One point a time, and what is known there, stacked."""
+    x = points(len(times))
+    known = [marginal(curve, t, x[i : i + 1]) for i, t in enumerate(times)]
+    return jnp.asarray(x), type(known[0])(*(np.concatenate(p) for p in zip(*known, strict=True)))
+
+
+@jax.jit
+def everything(velocity, t, x):
+    return (
+        velocity.log_prob(t, x),
+        velocity(t, x),
+        velocity.posterior_mean(t, x),
+        velocity.noise(t, x),
+        velocity.score(t, x),
+    )
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_agrees_with_linear_gaussian_algebra(name, x64):
+    curve = CURVES[name]
+    x, known = along_the_path(curve, TIMES)
+    for got, expected in zip(
+        everything(mixture(curve.path), jnp.asarray(TIMES), x), known, strict=True
+    ):
+        assert got.dtype == jnp.float64
+        np.testing.assert_allclose(got, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "polynomial(2)", "vp"])
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_ends_are_exact(name, t, x64):
+    """Nothing is divided by alpha or sigma, so the ends hold too, where the velocity is finite."""
+    curve = CURVES[name]
+    x = points(4)
+    got = everything(mixture(curve.path), jnp.full(4, t), jnp.asarray(x))
+    if name == "vp" and t == 1:
+        curve = curve._replace(sigma_dot=lambda t: 0.0)
+    expected = marginal(curve, t, x)
+    for a, b, what in zip(got, expected, expected._fields, strict=True):
+        if not (name == "vp" and t == 1 and what == "velocity"):
+            np.testing.assert_allclose(a, b, atol=1e-9, err_msg=what)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_continuity_and_score_by_autodiff(name, x64):
+    """`d/dt log p + div v + v . grad log p = 0`, and the score is the gradient of the density."""
+    curve = CURVES[name]
+    velocity = mixture(curve.path)
+    x = jnp.asarray(points(len(TIMES)))
+
+    @jax.jit
+    def terms(t, x):
+        def log_prob(t, x):
+            return velocity.log_prob(t[None], x[None])[0]
+
+        def v(x):
+            return velocity(t[None], x[None])[0]
+
+        rate, slope = jax.grad(log_prob, argnums=(0, 1))(t, x)
+        return rate + jnp.trace(jax.jacfwd(v)(x)) + v(x) @ slope, slope
+
+    left, slope = jax.vmap(terms)(jnp.asarray(TIMES), x)
+    np.testing.assert_allclose(left, 0.0, atol=1e-8)
+    np.testing.assert_allclose(slope, velocity.score(jnp.asarray(TIMES), x), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["linear", "vp"])
+def test_posterior_mean_by_quadrature(name, x64):
+    """In one dimension Bayes' rule is an integral."""
+    curve, t = CURVES[name], 0.6
+    a, s = curve.alpha(t), curve.sigma(t)
+    weights, means, stds = np.array([0.3, 0.7]), np.array([-1.0, 0.8]), np.array([0.4, 0.6])
+    grid = np.linspace(-6, 6, 20001)
+    prior = np.sum(
+        weights * np.exp(-0.5 * ((grid[:, None] - means) / stds) ** 2) / stds, axis=1
+    )
+    x = np.linspace(-2, 2, 5)
+    joint = prior * np.exp(-0.5 * ((x[:, None] - a * grid) / s) ** 2)
+    expected = (joint @ grid) / joint.sum(1)
+    velocity = gaussian_mixture(
+        curve.path, weights=weights, means=means[:, None], covariances=stds**2
+    )
+    got = velocity.posterior_mean(jnp.full(5, t), jnp.asarray(x[:, None]))[:, 0]
+    np.testing.assert_allclose(got, expected, atol=1e-8)
+
+
+def test_event_of_any_shape(x64):
+    """A mixture over images is that over their flattened pixels."""
+    mean = np.random.default_rng(0).normal(size=(2, 4))
+    flat = gaussian_mixture(
+        paths.linear(), weights=WEIGHTS[:2] / 0.7, means=mean, covariances=np.array([0.5, 2.0])
+    )
+    square = gaussian_mixture(
+        paths.linear(),
+        weights=WEIGHTS[:2] / 0.7,
+        means=mean.reshape(2, 2, 2, 1),
+        covariances=np.array([0.5, 2.0])[:, None, None] * np.eye(4),
+    )
+    t, x = jnp.asarray(TIMES), jnp.asarray(points(5, 4))
+    for a, b in zip(
+        everything(flat, t, x), everything(square, t, x.reshape(5, 2, 2, 1)), strict=True
+    ):
+        np.testing.assert_allclose(a, b.reshape(a.shape), atol=1e-12)
+    assert square.sample(jax.random.split(jax.random.key(0), 3)).shape == (3, 2, 2, 1)
+
+
+def test_samples_have_the_moments_of_the_mixture(x64):
+    n = 20_000
+    x = np.asarray(mixture(paths.linear()).sample(jax.random.split(jax.random.key(0), n)))
+    mean = WEIGHTS @ MEANS
+    second = np.einsum("k,kij->ij", WEIGHTS, COVARIANCES + MEANS[:, :, None] * MEANS[:, None])
+    deviation = np.sqrt(np.diag(second - np.outer(mean, mean)))
+    assert np.all(np.abs(x.mean(0) - mean) / deviation * np.sqrt(n) < 4)
+    products = x[:, :, None] * x[:, None]
+    assert np.all(np.abs(products.mean(0) - second) / products.std(0) * np.sqrt(n) < 4)
+
+
+def test_data_on_a_line(x64):
+    """A covariance without full rank leaves no density at t = 1, but no NaN either."""
+    velocity = gaussian_mixture(
+        paths.linear(),
+        weights=jnp.ones(1),
+        means=jnp.zeros((1, 2)),
+        covariances=jnp.array([[[1.0, 0.0], [0.0, 0.0]]]),
+    )
+    x = jnp.array([[0.3, 0.2], [0.3, 0.0]])
+    t = jnp.array([1.0, 1.0])
+    assert velocity.interval[1] < 1
+    value, slopes = jax.value_and_grad(lambda t, x: jnp.sum(velocity(t, x)), argnums=(0, 1))(t, x)
+    assert all(bool(jnp.all(jnp.isfinite(a))) for a in (value, *slopes))
+    np.testing.assert_allclose(velocity.posterior_mean(t, x), [[0.3, 0.0], [0.3, 0.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "received"),
+    [
+        ({"weights": np.array([0.5, 0.5])}, r"\(3, 2\)"),
+        ({"weights": np.array([0.5, 0.5, 0.5])}, "0.5"),
+        ({"weights": np.array([1.5, -0.7, 0.2])}, "-0.7"),
+        ({"covariances": np.ones((3, 2))}, r"\(3, 2\)"),
+        ({"covariances": -COVARIANCES}, "negative eigenvalue"),
+        ({"covariances": COVARIANCES + np.array([[0, 1], [0, 0]])}, "symmetric"),
+    ],
+)
+def test_errors(change, received):
+    arguments = {"weights": WEIGHTS, "means": MEANS, "covariances": COVARIANCES, **change}
+    with pytest.raises(ValueError, match=received):
+        gaussian_mixture(paths.linear(), **arguments)
+
+
+def as_kinds(known):
+    return {
+        "velocity": known.velocity,
+        "data": known.data,
+        "noise": known.noise,
+        "score": known.score,
+    }
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_every_prediction_becomes_every_other(name, x64):
+    curve = CURVES[name]
+    x, known = along_the_path(curve, TIMES)
+    kinds = {kind: jnp.asarray(value) for kind, value in as_kinds(known).items()}
+
+    @jax.jit
+    def table(kinds):
+        return {
+            (source, target): convert(
+                kinds[source], jnp.asarray(TIMES), x, path=curve.path, source=source, target=target
+            )
+            for source in KINDS
+            for target in KINDS
+        }
+
+    for (source, target), got in table(kinds).items():
+        np.testing.assert_allclose(
+            got, kinds[target], atol=1e-8, rtol=1e-8, err_msg=f"{source} -> {target}"
+        )
+
+
+def exact_network(mixture, t, x, *, key=None, kind="velocity"):
+    """A network that predicts exactly; its parameters are the mixture."""
+    read = {
+        "velocity": mixture,
+        "data": mixture.posterior_mean,
+        "noise": mixture.noise,
+        "score": mixture.score,
+    }
+    return read[kind](t, x)
+
+
+def exact_velocity(path, kind):
+    from functools import partial
+
+    network = partial(exact_network, kind=kind)
+    return from_network(network, mixture(path), path=path, prediction=kind)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_from_network_of_every_prediction(name, x64):
+    """Velocity, score and posterior mean through a network of each kind."""
+    curve = CURVES[name]
+    x, known = along_the_path(curve, TIMES)
+    t = jnp.asarray(TIMES)
+
+    @jax.jit
+    def read(velocity):
+        return velocity(t, x), score(velocity, curve.path)(t, x), posterior_mean(velocity, t, x)
+
+    for kind in KINDS:
+        got = read(exact_velocity(curve.path, kind))
+        for a, b in zip(got, (known.velocity, known.score, known.data), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-7, rtol=1e-8, err_msg=kind)
+
+
+@pytest.mark.parametrize("old", CURVES)
+def test_change_of_path(old, x64):
+    """The exact velocity of every path, read from that of another, with its derivative in t."""
+    x, t = jnp.asarray(points(len(TIMES))), jnp.asarray(TIMES)
+
+    @jax.jit
+    def read(velocity):
+        return jax.jvp(lambda t: velocity(t, x), (t,), (jnp.ones_like(t),))
+
+    for new in CURVES:
+        if old in ("linear", new, "vp") or new in ("linear", "vp"):
+            changed = change(mixture(CURVES[old].path), CURVES[old].path, CURVES[new].path)
+            low, high = changed.interval
+            inside = (low <= TIMES) & (high >= TIMES)
+            assert inside.sum() >= 3
+            expected = read(mixture(CURVES[new].path))
+            assert changed.path == CURVES[new].path
+            for got, right in zip(read(changed), expected, strict=True):
+                np.testing.assert_allclose(
+                    got[inside], right[inside], rtol=1e-7, atol=1e-7, err_msg=f"{old} -> {new}"
+                )
+
+
+def test_change_of_path_there_and_back(x64):
+    linear, cosine = paths.linear(), paths.cosine()
+    x, t = jnp.asarray(points(len(TIMES))), jnp.asarray(TIMES)
+    velocity = mixture(linear)
+    back = change(change(velocity, linear, cosine), cosine, linear)
+    np.testing.assert_allclose(jax.jit(back)(t, x), velocity(t, x), atol=1e-8)
+
+
+def test_change_of_path_of_a_prediction(x64):
+    """A network that predicts data on one path, run on another: its own ends are left out."""
+    old, new = paths.linear(), paths.cosine()
+    changed = change(exact_velocity(old, "data"), old, new)
+    assert 0.99 < changed.interval[1] < 1
+    x, t = jnp.asarray(points(len(TIMES))), jnp.asarray(TIMES)
+    np.testing.assert_allclose(changed(t, x), mixture(new)(t, x), atol=1e-7)
+    with pytest.raises(ValueError, match="no schedule"):
+        change(changed, old, lambda t, a, b: None)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", CURVES)
+def test_no_nan_at_the_ends(name, dtype):
+    """In value, and in the gradient in t, x and the parameters, of every kind and target."""
+    path = CURVES[name].path
+    with jax.enable_x64(dtype == jnp.float64):
+        t, x = jnp.array([0.0, 1.0], dtype), jnp.ones((2, 2), dtype)
+
+        def values(w, t, x):
+            converted = {
+                (a, b): convert(w * x, t, x, path=path, source=a, target=b)
+                for a in KINDS
+                for b in KINDS
+            }
+            read = {
+                a: from_network(
+                    lambda w, t, x, key=None: w * x * t[:, None], w, path=path, prediction=a
+                )(t, x)
+                for a in KINDS
+            }
+            return converted, read, mixture(path)(t, x), score(mixture(path), path)(t, x)
+
+        @jax.jit
+        def both(w, t, x):
+            def total(w, t, x):
+                return sum(jnp.sum(a) for a in jax.tree.leaves(values(w, t, x)))
+
+            return values(w, t, x), jax.grad(total, argnums=(0, 1, 2))(w, t, x)
+
+        for leaf in jax.tree.leaves(both(jnp.ones((), dtype), t, x)):
+            assert jnp.all(jnp.isfinite(leaf))
+
+
+def test_conversion_to_itself_returns_the_value():
+    value = jnp.array([[jnp.pi]])
+    for kind in KINDS:
+        same = convert(
+            value, jnp.ones(1), value, path=paths.linear_vp(), source=kind, target=kind
+        )
+        assert same is value
+
+
+def test_conversion_interval():
+    path = paths.linear()
+    assert conversion_interval(path, "data", "velocity") == (0.0, 0.9999)
+    assert conversion_interval(path, "noise", "velocity") == (0.0001, 1.0)
+    assert conversion_interval(path, "velocity", "data") == (0.0, 1.0)
+    assert conversion_interval(path, "velocity", "score") == (0.0, 0.9999)
+    assert conversion_interval(paths.linear(0.1), "data", "velocity") == (0.0, 1.0)
+    jitted = []
+    jax.jit(lambda: jitted.append(conversion_interval(paths.cosine(), "data", "noise")))()
+    assert jitted == [conversion_interval(paths.cosine(), "data", "noise")]
+
+
+@pytest.mark.parametrize(
+    ("call", "received"),
+    [
+        (lambda: from_network(len, None, path=paths.linear(), prediction="nose"), "'noise'"),
+        (lambda: from_network(len, None, prediction="data"), "path"),
+        (lambda: posterior_mean(from_network(len, None), None, None), "path"),
+        (lambda: conversion_interval(paths.linear(), "velocty", "data"), "'velocity'"),
+        (lambda: conversion_interval(paths.linear(), "data", 3), "3"),
+        (lambda: conversion_interval(len, "data", "noise"), "no schedule"),
+    ],
+)
+def test_errors_name_what_they_got(call, received):
+    with pytest.raises(ValueError, match=received):
+        call()
+
+
+def test_records():
+    """A velocity is a pytree of its parameters; new ones do not retrace, and its repr is short."""
+    traces = []
+
+    def network(params, t, x, *, key=None, **cond):
+        traces.append(None)
+        return params["w"] * x
+
+    run = jax.jit(lambda v, t, x: v(t, x))
+    for w in (1.0, 2.0):
+        v = from_network(network, {"w": jnp.float32(w)}, path=paths.vp(), prediction="noise")
+        run(v, jnp.ones(2), jnp.ones((2, 2)))
+    assert len(traces) == 1
+    assert v.evaluations == 1
+    assert "1 parameters" in repr(v)
+    assert "noise" in repr(v)
+    leaves, tree = jax.tree.flatten(v)
+    assert len(leaves) == 1
+    assert jax.tree.unflatten(tree, leaves).prediction == "noise"
+    for path in (paths.linear(), paths.vp()):
+        run(mixture(path), jnp.ones(2), jnp.ones((2, 2)))
