@@ -1,0 +1,1 @@
+"""Configs: plain data, one file a run."""

@@ -1,10 +1,10 @@
-"""CIFAR-10 by the published recipe; the same on CPU, GPU and TPU, where it takes about 400,000 steps.
+"""CIFAR-10 by the published recipe, 400,000 steps; the same on CPU, GPU and TPU.
 
     python -m experiments.prepare --dataset=cifar10 --source=FILE
     python -m experiments.train   --config=configs/cifar10.py --workdir=runs/cifar10
 
-U-Net of 35.7 M parameters, Adam at a constant rate after warm-up, gradients clipped at 1, an average
-with decay .9999, times skewed towards the data. Tong et al., 2024, arXiv:2302.00482, report an FID
+U-Net of 35.7 M parameters, Adam at a constant rate after warm-up, gradients clipped at 1, an
+average with decay .9999, times skewed towards the data. Tong et al., 2024, arXiv:2302.00482, report an FID
 of 3.5 for it with dopri5 (without the skew); none is claimed here until it has been run.
 """
 
@@ -39,7 +39,9 @@ def get_config() -> ConfigDict:
     config.loss = {"name": "flow_matching", "kwargs": {"prediction": "velocity"}}
     config.optimizer = {
         "name": "adam",
-        "kwargs": {"learning_rate": {"name": "constant", "kwargs": {"peak": 2e-4, "warmup": 5_000}}},
+        "kwargs": {
+            "learning_rate": {"name": "constant", "kwargs": {"peak": 2e-4, "warmup": 5_000}}
+        },
         "clip": 1.0,
         "ema_decay": 0.9999,
     }

@@ -1,8 +1,8 @@
 """Class-conditional 8 x 8 digits, offline and in two minutes on two cores: what `make demo` runs.
 
-    python -m experiments.train    --config=configs/digits.py --workdir=runs/digits
-    python -m experiments.sample   --workdir=runs/digits --num=1000 --output=runs/digits/samples.npz
-    python -m experiments.evaluate --workdir=runs/digits
+python -m experiments.train    --config=configs/digits.py --workdir=runs/digits
+python -m experiments.sample   --workdir=runs/digits --num=1000 --output=runs/digits/samples.npz
+python -m experiments.evaluate --workdir=runs/digits
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """Class-conditional Fashion-MNIST at a size that two cores train in under half an hour.
 
-    python -m experiments.prepare --dataset=fashion_mnist --source=DIR
-    python -m experiments.train   --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+python -m experiments.prepare --dataset=fashion_mnist --source=DIR
+python -m experiments.train   --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 """
 
 from ml_collections import ConfigDict

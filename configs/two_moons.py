@@ -1,6 +1,6 @@
 """Two moons from a Gaussian, in seconds.
 
-    python -m experiments.train --config=configs/two_moons.py --workdir=runs/two_moons
+python -m experiments.train --config=configs/two_moons.py --workdir=runs/two_moons
 """
 
 from ml_collections import ConfigDict

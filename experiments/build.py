@@ -9,18 +9,29 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from experiments.components import bound, component
 from jaxflow import data, draws, networks, training, velocities
 from jaxflow.data.pipeline import Batches
 from jaxflow.data.transforms import Flip, apply
 from jaxflow.networks.adapters import Linen
 from jaxflow.types import Array, Batch, Draw, Loss, Params, Path, Solution, Trainer, Velocity
 
-from experiments.components import bound, component
-
-SECTIONS = (
-    "data source coupling times path drop network loss optimizer parallel checkpoint log sampler "
-    "evaluation"
-).split()
+SECTIONS = [
+    "data",
+    "source",
+    "coupling",
+    "times",
+    "path",
+    "drop",
+    "network",
+    "loss",
+    "optimizer",
+    "parallel",
+    "checkpoint",
+    "log",
+    "sampler",
+    "evaluation",
+]
 NUMBERS = ("seed", "steps", "batch_size")
 LAYOUTS = ("data",)
 
@@ -196,6 +207,12 @@ def _spec(section: ConfigDict) -> dict[str, Any]:
     """The component of a section that says more than its component."""
     found = section.to_dict()
     return {"name": found["name"], "kwargs": found["kwargs"]}
+
+
+def levels(config: ConfigDict) -> int | None:
+    """How many values a pixel takes, where the data is scaled from whole numbers."""
+    found = [t.levels for t in _transforms(config) if hasattr(t, "levels")]
+    return found[0] if found else None
 
 
 def _transforms(config: ConfigDict) -> tuple[Any, ...]:

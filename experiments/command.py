@@ -54,7 +54,9 @@ def config_of_run() -> flags.FlagHolder:
                 _fail(str(error), 2)
             return config_flags.DEFINE_config_dict("config", config, lock_config=True)
     if any(argument.startswith("--help") for argument in sys.argv):
-        return config_flags.DEFINE_config_dict("config", config_flags.config_flags.ml_collections.ConfigDict())
+        return config_flags.DEFINE_config_dict(
+            "config", config_flags.config_flags.ml_collections.ConfigDict()
+        )
     _fail("--workdir=DIR is needed: the folder of a trained run", 1)
     raise AssertionError
 

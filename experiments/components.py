@@ -130,7 +130,9 @@ def bound(where: str, spec: Any) -> Callable[..., Any]:
 
 def _check_spec(where: str, spec: Any) -> None:
     if not isinstance(spec, Mapping) or "name" not in spec or "kwargs" not in spec:
-        raise ValueError(f"config.{where} must be {{'name': ..., 'kwargs': {{...}}}}; it is {spec!r}")
+        raise ValueError(
+            f"config.{where} must be {{'name': ..., 'kwargs': {{...}}}}; it is {spec!r}"
+        )
 
 
 def _resolve(

@@ -4,17 +4,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxflow import training
-from jaxflow.types import Array, Params
-
 from experiments import build
 from experiments.components import component
 from experiments.pictures import is_image
+from jaxflow import training
+from jaxflow.types import Array, Params
 
 __all__ = ["Samples", "conditions", "generator"]
 

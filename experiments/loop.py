@@ -11,15 +11,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxflow import data, draws, training
-from jaxflow.training import Program
-from jaxflow.training.checkpoint import Checkpoints
-from jaxflow.types import Array, TrainState
-
 from experiments import build
 from experiments.generate import generator
 from experiments.pictures import draw_loss, draw_samples
 from experiments.reporting import Writers, console, training_bar
+from jaxflow import data, draws, training
+from jaxflow.training import Program
+from jaxflow.training.checkpoint import Checkpoints
+from jaxflow.types import Array, TrainState
 
 __all__ = ["Trained", "initial_state", "program", "train"]
 
@@ -136,9 +135,7 @@ def _advancer(
     return lambda state: compiled.step(state, next(placed)), 1, placed.close
 
 
-def _many(
-    compiled: Program, stream: Any, n: int, state: TrainState
-) -> tuple[TrainState, Metrics]:
+def _many(compiled: Program, stream: Any, n: int, state: TrainState) -> tuple[TrainState, Metrics]:
     return compiled.steps(state, stream, n)
 
 
@@ -177,7 +174,9 @@ def _summary(pending: list[Metrics], step: int) -> dict[str, float]:
         ArithmeticError: where no step since the last line was finite.
     """
     fetched = jax.device_get(pending)
-    series = {name: np.concatenate([np.atleast_1d(m[name]) for m in fetched]) for name in fetched[0]}
+    series = {
+        name: np.concatenate([np.atleast_1d(m[name]) for m in fetched]) for name in fetched[0]
+    }
     finite = np.isfinite(series["loss"]) & np.isfinite(series["grad_norm"])
     if not finite.any():
         raise ArithmeticError(

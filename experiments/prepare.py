@@ -29,16 +29,6 @@ READERS: dict[str, Callable[[str], Splits]] = {
 }
 REFRESH = 100
 
-_DATASET = flags.DEFINE_string(
-    "dataset", None, f"What the source holds: one of {', '.join(sorted(READERS))}."
-)
-_SOURCE = flags.DEFINE_string("source", None, "The folder or file to read.")
-_OUTPUT = flags.DEFINE_string("output", DATA_DIR, "The folder that holds data sets.")
-_NAME = flags.DEFINE_string("name", None, "Name of the result; by default that of the data set.")
-_SIZE = flags.DEFINE_integer(
-    "size", None, "Crop and resize the images of a folder to squares of this size.", lower_bound=1
-)
-
 
 def name_of(dataset: str, source: str, name: str | None) -> str:
     """The name given, that of the data set, or for `npz` and `folder` that of the source."""
@@ -108,25 +98,49 @@ def summary(name: str, splits: Splits, folder: Path) -> Table:
     return table
 
 
-def main(argv: list[str]) -> None:
-    """Read, write, and say what was written; errors end in one sentence and exit code 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
-    console = Console(stderr=True)
-    name = name_of(_DATASET.value, _SOURCE.value, _NAME.value)
-    try:
-        splits = read(_DATASET.value, _SOURCE.value, _SIZE.value)
-        folder = write(name, splits, _OUTPUT.value, console)
-    except (ValueError, OSError) as error:
-        sys.exit(f"prepare: {error}")
-    except KeyboardInterrupt:
-        sys.exit("prepare: interrupted; nothing was kept")
-    override = {"name": "tfds", "kwargs": {"name": name, "data_dir": str(folder.parents[1])}}
+def prepare(
+    dataset: str, source: str, output: str, name: str | None = None, size: int | None = None
+) -> None:
+    """Read, write, and say what was written.
+
+    Raises:
+        ValueError, OSError: where that cannot be done, in one sentence; nothing is left then.
+    """
+    name = name_of(dataset, source, name)
+    splits = read(dataset, source, size)
+    folder = write(name, splits, output, Console(stderr=True))
+    kwargs = {"name": name, "split": next(iter(splits.sources)), "data_dir": str(folder.parents[1])}
+    override = {"name": "tfds", "kwargs": kwargs}
     out = Console(soft_wrap=True)
     out.print(summary(name, splits, folder))
     out.print(f'Train on it with --config.data.source="{override}"', markup=False, highlight=False)
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> None:
+    """The command: an error ends it in one sentence, with exit code 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
+    given = flags.FLAGS
+    try:
+        prepare(given.dataset, given.source, given.output, given.name, given.size)
+    except (ValueError, OSError) as error:
+        sys.exit(f"prepare: {error}")
+    except KeyboardInterrupt:
+        sys.exit("prepare: interrupted; nothing was kept")
+
+
+def define_flags() -> None:
+    """The flags of the command, defined only when it runs."""
+    known = ", ".join(sorted(READERS))
+    flags.DEFINE_string("dataset", None, f"What the source holds: one of {known}.")
+    flags.DEFINE_string("source", None, "The folder or file to read.")
+    flags.DEFINE_string("output", DATA_DIR, "The folder that holds data sets.")
+    flags.DEFINE_string("name", None, "Name of the result; by default that of the data set.")
+    size = "Crop and resize the images of a folder to squares of this size."
+    flags.DEFINE_integer("size", None, size, lower_bound=1)
     flags.mark_flags_as_required(["dataset", "source"])
+
+
+if __name__ == "__main__":
+    define_flags()
     app.run(main)

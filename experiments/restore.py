@@ -6,11 +6,10 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from experiments import build
 from jaxflow import training
 from jaxflow.training.checkpoint import Checkpoints
 from jaxflow.types import TrainState
-
-from experiments import build
 
 __all__ = ["restore"]
 

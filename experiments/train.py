@@ -12,10 +12,9 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxflow import training
-
 from experiments import build, command, loop, workdir
 from experiments.reporting import console, table
+from jaxflow import training
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
@@ -81,7 +80,7 @@ def _count(tree: object) -> int:
 
 
 def _bytes(tree: object) -> int:
-    leaves = [leaf for leaf in jax.tree.leaves(tree)]
+    leaves = jax.tree.leaves(tree)
     sizes = [
         8 if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
         for leaf in leaves

@@ -1,12 +1,12 @@
 """The folder of a run: its config, checkpoints, metrics and pictures.
 
-    config.json        the config that the run was started with
-    checkpoints/       by step
-    metrics.jsonl      a line each `log.every` steps
-    tensorboard/       the same, as events
-    samples/*.png      pictures as training goes
-    loss.png           the loss curve
-    evaluation.json    what `evaluate` found
+config.json        the config that the run was started with
+checkpoints/       by step
+metrics.jsonl      a line each `log.every` steps
+tensorboard/       the same, as events
+samples/*.png      pictures as training goes
+loss.png           the loss curve
+evaluation.json    what `evaluate` found
 """
 
 import json
@@ -50,7 +50,9 @@ def read_config(workdir: Path) -> ConfigDict:
     try:
         return ConfigDict(json.loads(snapshot.read_text()))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{snapshot} is damaged ({error}): restore it or use a new folder") from None
+        raise ValueError(
+            f"{snapshot} is damaged ({error}): restore it or use a new folder"
+        ) from None
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -71,8 +71,8 @@ def batch_size(x: Any) -> int:
         ValueError: for no leaves, a scalar leaf, or leading lengths that differ.
     """
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
-    lengths = {shape[0] if shape else None for shape in shapes}
-    if len(lengths) != 1 or None in lengths:
+    lengths = {shape[0] if shape else -1 for shape in shapes}
+    if len(lengths) != 1 or -1 in lengths:
         raise ValueError(f"every array needs the same leading batch axis; got shapes {shapes}")
     return lengths.pop()
 
@@ -105,7 +105,7 @@ def per_sample(sample: Callable[[Key], Array], keys: Keys) -> Array:
     Raises:
         ValueError: where `keys` is not a vector of typed keys.
     """
-    if not jnp.issubdtype(getattr(keys, "dtype", None), jax.dtypes.prng_key) or keys.ndim != 1:
+    if not jnp.issubdtype(jnp.asarray(keys).dtype, jax.dtypes.prng_key) or keys.ndim != 1:
         raise ValueError(
             f"keys has shape {jnp.shape(keys)}: one typed key a sample is needed, "
             "as jax.random.split(jax.random.key(0), batch) gives"

@@ -6,9 +6,9 @@ so that every layout trains the same run.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from collections import deque
 from dataclasses import dataclass, field
 
 import jax
@@ -131,7 +131,12 @@ def on_host(draw: Draw) -> bool:
 
 
 def ahead(
-    draw: Draw, keys: Callable[[int], Key], batches: Iterable[Batch], *, first: int = 0, depth: int = 2
+    draw: Draw,
+    keys: Callable[[int], Key],
+    batches: Iterable[Batch],
+    *,
+    first: int = 0,
+    depth: int = 2,
 ) -> Iterator[Batch]:
     """Completed batches, drawn on a thread while the step before them runs.
 
@@ -251,7 +256,7 @@ def standard(
         raise ValueError(f"{coupling_!r} needs sources.normal(); got {source_!r}")
     schedule = getattr(path, "schedule", None)
     interval = schedule.interval if schedule is not None else (0.0, 1.0)
-    steps: list[Callable[[Key, Batch], Batch]] = [
+    steps: list[Draw] = [
         FromSource(source_),
         Couple(coupling_),
         AddTimes(times_.uniform() if times is None else times, interval),

@@ -81,7 +81,9 @@ class Rows:
                 f"the source's rows have event shape {self.rows.shape[1:]}, but the data "
                 f"{tuple(event_shape)}: a path needs both alike"
             )
-        return self.rows[per_sample(lambda key: jax.random.randint(key, (), 0, len(self.rows)), keys)]
+        return self.rows[
+            per_sample(lambda key: jax.random.randint(key, (), 0, len(self.rows)), keys)
+        ]
 
     def log_prob(self, x0: Data) -> Float[Array, "batch"]:
         """Raises: ValueError, since a set of rows has no density."""

@@ -129,9 +129,7 @@ class Stratified:
         inside, order = jax.random.split(key)
         u = (jnp.arange(n) + jax.random.uniform(inside, (n,))) / n
         below_one = jnp.finfo(u.dtype).epsneg
-        return self.times.quantile(
-            jax.random.permutation(order, jnp.minimum(u, 1 - below_one))
-        )
+        return self.times.quantile(jax.random.permutation(order, jnp.minimum(u, 1 - below_one)))
 
     def quantile(self, u: Vector) -> Vector:
         """Of a single time, which has the distribution that is stratified."""

@@ -2,7 +2,8 @@
 
 Shapes. `batch` leads every array; `event` is the shape of one sample. Time runs from the source
 at `t = 0` to the data at `t = 1`; `t` is `[batch]`, or `[batch, *leading event axes]` where a path
-and a network take a time a token or a frame. Conditions are one mapping of arrays, each `[batch, ...]`.
+and a network take a time a token or a frame. Conditions are one mapping of arrays, each
+`[batch, ...]`.
 Keys are typed (`jax.random.key`); `key=None` means nothing random.
 """
 

@@ -27,7 +27,9 @@ class OptimalTransport:
 
     def __call__(self, key: Key, x0: Data, x1: Data, cond: Cond) -> tuple[Data, Data, Cond]:
         if x0.shape != x1.shape:
-            raise ValueError(f"x0 has shape {x0.shape} but x1 {x1.shape}: they are paired one to one")
+            raise ValueError(
+                f"x0 has shape {x0.shape} but x1 {x1.shape}: they are paired one to one"
+            )
         if not self.on_host:
             return x0[assign(squared_distances(x1, x0))], x1, cond
         if not (is_concrete(x0) and is_concrete(x1)):

@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import math
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -238,8 +240,6 @@ def _columns(path: Path, columns: Mapping[str, np.ndarray]) -> Source:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    import zipfile
-
     try:
         with np.load(path) as file:
             return dict(file)
@@ -264,8 +264,9 @@ def _read_idx(path: Path) -> np.ndarray:
     rank = data[3] if len(data) >= 4 else 0
     if data[:3] != b"\0\0\x08" or not rank:
         raise ValueError(f"{path} is not an idx file of bytes: it begins with {data[:4].hex()}")
-    shape = tuple(np.frombuffer(data, ">u4", rank, 4).tolist())
-    if len(data) != 4 + 4 * rank + int(np.prod(shape)):
+    header = data[4 : 4 + 4 * rank]
+    shape = tuple(np.frombuffer(header[: len(header) // 4 * 4], ">u4").tolist())
+    if len(data) != 4 + 4 * rank + math.prod(shape):
         raise ValueError(f"{path} is cut short or too long for its shape {shape}: fetch it again")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 

@@ -36,7 +36,7 @@ class Affine:
         return None
 
     def __call__(self, t: Time, x0: Data, x1: Data, z: None = None) -> PathSample:
-        """The point of (1), its velocity (2) and, where the noise is not zero, its score (3).
+        """The point of (1), its velocity (2) and its score (3).
 
         `x` is exact at every `t`; beyond the schedule's interval the velocity and the score are
         those of its nearer end, so that no value or gradient is NaN.

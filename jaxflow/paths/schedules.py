@@ -5,8 +5,10 @@ r"""Schedules of affine paths: $x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0$.
 | linear | $t$ | $1 - (1 - \sigma_{min}) t$ | $[0, 1]$ |
 | cosine | $\sin(\pi t / 2)$ | $\cos(\pi t / 2)$ | $[0, 1]$ |
 | polynomial | $t^n$ | $1 - t^n$ | $[0, 1]$ |
-| vp | $e^{-T/2}$ | $\sqrt{1 - e^{-T}}$, $T = \beta_{min} s + (\beta_{max} - \beta_{min}) s^2 / 2$, $s = 1 - t$ | $[0, 1 - 10^{-5}]$ |
+| vp | $e^{-T/2}$ | $\sqrt{1 - e^{-T}}$ | $[0, 1 - 10^{-5}]$ |
 | linear_vp | $t$ | $\sqrt{1 - t^2}$ | $[0, 1 - 10^{-5}]$ |
+
+with $T = \beta_{min} s + (\beta_{max} - \beta_{min}) s^2 / 2$ and $s = 1 - t$.
 
 `interval` is where both derivatives are finite: the noise of the last two vanishes as a square
 root, so their velocity is infinite at `t = 1`. Values at the ends are exact all the same.
@@ -20,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, bisect
-from jaxflow.types import Array, Interval, Schedule, Time
+from jaxflow.types import Array, Interval, Path, Schedule, Time
 
 __all__ = [
     "Cosine",
@@ -32,12 +34,25 @@ __all__ = [
     "coefficients",
     "determinant",
     "nonzero_interval",
+    "schedule_of",
     "signal",
     "time_of_signal",
 ]
 
 SMALLEST_DIVISOR = 1e-4
 _BEFORE_ONE = 1.0 - 1e-5
+
+
+def schedule_of(path: Path) -> Schedule:
+    """The schedule of an affine path.
+
+    Raises:
+        ValueError: where the path has none.
+    """
+    schedule = getattr(path, "schedule", None)
+    if schedule is None:
+        raise ValueError(f"an affine path is needed, with a schedule; {path!r} has none")
+    return schedule
 
 
 def coefficients(schedule: Schedule, t: Time) -> tuple[Array, Array, Array, Array]:
@@ -49,13 +64,13 @@ def coefficients(schedule: Schedule, t: Time) -> tuple[Array, Array, Array, Arra
 
 
 def determinant(schedule: Schedule, t: Time) -> Time:
-    """`alpha d sigma / dt - sigma d alpha / dt`: zero where a velocity does not tell its pair."""
+    """`alpha d sigma / dt - sigma d alpha / dt`; where it is 0, velocities do not tell pairs."""
     alpha, sigma, alpha_dot, sigma_dot = coefficients(schedule, t)
     return alpha * sigma_dot - sigma * alpha_dot
 
 
 def signal(schedule: Schedule, t: Time) -> tuple[Array, Array, Array, Array]:
-    """`(r, m, dr / dt, dm / dt)` with `m = alpha + sigma` and the signal's share `r = alpha / m`."""
+    """`(r, m, dr / dt, dm / dt)`, where `m = alpha + sigma` and `r = alpha / m` is the signal."""
     alpha, sigma, alpha_dot, sigma_dot = coefficients(schedule, t)
     m = alpha + sigma
     return alpha / m, m, (alpha_dot * sigma - alpha * sigma_dot) / m**2, alpha_dot + sigma_dot

@@ -1,6 +1,7 @@
 """Sampling with error control, by Diffrax: every sample takes its own steps."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import diffrax
 import jax
@@ -20,15 +21,15 @@ FIRST_STEP = 0.01
 
 
 def adaptive(
-    velocity: Velocity,
+    velocity: Velocity | Callable[..., PyTree],
     x0: PyTree,
-    grid: ArrayLike = (0.0, 1.0),
+    grid: ArrayLike | Sequence[float] = (0.0, 1.0),
     *,
     solver: diffrax.AbstractERK | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     per_sample: bool = True,
-    cond: Mapping[str, Array] | None = None,
+    cond: Mapping[str, Any] | None = None,
 ) -> Solution:
     """Integrate `dx/dt = v(t, x)` from `grid[0]` to `grid[-1]` to a tolerance.
 
@@ -55,12 +56,13 @@ def adaptive(
         False where the solver ran to its limit of 4096 steps or a value is not finite.
 
     Raises:
-        ValueError: for a grid that is not monotone in [0, 1], a condition that does not lead with
-            the batch, or a solver that is not explicit Runge-Kutta (whose calls are not known).
+        ValueError: for a grid that is not monotone in [0, 1], or a condition that does not lead
+            with the batch.
+        TypeError: for a solver that is not explicit Runge-Kutta, whose calls are not known.
     """
     solver = diffrax.Tsit5() if solver is None else solver
     if not isinstance(solver, diffrax.AbstractERK):
-        raise ValueError(
+        raise TypeError(
             f"solver must be an explicit Runge-Kutta method of Diffrax, such as Tsit5() or "
             f"Dopri5(); got {solver!r}"
         )
@@ -73,7 +75,7 @@ def adaptive(
     inside = jnp.clip(times, *interval_of(velocity))
 
     def solve(x: PyTree, cond: Mapping[str, Array]) -> diffrax.Solution:
-        def field(t: Array, y: PyTree, args: None) -> PyTree:
+        def field(t: Any, y: PyTree, args: None) -> PyTree:
             t = jnp.full((check_batch(y, cond),), t)
             return jax.tree.map(lambda v, a: v.astype(a.dtype), velocity(t, y, **cond), y)
 
@@ -116,7 +118,7 @@ def adaptive(
 
 def _calls(solver: diffrax.AbstractERK, steps: Array) -> Array:
     """Calls in `steps` steps: a method whose last stage is the next one's first saves a call."""
-    tableau = solver.tableau
+    tableau: Any = solver.tableau
     stages = tableau.num_stages
     return (stages - 1) * steps + 1 if tableau.fsal else stages * steps
 
@@ -125,7 +127,9 @@ def _squares(y: PyTree) -> Array:
     """Mean square of each sample over all its values, `[batch]`."""
     leaves = jax.tree.leaves(y)
     sizes = [a[0].size for a in leaves]
-    total = sum(event_mean(jnp.square(a)) * size for a, size in zip(leaves, sizes, strict=True))
+    total = jnp.zeros(()) + sum(
+        event_mean(jnp.square(a)) * size for a, size in zip(leaves, sizes, strict=True)
+    )
     return total / sum(sizes)
 
 

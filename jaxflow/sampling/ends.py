@@ -1,5 +1,6 @@
 """How a grid meets the ends of a velocity's interval."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,12 +12,14 @@ from jaxflow.types import Array, Interval, Velocity
 __all__ = ["check_grid", "interval_of"]
 
 
-def interval_of(velocity: Velocity) -> Interval:
+def interval_of(velocity: Velocity | Callable[..., Any]) -> Interval:
     """Where the velocity is finite: all of [0, 1] for a plain function."""
     return getattr(velocity, "interval", (0.0, 1.0))
 
 
-def check_grid(velocity: Velocity, grid: Any) -> tuple[Array, bool]:
+def check_grid(
+    velocity: Velocity | Callable[..., Any], grid: Any
+) -> tuple[Array | np.ndarray, bool]:
     """The grid as an array, and whether it goes on past the velocity's last finite time.
 
     Raises:
@@ -36,7 +39,7 @@ def check_grid(velocity: Velocity, grid: Any) -> tuple[Array, bool]:
     steps = np.diff(times, axis=0)
     if times.ndim not in (1, 2) or len(times) < 2 or not (np.all(steps > 0) or np.all(steps < 0)):
         raise ValueError(
-            f"a grid is a strictly increasing or decreasing sequence of at least two times; got {grid}"
+            f"a grid is a strictly increasing or decreasing sequence of two or more times; got {grid}"
         )
     if times.min() < 0 or times.max() > 1:
         raise ValueError(f"times lie in [0, 1]; the grid runs from {times.min()} to {times.max()}")

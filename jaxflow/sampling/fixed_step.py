@@ -1,6 +1,6 @@
 """Sampling on a fixed grid: one `lax.scan`, whatever the method."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ __all__ = ["fixed_step"]
 
 
 def fixed_step(
-    velocity: Velocity,
+    velocity: Velocity | Callable[..., PyTree],
     x0: PyTree,
     grid: Array,
     *,
@@ -97,7 +97,5 @@ def _stack(first: Array, rest: Array, *last: Array) -> Array:
 
 def all_finite(x: PyTree) -> Bool[Array, "batch"]:
     """Whether every value of a sample is finite."""
-    finite = [
-        jnp.all(jnp.isfinite(a), axis=tuple(range(1, a.ndim))) for a in jax.tree.leaves(x)
-    ]
+    finite = [jnp.all(jnp.isfinite(a), axis=tuple(range(1, a.ndim))) for a in jax.tree.leaves(x)]
     return jnp.all(jnp.stack(finite), axis=0)

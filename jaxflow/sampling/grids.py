@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.paths.schedules import time_of_signal
+from jaxflow.paths.schedules import schedule_of, time_of_signal
 from jaxflow.types import Path
 
 __all__ = ["cosine", "karras", "shifted", "uniform"]
@@ -90,5 +90,5 @@ def karras(
     share = 1.0 / (1.0 + np.linspace(*ends, n - 1) ** rho)
     if path is not None:
         with jax.ensure_compile_time_eval():
-            share = np.asarray(time_of_signal(path.schedule, jnp.asarray(share)), np.float64)
+            share = np.asarray(time_of_signal(schedule_of(path), jnp.asarray(share)), np.float64)
     return np.concatenate([[0.0], share, [1.0]])

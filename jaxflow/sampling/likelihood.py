@@ -21,7 +21,18 @@ from jaxflow import sources
 from jaxflow.arrays import at_least_float32, batch_size, event_sum, per_sample
 from jaxflow.sampling.adaptive import adaptive
 from jaxflow.sampling.ends import interval_of
-from jaxflow.types import Array, Data, Float, Interval, Keys, LogProb, Shaped, Source, Time, Velocity
+from jaxflow.types import (
+    Array,
+    Data,
+    Float,
+    Interval,
+    Keys,
+    LogProb,
+    Shaped,
+    Source,
+    Time,
+    Velocity,
+)
 
 __all__ = ["exact", "hutchinson", "log_prob"]
 
@@ -125,7 +136,7 @@ def hutchinson(probes: int = 1) -> Hutchinson:
 
 
 def log_prob(
-    velocity: Velocity,
+    velocity: Velocity | Callable[..., Data],
     x1: Data,
     *,
     source: Source | None = None,

@@ -120,7 +120,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 state, meta = self._read(step, abstract)
-            except Exception as error:  # noqa: BLE001 Orbax raises many kinds for a torn folder
+            except Exception as error:
                 refused[step] = str(error).strip().split("\n")[0][:200]
                 logger.warning("checkpoint %s refused: %s", step, refused[step])
                 continue
@@ -134,7 +134,7 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
         )
-        read = self._manager.restore(step, args=args)
+        read: Any = self._manager.restore(step, args=args)
         stored = np.asarray(read.meta["fingerprint"], np.uint32)
         if not np.array_equal(np.asarray(fingerprint(read.state)), stored):
             raise ValueError("its arrays do not match their checksums")

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxflow.arrays import batch_size
 from jaxflow.draws import on_host
 from jaxflow.training.trainer import draw_key
-from jaxflow.types import Array, Batch, Key, Trainer, TrainState
+from jaxflow.types import Array, Batch, Trainer, TrainState
 
 __all__ = ["MODES", "Program", "data_mesh", "program"]
 
@@ -89,9 +89,7 @@ def program(trainer: Trainer, *, mode: str = "jit", mesh: Mesh | None = None) ->
     def one(state: TrainState, batch: Batch) -> tuple[TrainState, Mapping[str, Array]]:
         return body(state, complete(state, batch))
 
-    def many(
-        state: TrainState, stream: Stream, n: int
-    ) -> tuple[TrainState, Mapping[str, Array]]:
+    def many(state: TrainState, stream: Stream, n: int) -> tuple[TrainState, Mapping[str, Array]]:
         return jax.lax.scan(lambda s, _: one(s, stream.batch(s.step)), state, length=n)
 
     def place(batch: Batch) -> Batch:

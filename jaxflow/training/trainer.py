@@ -32,7 +32,7 @@ def _loss_key(key: Key, step: Array) -> Key:
 
 
 def ema_decay_at(step: Array, decay: float) -> Array:
-    """The decay of (3) after `step` updates: it grows to `decay`, so that the start is forgotten."""
+    """The decay of (3) after `step` updates: it grows to `decay`, so the start is forgotten."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
@@ -49,10 +49,12 @@ def trainer(
 
     Args:
         loss: what to minimise, a mean over examples.
-        optimizer: any Optax transformation; clip with `optax.chain(optax.clip_by_global_norm(1.), ...)`.
+        optimizer: any Optax transformation; to clip, `optax.chain(optax.clip_by_global_norm(1.),
+            ...)`.
         draw: everything random in the objective but dropout.
         ema_decay: $d$ of (3); 0 makes the average the parameters themselves.
-        microbatches: how many parts the batch (of a device, where there is an axis) is split into, one after another.
+        microbatches: parts that the batch (of a device, where there is an axis) is split into and
+            taken through one after another.
         axis_name: the mapped axis of `pmap` or `shard_map` that gradients are averaged over.
 
     Returns:
@@ -98,9 +100,7 @@ def trainer(
             finite, (params, opt_state, ema), (state.params, state.opt_state, state.ema)
         )
         skipped = state.skipped + jnp.where(finite, 0, 1)
-        state = TrainState(
-            state.step + 1, params, ema, state.frozen, opt_state, state.key, skipped
-        )
+        state = TrainState(state.step + 1, params, ema, state.frozen, opt_state, state.key, skipped)
         return state, {**metrics, "grad_norm": norm, "skipped": skipped}
 
     return Trainer(init, draw, step, axis_name)

@@ -15,7 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, expand
-from jaxflow.paths.schedules import determinant, nonzero_interval, signal, time_of_signal
+from jaxflow.paths.schedules import (
+    determinant,
+    nonzero_interval,
+    schedule_of,
+    signal,
+    time_of_signal,
+)
 from jaxflow.types import Array, Data, Interval, Path, Time, Velocity
 
 __all__ = ["change_path"]
@@ -38,9 +44,9 @@ class ChangedPath:
 
     def __call__(self, t: Time, x: Data, **cond: Array) -> Data:
         t = jnp.clip(at_least_float32(t), *self.interval)
-        r, m, r_dot, m_dot = signal(self.path.schedule, t)
-        s = time_of_signal(self.old.schedule, r)
-        _, m_old, r_old_dot, m_old_dot = signal(self.old.schedule, s)
+        r, m, r_dot, m_dot = signal(schedule_of(self.path), t)
+        s = time_of_signal(schedule_of(self.old), r)
+        _, m_old, r_old_dot, m_old_dot = signal(schedule_of(self.old), s)
         s_dot = r_dot / r_old_dot
         c = m / m_old
         c_rate = m_dot / m - m_old_dot * s_dot / m_old
@@ -68,26 +74,21 @@ def change_path(velocity: Velocity, old_path: Path, new_path: Path) -> Velocity:
     Karras et al., Elucidating the Design Space, 2022, arXiv:2206.00364, appendix B; Pokle et al.,
     Training-free Linear Image Inverses via Flows, 2024, arXiv:2310.04432, lemma 2.
     """
-    for path in (old_path, new_path):
-        if getattr(path, "schedule", None) is None:
-            raise ValueError(f"change_path needs two affine paths; {path!r} has no schedule")
-    return ChangedPath(
-        velocity, old_path, new_path, _common_interval(velocity, old_path, new_path)
-    )
+    return ChangedPath(velocity, old_path, new_path, _common_interval(velocity, old_path, new_path))
 
 
 def _common_interval(velocity: Velocity, old: Path, new: Path) -> Interval:
     """Where the new path's signal lies inside the range on which the old velocity is finite."""
-    low, high = nonzero_interval(old.schedule, determinant)
+    low, high = nonzero_interval(schedule_of(old), determinant)
     first, last = getattr(velocity, "interval", (low, high))
     low, high = max(low, first), min(high, last)
-    new_low, new_high = new.schedule.interval
+    new_low, new_high = schedule_of(new).interval
 
     def share(path: Path, t: float) -> Array:
-        return signal(path.schedule, jnp.asarray([t]))[0]
+        return signal(schedule_of(path), jnp.asarray([t]))[0]
 
     def meets(r: Array) -> float:
-        return float(time_of_signal(new.schedule, r)[0])
+        return float(time_of_signal(schedule_of(new), r)[0])
 
     with jax.ensure_compile_time_eval():
         r_low, r_high = share(old, low), share(old, high)

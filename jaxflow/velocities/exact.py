@@ -13,18 +13,21 @@ and with the responsibilities $\gamma_k(x)$ of its components and $y_k = S_k^{-1
 
 (4) $u_t(x) = \dot\alpha\, E[x_1 \mid x] + \dot\sigma\, E[x_0 \mid x]$
 
-No division by $\alpha$ or $\sigma$ occurs, so all hold at the ends of the interval too.
+No division by $\alpha$ or $\sigma$ occurs, so all hold at the ends of the interval too; only where
+a covariance has no full rank is the velocity singular as the noise vanishes, and its interval ends
+where $\sigma = 10^{-4}$.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import per_sample
+from jaxflow.arrays import at_least_float32, per_sample
 from jaxflow.paths.schedules import coefficients
 from jaxflow.types import Array, Data, Float, Interval, Keys, Path, Shaped, Time
+from jaxflow.velocities.prediction import conversion_interval
 
 __all__ = ["gaussian_mixture"]
 
@@ -43,16 +46,13 @@ class GaussianMixture:
     means: Float[Array, "k *event"]
     variances: Float[Array, "k d"]
     axes: Float[Array, "k d d"]
+    interval: Interval = field(metadata={"static": True})
 
     evaluations = 1
 
-    @property
-    def interval(self) -> Interval:
-        """That of the path."""
-        return self.path.schedule.interval
-
     def __call__(self, t: Time, x: Data, **cond: Array) -> Data:
-        """The marginal velocity (4)."""
+        """The marginal velocity (4); beyond `interval`, that of its nearer end."""
+        t = jnp.clip(at_least_float32(t), *self.interval)
         _, _, alpha_dot, sigma_dot = (c[:, None] for c in coefficients(self.path.schedule, t))
         _, x1, y = self._posterior(t, x)
         sigma = self._ends(t)[1]
@@ -106,9 +106,7 @@ class GaussianMixture:
         share = jnp.exp(log_joint - log_prob[:, None])
 
         def back(coordinates: Array) -> Array:
-            return jnp.einsum(
-                "bk,bkj,kij->bi", share, coordinates, self.axes, precision="highest"
-            )
+            return jnp.einsum("bk,bkj,kij->bi", share, coordinates, self.axes, precision="highest")
 
         x1 = share @ means + back(alpha[:, :, None] * self.variances * scaled)
         return log_prob, x1, back(scaled)
@@ -152,7 +150,12 @@ def gaussian_mixture(
         variances = jnp.broadcast_to(covariances[:, None], (k, d))
         axes = jnp.broadcast_to(jnp.eye(d, dtype=covariances.dtype), (k, d, d))
     else:
+        if not jnp.allclose(covariances, covariances.mT, atol=1e-5 * jnp.max(covariances)):
+            raise ValueError(f"a covariance is not symmetric; got {covariances}")
         variances, axes = jnp.linalg.eigh(covariances)
     if bool(jnp.any(variances < -1e-6 * jnp.max(jnp.abs(variances)))):
-        raise ValueError("a covariance has a negative eigenvalue; check that it is symmetric")
-    return GaussianMixture(path, weights, means, jnp.maximum(variances, 0.0), axes)
+        raise ValueError(f"a covariance has a negative eigenvalue; got {covariances}")
+    variances = jnp.maximum(variances, 0.0)
+    spread = bool(jnp.all(variances > 1e-6 * jnp.max(variances, axis=1, keepdims=True)))
+    interval = conversion_interval(path, "velocity" if spread else "data", "velocity")
+    return GaussianMixture(path, weights, means, variances, axes, interval)

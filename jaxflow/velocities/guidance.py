@@ -45,7 +45,9 @@ class ClassifierFree:
                 f"guidance has a null value for {missing[0]!r}, but the conditions are "
                 f"{sorted(cond)}: pass cond={{{missing[0]!r}: ...}} to the sampler"
             )
-        both = {name: jnp.concatenate([value, self._null(name, value)]) for name, value in cond.items()}
+        both = {
+            name: jnp.concatenate([value, self._null(name, value)]) for name, value in cond.items()
+        }
         doubled = jnp.concatenate([x, x])
         conditional, unconditional = jnp.split(
             self.velocity(jnp.concatenate([t, t]), doubled, **both), 2

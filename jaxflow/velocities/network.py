@@ -1,5 +1,6 @@
 """The velocity that a trained network defines, and what else can be read off a velocity."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import jax
@@ -39,6 +40,7 @@ class NetworkVelocity:
         output = self.network(self.params, t, x, **cond)
         if self.prediction == "velocity":
             return output
+        assert self.path is not None
         return convert(output, t, x, path=self.path, source=self.prediction, target="velocity")
 
     def __repr__(self) -> str:
@@ -97,7 +99,9 @@ def score(velocity: Velocity, path: Path) -> Score:
     return Score(velocity, path)
 
 
-def posterior_mean(velocity: Velocity, t: Time, x: Data, **cond: Array) -> Data:
+def posterior_mean(
+    velocity: Velocity | Callable[..., Data], t: Time, x: Data, **cond: Array
+) -> Data:
     """`E[x1 | x_t = x]`, read off a velocity that knows its path.
 
     Raises:

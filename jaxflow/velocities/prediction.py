@@ -14,14 +14,13 @@ posterior means $(\hat x_1, \hat x_0)$, and the pair determines every prediction
     $\hat x_1 = (\dot\sigma x - \sigma v) / D$ and $\hat x_0 = (\alpha v - \dot\alpha x) / D$
 """
 
-from collections.abc import Callable
-
 import difflib
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, expand
-from jaxflow.paths.schedules import coefficients, determinant, nonzero_interval
+from jaxflow.paths.schedules import coefficients, determinant, nonzero_interval, schedule_of
 from jaxflow.types import Array, Data, Interval, Path, Schedule, Time
 
 __all__ = ["KINDS", "check_kind", "conversion_interval", "convert"]
@@ -72,10 +71,7 @@ def conversion_interval(path: Path, source: str, target: str) -> Interval:
     schedule = getattr(path, "schedule", None)
     if source == target:
         return schedule.interval if schedule is not None else (0.0, 1.0)
-    if schedule is None:
-        raise ValueError(
-            f"{source} becomes {target} on an affine path alone; {path!r} has no schedule"
-        )
+    schedule = schedule_of(path)
     low, high = nonzero_interval(schedule, _DIVISOR_OF_SOURCE[source])
     low_, high_ = nonzero_interval(schedule, _DIVISOR_OF_TARGET[target])
     return max(low, low_), min(high, high_)
@@ -107,7 +103,7 @@ def convert(value: Data, t: Time, x: Data, *, path: Path, source: str, target: s
     if source == target:
         return value
     t = jnp.clip(at_least_float32(t), *interval)
-    alpha, sigma, alpha_dot, sigma_dot = (expand(c, x) for c in coefficients(path.schedule, t))
+    alpha, sigma, alpha_dot, sigma_dot = (expand(c, x) for c in coefficients(schedule_of(path), t))
     x1, x0 = _PAIR[source](value, x, alpha, sigma, alpha_dot, sigma_dot)
     if target == "velocity":
         result = alpha_dot * x1 + sigma_dot * x0
@@ -118,24 +114,27 @@ def convert(value: Data, t: Time, x: Data, *, path: Path, source: str, target: s
     return result.astype(value.dtype)
 
 
-def _from_velocity(v: Array, x: Array, a: Array, s: Array, a_dot: Array, s_dot: Array):
+Pair = tuple[Array, Array]
+
+
+def _from_velocity(v: Array, x: Array, a: Array, s: Array, a_dot: Array, s_dot: Array) -> Pair:
     d = a * s_dot - s * a_dot
     return (s_dot * x - s * v) / d, (a * v - a_dot * x) / d
 
 
-def _from_data(x1: Array, x: Array, a: Array, s: Array, a_dot: Array, s_dot: Array):
+def _from_data(x1: Array, x: Array, a: Array, s: Array, a_dot: Array, s_dot: Array) -> Pair:
     return x1, (x - a * x1) / s
 
 
-def _from_noise(x0: Array, x: Array, a: Array, s: Array, a_dot: Array, s_dot: Array):
+def _from_noise(x0: Array, x: Array, a: Array, s: Array, a_dot: Array, s_dot: Array) -> Pair:
     return (x - s * x0) / a, x0
 
 
-def _from_score(score: Array, x: Array, a: Array, s: Array, a_dot: Array, s_dot: Array):
+def _from_score(score: Array, x: Array, a: Array, s: Array, a_dot: Array, s_dot: Array) -> Pair:
     return _from_noise(-s * score, x, a, s, a_dot, s_dot)
 
 
-_PAIR: dict[str, Callable[..., tuple[Array, Array]]] = {
+_PAIR: dict[str, Callable[..., Pair]] = {
     "velocity": _from_velocity,
     "data": _from_data,
     "noise": _from_noise,

@@ -1,7 +1,9 @@
 """The command that writes a data set, on tiny files and, where they are, on the real ones."""
 
+import ast
 import gzip
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -41,8 +43,10 @@ def test_the_command_ends_with_what_trains(points, tmp_path):
     done = run("--dataset=npz", f"--source={path}", f"--output={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     assert "300 examples" in done.stdout
-    assert f"'name': 'my_points', 'data_dir': '{tmp_path / 'out'}'" in done.stdout
-    np.testing.assert_array_equal(load(tfds("my_points", "train", tmp_path / "out"))["x1"], x)
+    override = re.search(r'--config\.data\.source="(.*)"', done.stdout)
+    source = ast.literal_eval(override.group(1))
+    assert source["name"] == "tfds"
+    np.testing.assert_array_equal(load(tfds(**source["kwargs"]))["x1"], x)
 
 
 def test_wrong_flags_end_in_one_sentence(points, tmp_path):
@@ -67,17 +71,12 @@ def test_wrong_flags_end_in_one_sentence(points, tmp_path):
         ({"dataset": "npz", "output": "/dev/null/x"}, "choose another data directory"),
     ],
 )
-def test_wrong_inputs_end_in_one_sentence(points, tmp_path, flags, message, monkeypatch):
+def test_wrong_inputs_end_in_one_sentence(points, tmp_path, flags, message):
     path, _ = points
-    given = {"source": str(path), "output": str(tmp_path / "out"), "name": None, "size": None}
-    given |= flags
-    if flags["dataset"] == "mnist":
-        given["source"] = str(tmp_path)
-    for name, value in given.items():
-        monkeypatch.setattr(getattr(prepare, f"_{name.upper()}"), "_getter", lambda v=value: v)
-    with pytest.raises(SystemExit) as stopped:
-        prepare.main(["prepare"])
-    assert message in str(stopped.value)
+    source = str(tmp_path if flags["dataset"] == "mnist" else path)
+    given = {"source": source, "output": str(tmp_path / "out")} | flags
+    with pytest.raises((ValueError, OSError), match=message) as stopped:
+        prepare.prepare(**given)
     assert "\n" not in str(stopped.value)
     assert not (tmp_path / "out").exists()
 
