@@ -15,13 +15,15 @@ from benchmarks.cases import cases
 from benchmarks.timing import Case, Effort, Setting, measure
 
 
+WIDTH = 160
+
+
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose name contains this")
     parser.add_argument("--output", metavar="FILE.json", help="where to write what was measured")
     parser.add_argument("--quick", action="store_true", help="small and short: does it run?")
-    parser.add_argument("--list", action="store_true", help="name the cases and stop")
     parser.add_argument("--ours", default=sys.executable, help="the Python that has jaxflow")
     parser.add_argument("--peer", default=sys.executable, help="the Python that has the peers")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of either side")
@@ -42,23 +44,30 @@ def chosen(every: Sequence[Case], names: Sequence[str] | None) -> list[Case]:
     return [case for case in every if not names or any(name in case.name for name in names)]
 
 
+def _warn_if_busy(console: Console) -> None:
+    load = os.getloadavg()[0]
+    if load > 0.25 * (os.cpu_count() or 1):
+        console.print(
+            f"The machine is busy (load {load:.1f}): threads that wait by spinning, as those of "
+            "OpenMP do, then take many times as long. Measure when it is idle."
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table, and write it."""
     options = arguments(argv)
     environment = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     setting = Setting(options.ours, options.peer, options.threads, environment)
     effort = Effort(3, 0.02) if options.quick else Effort(options.rounds, options.seconds)
-    console, rows = Console(), []
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    _warn_if_busy(console)
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         wanted = chosen(cases(str(Path(folder) / "weights.npz"), quick=options.quick), options.only)
-        if options.list:
-            wanted = console.print(*(case.name for case in wanted), sep="\n") or []
         for case in wanted:
             with console.status(case.name):
                 rows.append(measure(case, setting, effort))
             console.print(" | ".join(report.cells(rows[-1])), highlight=False)
-    if not rows:
-        return
     table = Table(*report.HEADER)
     for row in rows:
         table.add_row(*report.cells(row))

@@ -47,6 +47,7 @@ def document(rows: Sequence[Mapping[str, Any]], threads: int) -> dict[str, Any]:
             "threads": threads,
             "system": platform.platform(),
             "load": list(os.getloadavg()),
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
         },
         "rows": list(rows),
     }

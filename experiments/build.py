@@ -39,7 +39,7 @@ Stream = Any
 
 
 def check(config: ConfigDict) -> None:
-    """Refuse a config that lacks a section or a number, or names a layout that there is not.
+    """Refuse a config that lacks a section or a number, or of which a part cannot be built.
 
     Raises:
         ValueError: naming what is missing or wrong.
@@ -50,10 +50,21 @@ def check(config: ConfigDict) -> None:
     for name in ("steps", "batch_size"):
         if config[name] < 1:
             raise ValueError(f"config.{name} must be at least 1; it is {config[name]}")
+    for name in ("every", "keep"):
+        if config.checkpoint[name] < 1:
+            raise ValueError(f"config.checkpoint.{name} must be at least 1")
     if config.parallel.layout not in LAYOUTS:
         raise ValueError(
             f"config.parallel.layout is {config.parallel.layout!r}; known are {', '.join(LAYOUTS)}"
         )
+    if config.parallel.mode not in training.MODES:
+        raise ValueError(
+            f"config.parallel.mode is {config.parallel.mode!r}; known are "
+            f"{', '.join(training.MODES)}"
+        )
+    trainer(config)
+    sampler(config)
+    _transforms(config)
 
 
 def path(config: ConfigDict) -> Path:
@@ -120,6 +131,7 @@ def batches(config: ConfigDict, start: int) -> Stream | Batches:
         columns = _columns(data.load(found), section.cond)
         columns["x1"] = np.asarray(columns["x1"])
         _refuse_not_finite(columns)
+        check_labels(config, columns)
         return data.on_device(
             columns, batch_size=config.batch_size, seed=config.seed, transforms=transforms
         )
@@ -220,6 +232,28 @@ def _transforms(config: ConfigDict) -> tuple[Any, ...]:
         component(f"data.transforms[{i}]", spec, table="transforms")
         for i, spec in enumerate(config.data.transforms)
     )
+
+
+def check_labels(config: ConfigDict, cond: Mapping[str, Any]) -> None:
+    """Refuse labels that the network has no class for.
+
+    Raises:
+        ValueError: naming the label and the number of classes.
+    """
+    classes = config.network.kwargs.get("num_classes")
+    if "label" not in cond:
+        return
+    if classes is None:
+        raise ValueError(
+            f"config.data.cond names 'label', but config.network ({config.network.name}) has no "
+            "num_classes: set config.network.kwargs.num_classes, or leave the label out"
+        )
+    label = np.asarray(cond["label"])
+    if label.min() < 0 or label.max() >= classes:
+        raise ValueError(
+            f"labels run from {label.min()} to {label.max()}, but the network has classes 0 to "
+            f"{classes - 1}: set config.network.kwargs.num_classes"
+        )
 
 
 def _columns(columns: Mapping[str, np.ndarray], cond: Any) -> dict[str, np.ndarray]:

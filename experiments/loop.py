@@ -127,11 +127,12 @@ def _advancer(
     if hasattr(source, "batch") and not compiled.drawn and config.parallel.mode != "pmap":
         stride = _stride(config, start)
         return partial(_many, compiled, source, stride), stride, lambda: None
-    host = _host_batches(source, start)
+    host = _checked_first(config, _host_batches(source, start))
     if compiled.drawn:
         draw = build.draw(config)
-        host = draws.ahead(draw, partial(training.draw_key, state.key), host, first=start)
-    placed = data.prefetch(_checked_first(host), compiled.place)
+        key = jax.random.wrap_key_data(np.array(jax.random.key_data(state.key)))
+        host = draws.ahead(draw, partial(training.draw_key, key), host, first=start)
+    placed = data.prefetch(host, compiled.place)
     return lambda state: compiled.step(state, next(placed)), 1, placed.close
 
 
@@ -162,8 +163,10 @@ def _host_batches(source: Any, start: int) -> Iterator[Any]:
         step += 1
 
 
-def _checked_first(batches: Iterator[Any]) -> Iterator[Any]:
-    yield data.check(next(batches))
+def _checked_first(config: ConfigDict, batches: Iterator[Any]) -> Iterator[Any]:
+    first = data.check(next(batches))
+    build.check_labels(config, first.get("cond", {}))
+    yield first
     yield from batches
 
 

@@ -145,7 +145,8 @@ def ahead(
 
     Args:
         draw: any draw.
-        keys: the key of a step's draw.
+        keys: the key of a step's draw; it must not read an array that a step gives up,
+            such as the key of a donated state.
         batches: what the draws complete.
         first: the step of the first batch.
         depth: how many batches to be ahead.

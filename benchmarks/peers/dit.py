@@ -53,9 +53,7 @@ class Block(nn.Module):
 class DiT(nn.Module):
     """For images `[batch, channels, size, size]`; zero at initialisation."""
 
-    def __init__(
-        self, size: int, channels: int, patch: int, width: int, depth: int, heads: int
-    ):
+    def __init__(self, size: int, channels: int, patch: int, width: int, depth: int, heads: int):
         super().__init__()
         self.patch, tokens = patch, (size // patch) ** 2
         features = channels * patch**2

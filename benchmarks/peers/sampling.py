@@ -49,9 +49,7 @@ def sample(method: str, weights: str, n: int = 10_000) -> Task:
     step_size = None if STEPS[method] is None else 1 / STEPS[method]
 
     def solve() -> torch.Tensor:
-        return solver.sample(
-            x_init=x0, method=method, step_size=step_size, atol=1e-5, rtol=1e-5
-        )
+        return solver.sample(x_init=x0, method=method, step_size=step_size, atol=1e-5, rtol=1e-5)
 
     x = solve()
     facts = {

@@ -24,15 +24,12 @@ dense = partial(nn.Dense, kernel_init=xavier, bias_init=zeros)
 conv = partial(nn.Conv, kernel_init=xavier, bias_init=zeros)
 
 
-def _normalise(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
-    mean = jnp.mean(x, axes, keepdims=True)
-    x = x - mean
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axes, keepdims=True) + epsilon)
-
-
 def layer_norm(x: Array, *, epsilon: float = 1e-6) -> Array:
     """Equation (2), without learned scale and shift."""
-    return _normalise(at_least_float32(x), (-1,), epsilon).astype(x.dtype)
+    centred = at_least_float32(x)
+    centred = centred - jnp.mean(centred, -1, keepdims=True)
+    variance = jnp.mean(centred * centred, -1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
 
 
 def modulate(x: Array, shift: Array, scale: Array) -> Array:
@@ -53,9 +50,18 @@ class GroupNorm(nn.Module):
             raise ValueError(f"{self.groups} groups do not divide {channels} channels")
         scale = self.param("scale", ones, (channels,))
         bias = self.param("bias", zeros, (channels,))
-        grouped = at_least_float32(x).reshape(len(x), -1, self.groups, channels // self.groups)
-        normal = _normalise(grouped, (1, 3), self.epsilon).reshape(x.shape)
-        return (normal * scale + bias).astype(x.dtype)
+        places = at_least_float32(x).reshape(len(x), -1, channels)
+        centred = places - self._group_mean(places)
+        variance = self._group_mean(centred * centred)
+        gain = jax.lax.rsqrt(variance + self.epsilon) * scale
+        return (centred * gain + bias).reshape(x.shape).astype(x.dtype)
+
+    def _group_mean(self, places: Array) -> Array:
+        """Over places first: reducing over places and group at once is three times slower."""
+        channels = jnp.mean(places, axis=1, keepdims=True)
+        grouped = channels.reshape(len(places), 1, self.groups, -1)
+        means = jnp.broadcast_to(jnp.mean(grouped, -1, keepdims=True), grouped.shape)
+        return means.reshape(channels.shape)
 
 
 class Attention(nn.Module):

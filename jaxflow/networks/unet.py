@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxflow.networks.embeddings import Conditioning
 from jaxflow.networks.initialisers import zeros
 from jaxflow.networks.layers import Attention, GroupNorm, conv, dense
+from jaxflow.networks.resampling import double, doubling_conv, halve
 from jaxflow.types import Array, Float, Int, Time
 
 __all__ = ["UNet"]
@@ -127,14 +128,6 @@ class UNet(nn.Module):
             raise ValueError(f'resample is "conv" or "block"; got {self.resample!r}')
 
 
-def _resize(x: Image, resize: str) -> Image:
-    batch, height, width, channels = x.shape
-    if resize == "down":
-        return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
-    doubled = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return doubled.reshape(batch, 2 * height, 2 * width, channels)
-
-
 class _Resample(nn.Module):
     resize: str
     dtype: Any
@@ -143,7 +136,7 @@ class _Resample(nn.Module):
     def __call__(self, x: Image) -> Image:
         layer = partial(conv, x.shape[-1], (3, 3), dtype=self.dtype, name="conv")
         if self.resize == "up":
-            return layer()(_resize(x, "up"))
+            return layer(conv_general_dilated=doubling_conv)(x)
         return layer(strides=2, padding=1)(x)
 
 
@@ -159,11 +152,11 @@ class _Residual(nn.Module):
         convolve = conv(self.channels, (3, 3), dtype=self.dtype, name="first")
         h = nn.silu(GroupNorm(name="first_norm")(x))
         if self.resize:
-            h, x = _resize(h, self.resize), _resize(x, self.resize)
+            rescale = {"up": double, "down": halve}[self.resize]
+            h, x = rescale(h), rescale(x)
         h = convolve(h)
-        c = dense((1 + self.film) * self.channels, dtype=self.dtype, name="condition")(c)[
-            :, None, None
-        ]
+        c = dense((1 + self.film) * self.channels, dtype=self.dtype, name="condition")(c)
+        c = c[:, None, None]
         norm = GroupNorm(name="second_norm")
         if self.film:
             scale, shift = jnp.split(c, 2, axis=-1)

@@ -90,7 +90,7 @@ def trainer(
         metrics, gradient = _mean_gradient(loss, state.params, key, batch, held, microbatches)
         if axis_name is not None:
             metrics, gradient = jax.lax.pmean((metrics, gradient), axis_name)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -1,0 +1,151 @@
+"""The benchmarks run, on a machine that has none of the peers too, and count what they should."""
+
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import gpu, report
+from benchmarks.__main__ import chosen, main
+from benchmarks.cases import cases
+from benchmarks.flops import flops
+from benchmarks.timing import Case, Effort, Setting, Side, measure
+
+ROOT = Path(__file__).parent.parent.parent
+EVERY = [*cases("weights.npz"), *gpu.cases()]
+SHORT = Effort(rounds=3, seconds=0.02)
+
+
+def test_flops_of_products_and_scans():
+    w, x = jnp.ones((12, 64, 64)), jnp.ones((8, 64))
+
+    def layers(w, x):
+        return jnp.sum(jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0])
+
+    forward = 12 * 2 * 8 * 64 * 64
+    assert flops(layers, w, x) == forward
+    assert flops(jax.grad(layers, (0, 1)), w, x) == 3 * forward
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_flops_of_a_convolution_and_its_gradients(stride):
+    conv = nn.Conv(16, (3, 3), strides=stride, padding=1)
+    x = jnp.ones((2, 8, 8, 3))
+    params = conv.init(jax.random.key(0), x)
+    forward = 2 * (2 * (8 // stride) ** 2 * 16) * (3 * 3 * 3)
+    assert flops(conv.apply, params, x) == forward
+
+    def total(params, x):
+        return jnp.sum(jnp.square(conv.apply(params, x)))
+
+    assert flops(jax.grad(total, (0, 1)), params, x) == pytest.approx(3 * forward, rel=0.01)
+
+
+def test_flops_refuses_a_loop_of_unknown_length():
+    def loop(x):
+        return jax.lax.while_loop(lambda x: jnp.sum(x) < 1, lambda x: x @ x, x)
+
+    with pytest.raises(ValueError, match="use a scan"):
+        flops(loop, jnp.ones((2, 2)))
+
+
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
+def test_factories_exist(case):
+    module, factory = case.ours.factory.split(":")
+    assert callable(getattr(importlib.import_module(module), factory))
+    module, factory = case.peer.factory.split(":")
+    source = Path(importlib.util.find_spec(module).origin).read_text()
+    assert f"\ndef {factory}(" in source
+
+
+def test_names_are_distinct():
+    names = [case.name for case in EVERY]
+    assert len(set(names)) == len(names)
+
+
+def test_an_unknown_case_names_the_known_ones():
+    with pytest.raises(SystemExit, match="DiT training"):
+        chosen(EVERY, ["no such case"])
+
+
+def test_one_case_from_the_command_line(tmp_path):
+    output = tmp_path / "figures" / "bench.json"
+    main(["--quick", "--only", "n=128: host", f"--output={output}"])
+    written = json.loads(output.read_text())
+    (row,) = written["rows"]
+    assert 0 < row["ours"]["seconds"]["median"] < 10
+    assert row["ours"]["facts"]["n"] == 128
+    assert row["ratio"] is not None or "missing" in row["peer"]
+    assert written["machine"]["threads"] > 0
+
+
+def _side(name: str, **options) -> Side:
+    return Side(f"tests.benchmarks.sleepers:{name}", options)
+
+
+def test_the_ratio_is_that_of_the_seconds():
+    case = Case("sleep", "nap", _side("sleep", seconds=0.01), _side("sleep", seconds=0.03), goal=2)
+    row = measure(case, Setting(threads=1), SHORT)
+    assert row["ratio"]["median"] == pytest.approx(3, rel=0.3)
+    assert "reached" in report.cells(row)[4]
+
+
+def test_a_missing_peer_and_an_error_are_told():
+    fast = _side("sleep", seconds=0.001)
+    missing = measure(Case("m", "nap", fast, _side("missing")), Setting(threads=1), SHORT)
+    assert "no_such_package is not installed" in report.cells(missing)
+    assert missing["ours"]["seconds"]["median"] > 0
+    broken = measure(Case("b", "nap", fast, _side("broken")), Setting(threads=1), SHORT)
+    assert "ValueError: a reason" in report.cells(broken)
+    gone = measure(Case("g", "nap", fast, _side("gone")), Setting(threads=1), SHORT)
+    assert "the worker ended with exit code 7" in report.cells(gone)
+
+
+def test_sides_of_different_size_are_refused():
+    sides = [_side("sleep", seconds=0.001, parameters=n) for n in (10, 11)]
+    with pytest.raises(ValueError, match=r"differ in parameters, \[10, 11\]"):
+        measure(Case("unlike", "nap", *sides), Setting(threads=1), SHORT)
+
+
+def test_startup_is_a_process_from_its_start():
+    side = _side("sleep", seconds=0.05)
+    row = measure(Case("s", "process", side, side, startup=True), Setting(threads=1), SHORT)
+    assert row["ours"]["seconds"]["median"] > 0.05
+
+
+def test_the_gpu_benchmark_needs_little():
+    code = "import sys, benchmarks.gpu, benchmarks.ours.steps; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
+    heavy = {"rich", "orbax", "grain", "sklearn", "tensorflow_datasets", "matplotlib", "absl.flags"}
+    assert not heavy & {name.split(".")[0] for name in loaded}
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_here(tmp_path):
+    output = tmp_path / "gpu.json"
+    gpu.main(["--tiny", "--only", "DiT", "--peak=1", f"--output={output}"])
+    (row,) = json.loads(output.read_text())["rows"]
+    assert row["ours"]["facts"]["flops"] > 0
+    assert row["utilisation"]["ours"]["tflops"] == row["utilisation"]["ours"]["share"]
+
+
+@pytest.mark.slow
+def test_plain_pytorch_networks_have_the_parameters_of_ours():
+    pytest.importorskip("torch")
+    from benchmarks.ours import steps as ours
+    from benchmarks.peers import steps as peers
+
+    for case in gpu.cases(tiny=True):
+        network = case.ours.factory.split(":")[1]
+        here = getattr(ours, network)(**case.ours.options)
+        there = getattr(peers, network)(**{**case.peer.options, "compiled": False})
+        assert here.facts["parameters"] == there.facts["parameters"]

@@ -1,0 +1,158 @@
+"""Wrong inputs end in one sentence with the remedy, and lose nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from experiments import build, loop, workdir
+from jaxflow import data
+
+ROOT = Path(__file__).parents[2]
+DIGITS = "--config=configs/digits.py"
+
+
+def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{module}", *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("train", [DIGITS, "--config.optimzer.clip=2.0"], "optimizer"),
+        ("train", [DIGITS, "--config.path.kwargs.sigma_mn=0.1"], "sigma_mn"),
+        ("train", [DIGITS, "--config.path.name=linaer"], "did you mean 'linear'"),
+        ("train", ["--config=configs/no_such.py"], "no_such"),
+        ("sample", ["--num=4", "--output=x.npz"], "experiments.train"),
+        ("evaluate", [], "experiments.train"),
+    ],
+)
+def test_commands_end_in_a_sentence(
+    module: str, arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    done = command(module, f"--workdir={tmp_path / 'run'}", *arguments)
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_unwritable_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = command("train", DIGITS, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("coupling", {"name": "independant", "kwargs": {}}, "did you mean 'independent'"),
+        ("times", {"name": "logit_normal", "kwargs": {"sd": 1.0}}, "times.*'sd'"),
+        ("times", {"name": "logit_normal", "kwargs": {"std": -1.0}}, "std > 0"),
+        ("path", {"name": "vp", "kwargs": {"beta_mx": 1.0}}, "did you mean 'beta_max'"),
+        ("path", "linear", "must be {'name'"),
+        (
+            "times",
+            {"name": "stratified", "kwargs": {"times": {"name": "betta", "kwargs": {}}}},
+            "times.kwargs.times.*did you mean 'beta'",
+        ),
+        ("sampler.kwargs.grid", {"name": "unifrom", "kwargs": {"n": 2}}, "did you mean 'uniform'"),
+        ("sampler.kwargs.method", {"name": "huen", "kwargs": {}}, "did you mean 'heun'"),
+        ("network", {"name": "mlp", "kwargs": {"wdth": 8}}, "did you mean 'width'"),
+        ("loss", {"name": "flow_matching", "kwargs": {"prediction": "velocty"}}, "'velocity'"),
+        ("optimizer.kwargs", {"learning_rat": 1e-3}, "did you mean 'learning_rate'"),
+        ("parallel.layout", "datta", "datta"),
+        ("parallel.mode", "pmapp", "pmap"),
+        ("steps", 0, "at least 1"),
+        ("drop.rate", 2.0, "rate"),
+    ],
+)
+def test_every_part_of_a_config_is_checked_before_the_run(
+    config: ConfigDict, key: str, value: object, words: str
+) -> None:
+    *sections, last = key.split(".")
+    place = config
+    for section in sections:
+        place = place[section]
+    with config.ignore_type():
+        place[last] = value
+    with pytest.raises(ValueError, match=words):
+        build.check(config)
+
+
+def test_sections_that_are_missing_are_named(config: ConfigDict) -> None:
+    del config["times"]
+    with pytest.raises(ValueError, match="lacks times"):
+        build.check(config)
+
+
+def test_folder_of_another_run_is_left_alone(config: ConfigDict, tmp_path: Path) -> None:
+    workdir.create(tmp_path, config)
+    before = (tmp_path / "config.json").read_text()
+    other = ConfigDict(config)
+    other.seed = 1
+    with pytest.raises(ValueError, match="seed was 0 and is 1"):
+        workdir.create(tmp_path, other)
+    assert (tmp_path / "config.json").read_text() == before
+    config.steps = 99
+    workdir.create(tmp_path, config)
+
+
+def test_missing_data_set(config: ConfigDict, tmp_path: Path) -> None:
+    kwargs = {"name": "no_such", "split": "train", "data_dir": str(tmp_path)}
+    config.data.source = {"name": "tfds", "kwargs": kwargs}
+    with pytest.raises(FileNotFoundError, match="experiments.prepare"):
+        loop.train(config, tmp_path)
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_data_that_is_not_finite(config: ConfigDict, tmp_path: Path, on_device: bool) -> None:
+    x1 = np.zeros((16, 4), np.float32)
+    x1[5, 2] = np.nan
+    data.store("broken", {"train": data.arrays(x1=x1, label=np.zeros(16, np.int64))}, tmp_path)
+    kwargs = {"name": "broken", "split": "train", "data_dir": str(tmp_path)}
+    config.data.update({"transforms": (), "on_device": on_device})
+    config.data.source = {"name": "tfds", "kwargs": kwargs}
+    with pytest.raises(ValueError, match="not finite|NaN|nan"):
+        loop.train(config, tmp_path)
+
+
+def test_labels_without_a_class(config: ConfigDict, tmp_path: Path) -> None:
+    config.network.kwargs.num_classes = 5
+    config.drop.rate = 0.0
+    with pytest.raises(ValueError, match="labels run from 0 to 9"):
+        loop.train(config, tmp_path)
+
+
+def test_data_that_does_not_fit_the_network(config: ConfigDict, tmp_path: Path) -> None:
+    config.network = {"name": "dit", "kwargs": {"patch": 3, "width": 32, "heads": 2, "depth": 1}}
+    config.data.cond = ()
+    config.drop.rate = 0.0
+    with pytest.raises(ValueError, match="patch"):
+        loop.train(config, tmp_path)
+
+
+def test_batch_that_does_not_divide(config: ConfigDict, tmp_path: Path) -> None:
+    config.data.on_device = False
+    config.batch_size = 12
+    with pytest.raises(ValueError, match="8 devices"):
+        loop.train(config, tmp_path)
+
+
+def test_steps_that_are_never_finite_stop_the_run(config: ConfigDict, tmp_path: Path) -> None:
+    config.optimizer.kwargs.learning_rate = {"name": "constant", "kwargs": {"peak": 1e38}}
+    config.optimizer.name = "sgd"
+    config.optimizer.clip = None
+    config.steps = 40
+    with pytest.raises(ArithmeticError, match="not finite"):
+        loop.train(config, tmp_path)

@@ -1,0 +1,125 @@
+"""Whole runs: train, resume, sample, evaluate, on every config."""
+
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from experiments import build, loop, workdir
+from experiments.generate import generator
+from experiments.restore import restore
+from tests.experiments.conftest import tiny
+
+CONFIGS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs").glob("[!_]*.py"))
+SMALL = {
+    "cifar10": {"channels": 32, "blocks": 1, "multipliers": (1, 1), "attention": (), "dtype": None},
+    "fashion_mnist": {"width": 32, "depth": 1, "heads": 2},
+    "digits": {"width": 16, "depth": 1},
+    "two_moons": {"width": 8, "depth": 1},
+}
+
+
+def numbers(tree: object) -> list[np.ndarray]:
+    """The leaves as arrays, keys by their data."""
+
+    def plain(leaf: jax.Array) -> np.ndarray:
+        is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+    return [plain(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def run(config: ConfigDict, folder: Path) -> loop.Trained:
+    workdir.create(folder, config)
+    return loop.train(config, folder)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_trains_and_samples(name: str, stored: Path, tmp_path: Path) -> None:
+    config = tiny(importlib.import_module(f"configs.{name}").get_config(), steps=2)
+    config.network.kwargs.update(SMALL[name])
+    if config.data.source.name == "tfds":
+        config.data.source.kwargs.data_dir = str(stored)
+    if config.sampler.name == "adaptive":
+        config.sampler.kwargs.update({"rtol": 0.1, "atol": 0.1})
+    build.check(config)
+    trained = run(config, tmp_path)
+    assert int(trained.state.step) == 2
+    assert np.isfinite(trained.metrics["loss"])
+    assert (tmp_path / "samples" / "step_0000002.png").exists()
+    assert [line["step"] for line in workdir.read_lines(tmp_path / "metrics.jsonl")] == [2]
+    assert (tmp_path / "loss.png").exists()
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+@pytest.mark.parametrize("coupling", ["independent", "host transport"])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    config: ConfigDict, tmp_path: Path, on_device: bool, coupling: str
+) -> None:
+    config.data.on_device = on_device
+    config.network.kwargs.dropout = 0.2
+    if coupling == "host transport":
+        config.coupling = {"name": "optimal_transport", "kwargs": {"on_host": True}}
+    straight = run(config, tmp_path / "straight")
+    config.steps = 2
+    run(config, tmp_path / "resumed")
+    config.steps = 4
+    resumed = run(config, tmp_path / "resumed")
+    assert resumed.start == 2
+    for a, b in zip(numbers(straight.state), numbers(resumed.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    lines = [workdir.read_lines(tmp_path / d / "metrics.jsonl") for d in ("straight", "resumed")]
+    for a, b in zip(*lines, strict=True):
+        assert {**a, "steps_per_second": 0} == {**b, "steps_per_second": 0}
+
+
+def test_lines_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    for step in (2, 4, 6):
+        workdir.append_line(file, {"step": step, "loss": 1.0})
+    with file.open("a") as torn:
+        torn.write('{"step": 8, "lo')
+    workdir.forget_after(file, 4)
+    assert [line["step"] for line in workdir.read_lines(file)] == [2, 4]
+    assert file.read_text().count("\n") == 2
+
+
+def test_samples_do_not_depend_on_their_number(config: ConfigDict, tmp_path: Path) -> None:
+    state = run(config, tmp_path).state
+    restored = restore(config, tmp_path)
+    np.testing.assert_array_equal(restored.step, state.step)
+    many, few = generator(config, 100)(restored.ema, 5), generator(config, 30)(restored.ema, 5)
+    np.testing.assert_allclose(many.x[:30], few.x, atol=1e-5)
+    np.testing.assert_array_equal(many.cond["label"][:30], few.cond["label"])
+    assert np.abs(many.x).max() <= 1
+    assert many.x.shape == (100, 8, 8, 1)
+    assert set(many.nfe) == {4}
+    assert many.success.all()
+    assert not np.array_equal(few.x, generator(config, 30)(restored.ema, 6).x)
+
+
+def test_guidance_doubles_the_calls_of_the_network(config: ConfigDict) -> None:
+    config.sampler.guidance = 2.0
+    params = build.parameters(config, jax.random.key(0))
+    samples = generator(config, 16)(params, 0)
+    assert samples.evaluations == 2
+    assert set(samples.nfe) == {4}
+
+
+def test_folder_of_a_run_holds_what_it_says(config: ConfigDict, tmp_path: Path) -> None:
+    run(config, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+    assert {
+        "checkpoints",
+        "config.json",
+        "loss.png",
+        "metrics.jsonl",
+        "samples",
+        "tensorboard",
+    } <= {p.name for p in tmp_path.iterdir()}
+    for line in workdir.read_lines(tmp_path / "metrics.jsonl"):
+        assert {"step", "loss", "grad_norm", "skipped", "steps_per_second"} <= line.keys()

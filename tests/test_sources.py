@@ -1,0 +1,97 @@
+"""Sources: a sample a key, whatever its batch, and densities in nats."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxflow import sources
+
+ROWS = jnp.arange(20.0).reshape(5, 2, 2)
+TABLE = {
+    "normal": {},
+    "uniform": {"low": -1.0, "high": 3.0},
+    "mask": {"token": 7},
+    "data": {"rows": ROWS},
+}
+ALL = [pytest.param(getattr(sources, n)(**kwargs), id=n) for n, kwargs in TABLE.items()]
+
+
+def test_every_factory_is_in_the_table():
+    assert {n for n in sources.__all__ if inspect.isfunction(getattr(sources, n))} == set(TABLE)
+
+
+@pytest.mark.parametrize("source", ALL)
+def test_contract(source, key):
+    """Shape, and a sample that depends on its own key alone, inside and outside of jit."""
+    sample = jax.jit(lambda source, keys: source.sample(keys, (2, 2)))
+    keys = jax.random.split(key, 6)
+    x = sample(source, keys)
+    assert x.shape == (6, 2, 2)
+    assert jnp.array_equal(x[2:4], sample(source, keys[2:4]))
+    assert jnp.array_equal(x, source.sample(keys, (2, 2)))
+    leaves, tree = jax.tree.flatten(source)
+    again = jax.tree.unflatten(tree, leaves)
+    assert jnp.array_equal(x, again.sample(keys, (2, 2)))
+    hash(tree)
+    assert type(source).__name__ in repr(source)
+
+
+def test_densities(key, x64):
+    x = np.asarray(jax.random.normal(key, (4, 3)))
+    np.testing.assert_allclose(
+        sources.normal().log_prob(jnp.asarray(x)), scipy.stats.norm.logpdf(x).sum(1), rtol=1e-12
+    )
+    inside, outside = jnp.zeros((1, 3)), jnp.full((1, 3), 5.0)
+    box = sources.uniform(-1.0, 3.0)
+    np.testing.assert_allclose(box.log_prob(inside), [-3 * np.log(4)], rtol=1e-12)
+    assert box.log_prob(outside)[0] == -jnp.inf
+    assert sources.mask(7).log_prob(jnp.full((1, 3), 7))[0] == 0
+    assert sources.mask(7).log_prob(jnp.array([[7, 7, 6]]))[0] == -jnp.inf
+    half = sources.normal().log_prob(jnp.zeros((1, 3), jnp.bfloat16))
+    assert half.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("source", "reference"),
+    [
+        (sources.normal(), scipy.stats.norm()),
+        (sources.uniform(-1.0, 3.0), scipy.stats.uniform(-1.0, 4.0)),
+    ],
+    ids=["normal", "uniform"],
+)
+def test_samples_follow_the_density(source, reference, key):
+    x = np.asarray(source.sample(jax.random.split(key, 3000), (2,)))
+    assert scipy.stats.kstest(x.ravel(), reference.cdf).pvalue > 1e-4
+    correlation = np.corrcoef(x.T)[0, 1] * np.sqrt(len(x))
+    assert abs(correlation) < 4
+
+
+def test_rows_are_drawn_evenly(key):
+    x = sources.data(ROWS).sample(jax.random.split(key, 2000), (2, 2))
+    counts = np.bincount((np.asarray(x)[:, 0, 0] / 4).astype(int), minlength=5)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_float64_samples_use_all_their_bits(x64):
+    x = sources.normal().sample(jax.random.split(jax.random.key(0), 2), (2,))
+    assert x.dtype == jnp.float64
+    assert not jnp.array_equal(x, x.astype(jnp.float32).astype(jnp.float64))
+
+
+@pytest.mark.parametrize(
+    ("call", "received"),
+    [
+        (lambda: sources.uniform(1.0, 1.0), "low=1.0"),
+        (lambda: sources.normal().sample(jax.random.key(0), (2,)), "one typed key a sample"),
+        (lambda: sources.normal().sample(jnp.zeros((3, 2), jnp.uint32), (2,)), r"\(3, 2\)"),
+        (lambda: sources.data(ROWS).sample(jax.random.split(jax.random.key(0)), (4,)), r"\(4,\)"),
+        (lambda: sources.data(ROWS).log_prob(ROWS), "5 data rows"),
+    ],
+)
+def test_errors_name_what_they_got(call, received):
+    with pytest.raises(ValueError, match=received):
+        call()

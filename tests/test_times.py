@@ -1,0 +1,132 @@
+"""Times: quantile, density and draws of every distribution say the same."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxflow import paths, times
+
+TABLE = {
+    "uniform": [{}],
+    "logit_normal": [{}, {"mean": 0.4, "std": 0.7}],
+    "mode": [{"scale": 1.29}, {"scale": -0.8}, {"scale": 0.0}],
+    "cosine_map": [{}],
+    "beta": [{"a": 2.0, "b": 1.0}, {"a": 0.7, "b": 1.5}],
+    "stratified": [{"times": times.logit_normal(0.4, 0.7)}],
+}
+ALL = [
+    pytest.param(getattr(times, name)(**kwargs), id=f"{name}({kwargs})")
+    for name, cases in TABLE.items()
+    for kwargs in cases
+]
+
+
+def test_every_factory_is_in_the_table():
+    assert {n for n in times.__all__ if inspect.isfunction(getattr(times, n))} == set(TABLE)
+
+
+U = np.linspace(0, 1, 1001)
+
+
+@jax.jit
+def with_slope(times, u):
+    return jax.jvp(times.quantile, (u,), (jnp.ones_like(u),))
+
+
+@pytest.mark.parametrize("distribution", ALL)
+def test_contract(distribution, key):
+    draw = jax.jit(lambda d, key: d(key, 64))
+    t = draw(distribution, key)
+    assert t.shape == (64,)
+    assert t.dtype == jnp.float32
+    assert jnp.all((t >= 0) & (t <= 1))
+    assert jnp.array_equal(t, draw(distribution, key))
+    leaves, tree = jax.tree.flatten(distribution)
+    assert leaves == []
+    assert jax.tree.unflatten(tree, leaves) == distribution
+    hash(distribution)
+    assert type(distribution).__name__ in repr(distribution)
+    each = jax.vmap(lambda k: distribution(k, 3))(jax.random.split(key, 2))
+    assert each.shape == (2, 3)
+
+
+@pytest.mark.parametrize("distribution", ALL)
+def test_density_is_the_slope_of_the_inverse(distribution, x64):
+    """`p(q(u)) q'(u) = 1`, and the quantile function grows from 0 to 1."""
+    t, slope = with_slope(distribution, jnp.asarray(U))
+    np.testing.assert_allclose(t[jnp.array([0, -1])], [0.0, 1.0], atol=1e-12)
+    inside = slice(20, -20)
+    density = distribution.log_prob(t[inside])
+    np.testing.assert_allclose(density + jnp.log(slope[inside]), 0.0, atol=1e-6)
+    outside = distribution.log_prob(jnp.array([-0.1, 1.1]))
+    assert jnp.all(outside == -jnp.inf)
+
+
+@pytest.mark.parametrize("distribution", ALL)
+def test_draws_follow_the_quantiles(distribution, x64):
+    """Kolmogorov and Smirnov: sorted draws against their own distribution function."""
+    n = 4000
+    t = np.asarray(distribution(jax.random.key(1), n))
+    cumulative = np.interp(t, np.asarray(with_slope(distribution, jnp.asarray(U))[0]), U)
+    assert scipy.stats.kstest(cumulative, "uniform").pvalue > 1e-4
+
+
+def test_beta_is_scipys(x64):
+    for a, b in [(2.0, 1.0), (0.7, 1.5)]:
+        ours = with_slope(times.beta(a, b), jnp.asarray(U))[0]
+        np.testing.assert_allclose(ours, scipy.stats.beta(a, b).ppf(U), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("n", [1, 7, 1024])
+def test_strata_hold_one_time_each(n, key):
+    t = times.stratified(times.cosine_map())(key, n)
+    edges = times.cosine_map().quantile(jnp.arange(n + 1) / n)
+    t = jnp.sort(t)
+    assert jnp.all((t >= edges[:-1] - 1e-6) & (t <= edges[1:] + 1e-6))
+
+
+def test_each_stratified_position_has_the_whole_distribution(key):
+    """No example is tied to a stratum: one joint chi-square over positions and bins."""
+    n, runs, bins = 8, 2000, 10
+    draws = jax.vmap(lambda k: times.stratified(times.uniform())(k, n))
+    t = np.asarray(draws(jax.random.split(key, runs)))
+    counts = np.array([np.histogram(t[:, i], bins, (0, 1))[0] for i in range(n)])
+    expected = runs / bins
+    chi_square = np.sum((counts - expected) ** 2 / expected)
+    freedom = n * (bins - 1)
+    assert abs(chi_square - freedom) / np.sqrt(2 * freedom) < 4
+
+
+def test_mirrored_conventions(x64):
+    """A positive mean leans to the data at t = 1; papers' -0.4 is our +0.4."""
+    u = jnp.linspace(0.05, 0.95, 7)
+    theirs = 1 - times.logit_normal(-0.4, 1.0).quantile(1 - u)
+    np.testing.assert_allclose(times.logit_normal(0.4, 1.0).quantile(u), theirs, atol=1e-12)
+    assert times.logit_normal(0.4, 1.0).quantile(jnp.array([0.5]))[0] > 0.5
+    assert with_slope(times.beta(2.0, 1.0), jnp.asarray(U))[0][500] > 0.5
+    middle = times.mode(1.29).log_prob(jnp.array([0.5, 0.05]))
+    assert middle[0] > middle[1]
+    t = times.cosine_map().quantile(u)
+    cosine, linear = paths.cosine().schedule, paths.linear().schedule
+    np.testing.assert_allclose(
+        linear.alpha(t) / linear.sigma(t), cosine.alpha(u) / cosine.sigma(u), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "received"),
+    [
+        (lambda: times.logit_normal(0.0, 0.0), "0.0"),
+        (lambda: times.mode(-1.5), "-1.5"),
+        (lambda: times.mode(1.8), "1.8"),
+        (lambda: times.beta(0.0, 1.0), "a=0.0"),
+        (lambda: times.beta(1.0, -2.0), "b=-2.0"),
+    ],
+)
+def test_errors_name_what_they_got(call, received):
+    with pytest.raises(ValueError, match=received):
+        call()

@@ -1,0 +1,60 @@
+"""Classifier-free guidance: one doubled call, and its ends of the scale."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow.sampling import adaptive, fixed_step, grids
+from jaxflow.velocities import classifier_free, from_network
+
+
+def network(params, t, x, *, key=None, label, other):
+    return params * x * label[:, None] + other[:, None] + t[:, None]
+
+
+T, X = jnp.array([0.2, 0.7, 1.0]), jnp.arange(6.0).reshape(3, 2)
+COND = {"label": jnp.array([1, 2, 3]), "other": jnp.array([0.5, 0.5, 1.0])}
+VELOCITY = from_network(network, jnp.float32(0.3))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_combination(scale):
+    """`w = 0` ignores the condition, `w = 1` obeys it, and both sides keep what has no null."""
+    null = {**COND, "label": jnp.full(3, 10)}
+    conditional, unconditional = VELOCITY(T, X, **COND), VELOCITY(T, X, **null)
+    guided = classifier_free(VELOCITY, scale=scale, null={"label": 10})
+    expected = unconditional + scale * (conditional - unconditional)
+    np.testing.assert_allclose(guided(T, X, **COND), expected, rtol=1e-6)
+    assert guided.evaluations == 2
+    assert guided.interval == VELOCITY.interval
+    assert guided.path is VELOCITY.path
+
+
+def test_a_new_scale_does_not_retrace():
+    traces = []
+
+    @jax.jit
+    def run(v, t, x, cond):
+        traces.append(None)
+        return v(t, x, **cond)
+
+    for scale in (1.0, 2.0):
+        run(classifier_free(VELOCITY, scale=scale, null={"label": 10}), T, X, COND)
+    assert len(traces) == 1
+
+
+def test_through_samplers():
+    guided = classifier_free(VELOCITY, scale=2.0, null={"label": 10})
+    a = fixed_step(guided, X, grids.uniform(40), cond=COND)
+    b = adaptive(guided, X, cond=COND)
+    np.testing.assert_allclose(a.x, b.x, rtol=1e-2, atol=1e-3)
+    assert a.nfe.tolist() == [80] * 3
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="null"):
+        classifier_free(VELOCITY, scale=1.0, null={})
+    guided = classifier_free(VELOCITY, scale=1.0, null={"lable": 10})
+    with pytest.raises(ValueError, match="'lable'"):
+        guided(T, X, **COND)
