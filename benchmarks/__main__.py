@@ -14,7 +14,6 @@ from benchmarks import report
 from benchmarks.cases import cases
 from benchmarks.timing import Case, Effort, Setting, measure
 
-
 WIDTH = 160
 
 

@@ -23,7 +23,7 @@ GOAL = 1.2
 
 
 def cases(*, tiny: bool = False) -> list[Case]:
-    """DiT-B/2 on latents of 32x32x4 and the CIFAR-10 U-Net; `tiny` shrinks both to test the code."""
+    """DiT-B/2 on latents of 32x32x4, and the CIFAR-10 U-Net; `tiny` shrinks both for a test."""
     dit = {"patch": 2, "width": 768, "depth": 12, "heads": 12}
     unet = {
         "channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (16,),

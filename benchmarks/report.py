@@ -37,7 +37,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def document(rows: Sequence[Mapping[str, Any]], threads: int) -> dict[str, Any]:
-    """All that was measured, and where: machine, threads, commit and date; versions are a side's."""
+    """What was measured, when, where and on which commit; versions stand with each side."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -79,10 +79,9 @@ def _first(side: Mapping[str, Any]) -> str:
 
 
 def _scaled(seconds: float) -> str:
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= scale:
-            break
-    return f"{seconds / scale:.3g} {unit}"
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} us"
 
 
 def _commit() -> str | None:

@@ -2,7 +2,7 @@
 
 | request | reply |
 |---|---|
-| `{"prepare": "module:factory", "options": {...}}` | `facts`, `versions`, and the seconds of `phases` |
+| `{"prepare": "module:factory", "options": {...}}` | `facts`, `versions`, seconds of `phases` |
 | `{"run": k}` | `seconds`, for one of what the case counts |
 
 A reply may also be `{"missing": package}`, or `{"error": sentence}` with the traceback on stderr.

@@ -29,6 +29,11 @@ class Chain:
 
     draws: tuple[Draw, ...]
 
+    @property
+    def on_host(self) -> bool:
+        """Whether any of them runs outside of jit."""
+        return any(on_host(draw) for draw in self.draws)
+
     def __call__(self, key: Key, batch: Batch) -> Batch:
         return _run(self.draws, jax.random.split(key, len(self.draws)), batch)
 
@@ -105,7 +110,7 @@ class Drop:
     null: tuple[tuple[str, float], ...] = field(metadata={"static": True})
 
     def __call__(self, key: Key, batch: Batch) -> Batch:
-        cond = dict(batch["cond"])
+        cond = dict(batch.get("cond", {}))
         missing = [name for name, _ in self.null if name not in cond]
         if missing:
             raise ValueError(
@@ -127,7 +132,7 @@ def chain(*draws: Draw) -> Draw:
 
 def on_host(draw: Draw) -> bool:
     """Whether a part of the draw runs outside of jit, so that it wants `ahead`."""
-    return any(getattr(part, "on_host", False) for part in getattr(draw, "draws", (draw,)))
+    return getattr(draw, "on_host", False)
 
 
 def ahead(
@@ -154,15 +159,29 @@ def ahead(
     Raises:
         whatever `draw` or `batches` raises, at the batch that it concerns.
     """
-    compiled = _by_stages(draw)
+    staged = _by_stages(draw)
+    double = jax.config.jax_enable_x64
+    source = enumerate(batches, first)
+
+    def complete(step: int, batch: Batch) -> Batch:
+        with jax.enable_x64(double):
+            return staged(keys(step), batch)
+
+    def submit(pool: ThreadPoolExecutor) -> Future[Batch] | None:
+        try:
+            return pool.submit(complete, *next(source))
+        except StopIteration:
+            return None
+        except Exception as error:
+            failed: Future[Batch] = Future()
+            failed.set_exception(error)
+            return failed
+
     with ThreadPoolExecutor(1, thread_name_prefix="draws-ahead") as pool:
-        waiting: deque[Future[Batch]] = deque()
-        for step, batch in enumerate(batches, first):
-            waiting.append(pool.submit(lambda s, b: compiled(keys(s), b), step, batch))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        waiting = deque(submit(pool) for _ in range(depth + 1))
+        while (completed := waiting.popleft()) is not None:
+            yield completed.result()
+            waiting.append(submit(pool))
 
 
 def _by_stages(draw: Draw) -> Draw:
@@ -173,7 +192,7 @@ def _by_stages(draw: Draw) -> Draw:
     for host, group in itertools.groupby(enumerate(parts), lambda part: on_host(part[1])):
         indices, members = zip(*group, strict=True)
         run = _run if host else jax.jit(_run)
-        stages.append((run, members, jnp.asarray(indices)))
+        stages.append((run, members if host else _traceable(members), jnp.asarray(indices)))
 
     def staged(key: Key, batch: Batch) -> Batch:
         keys = jax.random.split(key, len(parts)) if chained else key[None]
@@ -182,6 +201,11 @@ def _by_stages(draw: Draw) -> Draw:
         return batch
 
     return staged
+
+
+def _traceable(draws: tuple[Draw, ...]) -> tuple[Draw, ...]:
+    """Draws as an argument of jit: a bare function among them becomes a record without arrays."""
+    return jax.tree.map(lambda a: jax.tree_util.Partial(a) if callable(a) else a, draws)
 
 
 def source(source: Source) -> Draw:

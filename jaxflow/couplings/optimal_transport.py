@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.arrays import is_concrete
+from jaxflow.arrays import at_least_float32, is_concrete
 from jaxflow.couplings.assignment import assign, assign_on_host, squared_distances
 from jaxflow.types import Cond, Coupling, Data, Key
 
@@ -31,17 +31,19 @@ class OptimalTransport:
                 f"x0 has shape {x0.shape} but x1 {x1.shape}: they are paired one to one"
             )
         if not self.on_host:
-            return x0[assign(squared_distances(x1, x0))], x1, cond
+            with jax.default_matmul_precision("highest"):
+                cost = squared_distances(at_least_float32(x1), at_least_float32(x0))
+            return x0[assign(cost)], x1, cond
         if not (is_concrete(x0) and is_concrete(x1)):
             raise ValueError(
                 "optimal_transport(on_host=True) cannot be traced: run its draw ahead of the step "
                 "with draws.ahead, or couple inside jit with optimal_transport()"
             )
         source = np.asarray(x0)
-        cost = squared_distances(np.asarray(x1, np.float64), source.astype(np.float64))
-        if not np.all(np.isfinite(cost)):
+        pair = np.asarray(x1, np.float64), source.astype(np.float64)
+        if not all(np.all(np.isfinite(x)) for x in pair):
             raise ValueError("optimal transport met a value that is not finite in x0 or x1")
-        return jnp.asarray(source[assign_on_host(cost)]), x1, cond
+        return jnp.asarray(source[assign_on_host(squared_distances(*pair))]), x1, cond
 
 
 def optimal_transport(*, on_host: bool = False) -> Coupling:

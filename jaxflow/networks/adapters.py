@@ -12,8 +12,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax import nnx as flax_nnx
-from flax.errors import ScopeParamShapeError
+from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 
 from jaxflow.networks.initialisers import initialise
 from jaxflow.types import Array, Data, Key, Network, Params, Time
@@ -74,9 +75,9 @@ class Linen:
             return self.module.apply(
                 {"params": params}, t, x, rngs=rngs, **self._options(key), **cond
             )
-        except ScopeParamShapeError as error:
+        except (ScopeParamShapeError, ScopeParamNotFoundError) as error:
             raise ValueError(
-                f"the parameters of {name} do not match data of shape {x.shape}: "
+                f"the parameters of {name} do not match data of shape {jnp.shape(x)}: "
                 f"{str(error).splitlines()[0]} Initialise the network with data of this shape, "
                 "or load the parameters of the network that was trained on it"
             ) from error

@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxflow.arrays import at_least_float32
 from jaxflow.networks.embeddings import Conditioning, positions
 from jaxflow.networks.initialisers import zeros
 from jaxflow.networks.layers import Attention, dense, layer_norm, modulate
@@ -42,8 +43,8 @@ class DiT(nn.Module):
         remat: what is recomputed in the backward pass, for memory: None, "full" for whole blocks,
             "dots" for all but matrix products.
         attention: the implementation in `jax.nn.dot_product_attention`: None, "xla" or "cudnn".
-        unroll: blocks of the scan laid out one after another, the same function: slower to
-            compile and on some machines faster to run.
+        unroll: blocks of the scan laid out one after another; the parameters and the function stay
+            the same, the program grows.
     """
 
     patch: int = 2
@@ -69,7 +70,7 @@ class DiT(nn.Module):
         shift, scale = jnp.split(
             dense(2 * self.width, kernel_init=zeros, name="modulation")(c), 2, -1
         )
-        h = modulate(layer_norm(h.astype(c.dtype)), shift, scale)
+        h = modulate(layer_norm(at_least_float32(h)), shift, scale)
         out_channels = self.out_channels or channels
         h = dense(self.patch**2 * out_channels, kernel_init=zeros, name="outward")(h)
         return _image(h, height, width, self.patch)
@@ -77,7 +78,8 @@ class DiT(nn.Module):
     def _blocks(self) -> nn.Module:
         block = _Block
         if self.remat is not None:
-            block = nn.remat(block, policy=_policies[self.remat], prevent_cse=False)
+            policy = _policies[self.remat]
+            block = nn.remat(block, policy=policy, prevent_cse=self.unroll > 1)
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -96,8 +98,6 @@ class DiT(nn.Module):
                 f"images of {x.shape[1]}x{x.shape[2]} do not split into patches of {self.patch}: "
                 "resize or pad them, or take another patch"
             )
-        if self.width % self.heads:
-            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
         if self.remat not in _policies:
             raise ValueError(f"remat is one of {list(_policies)}; got {self.remat!r}")
 

@@ -47,7 +47,9 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
         if channels % self.groups:
-            raise ValueError(f"{self.groups} groups do not divide {channels} channels")
+            raise ValueError(
+                f"{self.groups} groups do not divide {channels} channels: take a multiple"
+            )
         scale = self.param("scale", ones, (channels,))
         bias = self.param("bias", zeros, (channels,))
         places = at_least_float32(x).reshape(len(x), -1, channels)
@@ -78,6 +80,11 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, tokens, channels = x.shape
+        if channels % self.heads:
+            raise ValueError(
+                f"{self.heads} heads do not divide {channels} channels: take a multiple, "
+                "or another number of heads"
+            )
         qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, -1), 2, 0)
         h = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)

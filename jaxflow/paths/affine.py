@@ -49,8 +49,8 @@ class Affine:
             raise ValueError(f"x0 has shape {x0.shape} but x1 {x1.shape}: a path joins equals")
         if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in (x0, x1)):
             raise ValueError(
-                f"x0 is {x0.dtype} and x1 {x1.dtype}, but an affine path blends real numbers: scale "
-                "the data to floats first, as x1 / 127.5 - 1"
+                f"x0 is {x0.dtype} and x1 {x1.dtype}, but an affine path blends real numbers: "
+                "scale the data to floats first, as x1 / 127.5 - 1"
             )
         t = at_least_float32(t)
         schedule = self.schedule

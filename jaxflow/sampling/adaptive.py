@@ -127,10 +127,8 @@ def _squares(y: PyTree) -> Array:
     """Mean square of each sample over all its values, `[batch]`."""
     leaves = jax.tree.leaves(y)
     sizes = [a[0].size for a in leaves]
-    total = jnp.zeros(()) + sum(
-        event_mean(jnp.square(a)) * size for a, size in zip(leaves, sizes, strict=True)
-    )
-    return total / sum(sizes)
+    totals = [event_mean(jnp.square(a)) * size for a, size in zip(leaves, sizes, strict=True)]
+    return jnp.sum(jnp.stack(totals), axis=0) / sum(sizes)
 
 
 def _worst(y: PyTree) -> Array:

@@ -39,7 +39,8 @@ def check_grid(
     steps = np.diff(times, axis=0)
     if times.ndim not in (1, 2) or len(times) < 2 or not (np.all(steps > 0) or np.all(steps < 0)):
         raise ValueError(
-            f"a grid is a strictly increasing or decreasing sequence of two or more times; got {grid}"
+            "a grid is a strictly increasing or decreasing sequence of two or more times; "
+            f"got {grid}"
         )
     if times.min() < 0 or times.max() > 1:
         raise ValueError(f"times lie in [0, 1]; the grid runs from {times.min()} to {times.max()}")

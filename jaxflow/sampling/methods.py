@@ -6,7 +6,7 @@ r"""One step of a fixed-step solver each, from $t$ to $t + h$.
 | midpoint | 2 | 2 | $x + h\,v(t + h/2,\, x + \frac h2 v)$ |
 | heun | 2 | 2 | $x + \frac h2 (v + v(t + h, x + h v))$ |
 | rk4 | 4 | 4 | the classical Runge-Kutta method |
-| ab2 | 1 | 2 | $x + h\,((1 + \frac{h}{2 h'}) v - \frac{h}{2 h'} v')$, with $v', h'$ of the step before |
+| ab2 | 1 | 2 | $x + h\,((1 + \frac{h}{2 h'}) v - \frac{h}{2 h'} v')$; $v', h'$ of the last step |
 
 Times are `[batch]`, states any pytree of arrays that lead with the batch.
 """

@@ -9,7 +9,8 @@ and with the responsibilities $\gamma_k(x)$ of its components and $y_k = S_k^{-1
 
 (2) $\nabla \log p_t(x) = -\sum_k \gamma_k\, y_k$
 
-(3) $E[x_1 \mid x] = \sum_k \gamma_k\, (m_k + \alpha C_k\, y_k)$ and $E[x_0 \mid x] = \sigma \sum_k \gamma_k\, y_k$
+(3) $E[x_1 \mid x] = \sum_k \gamma_k\, (m_k + \alpha C_k\, y_k)$ and
+    $E[x_0 \mid x] = \sigma \sum_k \gamma_k\, y_k$
 
 (4) $u_t(x) = \dot\alpha\, E[x_1 \mid x] + \dot\sigma\, E[x_0 \mid x]$
 
@@ -25,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, per_sample
-from jaxflow.paths.schedules import coefficients
+from jaxflow.paths.schedules import coefficients, schedule_of
 from jaxflow.types import Array, Data, Float, Interval, Keys, Path, Shaped, Time
 from jaxflow.velocities.prediction import conversion_interval
 
@@ -53,7 +54,7 @@ class GaussianMixture:
     def __call__(self, t: Time, x: Data, **cond: Array) -> Data:
         """The marginal velocity (4); beyond `interval`, that of its nearer end."""
         t = jnp.clip(at_least_float32(t), *self.interval)
-        _, _, alpha_dot, sigma_dot = (c[:, None] for c in coefficients(self.path.schedule, t))
+        _, _, alpha_dot, sigma_dot = (c[:, None] for c in coefficients(schedule_of(self.path), t))
         _, x1, y = self._posterior(t, x)
         sigma = self._ends(t)[1]
         return (alpha_dot * x1 + sigma_dot * sigma * y).reshape(x.shape)
@@ -87,7 +88,7 @@ class GaussianMixture:
         return per_sample(one, keys)
 
     def _ends(self, t: Time) -> tuple[Array, Array]:
-        schedule = self.path.schedule
+        schedule = schedule_of(self.path)
         return schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
 
     def _posterior(self, t: Time, x: Data) -> tuple[Array, Array, Array]:

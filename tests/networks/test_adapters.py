@@ -141,11 +141,41 @@ def test_an_unknown_condition_names_the_known_ones():
         network({}, T, jnp.zeros((3, 4, 4, 1)), lable=jnp.zeros(3, int))
 
 
-def test_data_that_does_not_match_the_parameters():
-    network = networks.linen(networks.ConcatMLP(width=8))
-    params = network.init(jax.random.key(0), T, X)
-    with pytest.raises(ValueError, match=r"do not match data of shape \(3, 5\).*Initialise"):
-        network(params, T, jnp.zeros((3, 5)))
+@pytest.mark.parametrize(
+    ("module", "event", "other"),
+    [
+        (networks.ConcatMLP(width=8), (2,), (5,)),
+        (networks.DiT(width=8, depth=1, heads=1), (4, 4, 1), (4, 4, 3)),
+    ],
+)
+def test_data_that_does_not_match_the_parameters(module, event, other):
+    network = networks.linen(module)
+    params = network.init(jax.random.key(0), T, jnp.zeros((3, *event)))
+    with pytest.raises(ValueError, match=r"do not match data of shape \(3, .*Initialise"):
+        network(params, T, jnp.zeros((3, *other)))
+    with pytest.raises(ValueError, match=r"do not match data of shape \(3, .*Initialise"):
+        network({"other": jnp.zeros(1)}, T, jnp.zeros((3, *event)))
+
+
+def test_a_network_is_differentiated_forwards_and_mapped_over_single_examples():
+    network = networks.linen(networks.DiT(width=8, depth=1, heads=1))
+    x = jnp.linspace(-1.0, 1.0, 48).reshape(3, 4, 4, 1)
+    noise = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda p: p + noise.normal(size=p.shape).astype(np.float32),
+        network.init(jax.random.key(0), T, x),
+    )
+
+    @jax.jit
+    def slopes(params, t, x):
+        one = jax.vmap(lambda t, x: network(params, t[None], x[None])[0])
+        _, forwards = jax.jvp(lambda x: one(t, x), (x,), (jnp.ones_like(x),))
+        _, pull = jax.vjp(lambda x: network(params, t, x), x)
+        return jnp.vdot(forwards, x), jnp.vdot(pull(x)[0], jnp.ones_like(x))
+
+    forwards, backwards = slopes(params, T, x)
+    assert abs(backwards) > 0.1
+    np.testing.assert_allclose(forwards, backwards, rtol=1e-3)
 
 
 def test_an_output_that_is_not_there():
