@@ -4,8 +4,8 @@
     python -m experiments.train   --config=configs/cifar10.py --workdir=runs/cifar10
 
 U-Net of 35.7 M parameters, Adam at a constant rate after warm-up, gradients clipped at 1, an
-average with decay .9999, times skewed towards the data. Tong et al., 2024, arXiv:2302.00482, report an FID
-of 3.5 for it with dopri5 (without the skew); none is claimed here until it has been run.
+average with decay .9999, times skewed towards the data. Tong et al., 2024, arXiv:2302.00482, report
+an FID of 3.5 for it with dopri5 (without the skew); none is claimed here until it has been run.
 """
 
 from ml_collections import ConfigDict

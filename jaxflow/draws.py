@@ -160,7 +160,7 @@ def ahead(
         whatever `draw` or `batches` raises, at the batch that it concerns.
     """
     staged = _by_stages(draw)
-    double = jax.config.jax_enable_x64
+    double = jnp.result_type(float) == jnp.float64
     source = enumerate(batches, first)
 
     def complete(step: int, batch: Batch) -> Batch:

@@ -5,10 +5,11 @@ code under test but the names of the paths.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from scipy.special import logsumexp
 
 from jaxflow import paths
@@ -50,9 +51,7 @@ def _vp(beta_min: float, beta_max: float) -> Curve:
 HALF_PI = math.pi / 2
 
 CURVES = {
-    "linear": Curve(
-        paths.linear(), lambda t: t, lambda t: 1 - t, lambda t: 1.0, lambda t: -1.0
-    ),
+    "linear": Curve(paths.linear(), lambda t: t, lambda t: 1 - t, lambda t: 1.0, lambda t: -1.0),
     "linear(.1)": Curve(
         paths.linear(0.1), lambda t: t, lambda t: 1 - 0.9 * t, lambda t: 1.0, lambda t: -0.9
     ),
@@ -161,3 +160,9 @@ class Gaussian(NamedTuple):
 
 
 GAUSSIAN = Gaussian(MEANS[0], COVARIANCES[0])
+
+
+def some_fast(names: Iterable[str], fast: Iterable[str] = ("linear", "vp")) -> list:
+    """Every name as a parameter, all but some of them for the slow run."""
+    marks = {True: (), False: (pytest.mark.slow,)}
+    return [pytest.param(name, marks=marks[name in fast]) for name in names]

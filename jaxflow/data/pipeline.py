@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -129,7 +129,7 @@ def pipeline(
         )
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed = {seed}: Grain takes seeds from 0 to 2**32 - 1")
-    examples = grain.MapDataset.source(source).seed(seed)
+    examples = grain.MapDataset.source(cast(Any, source)).seed(seed)
     examples = examples.shuffle() if shuffle else examples
     examples = examples.repeat() if repeat else examples
     rows = examples.random_map(_Example(tuple(transforms), None if cond is None else tuple(cond)))

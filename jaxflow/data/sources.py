@@ -78,7 +78,7 @@ def tfds(
     """
     import tensorflow_datasets
 
-    builder = tensorflow_datasets.builder_from_directory(_directory(name, data_dir))
+    builder: Any = tensorflow_datasets.builder_from_directory(_directory(name, data_dir))
     splits = sorted(builder.info.splits)
     for part in split.split("+"):
         known = part.split("[")[0].strip()
@@ -125,7 +125,7 @@ def _digits() -> dict[str, Arrays]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    scans = load_digits()
+    scans: Any = load_digits()
     images = scans.images.astype(np.uint8)[..., None]
     split = train_test_split(
         images, scans.target, test_size=360, random_state=0, stratify=scans.target

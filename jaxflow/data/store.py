@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def _write(
     first = next(iter(splits.values()))[0]
     features = _features(first, classes, splits)
     template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=name, filetype_suffix="array_record"
+        data_dir=cast(Any, folder), dataset_name=name, filetype_suffix="array_record"
     )
     infos = [
         _write_split(source, template.replace(split=split), features, first, on_example)

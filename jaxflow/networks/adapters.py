@@ -72,9 +72,8 @@ class Linen:
         _check_conditions(type(self.module).__call__, name, cond)
         rngs = None if key is None else {"dropout": key}
         try:
-            return self.module.apply(
-                {"params": params}, t, x, rngs=rngs, **self._options(key), **cond
-            )
+            apply: Callable[..., Any] = self.module.apply
+            return apply({"params": params}, t, x, rngs=rngs, **self._options(key), **cond)
         except (ScopeParamShapeError, ScopeParamNotFoundError) as error:
             raise ValueError(
                 f"the parameters of {name} do not match data of shape {jnp.shape(x)}: "
@@ -99,7 +98,7 @@ def linen(module: nn.Module) -> Linen:
     >>> network(network.init(jax.random.key(0), t, x), t, x).shape
     (5, 2)
     """
-    lists = {
+    lists: dict[str, Any] = {
         f.name: tuple(value)
         for f in fields(module)
         if f.name not in ("parent", "name") and isinstance(value := getattr(module, f.name), list)

@@ -11,7 +11,7 @@ Interpolant Transformers, arXiv:2401.08740.
 """
 
 import difflib
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -84,7 +84,7 @@ class DiT(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=cast(Any, nn.broadcast),
             length=self.depth,
             unroll=self.unroll,
         )

@@ -10,6 +10,7 @@ single small program, and cuts the parameters out. A parameter depends on the ke
 alone, so that adding a layer leaves the others as they were.
 """
 
+import dataclasses
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,11 +19,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from jaxflow.arrays import is_concrete
 from jaxflow.types import Array, Key, Params
@@ -50,7 +51,7 @@ class Initialiser:
     def __call__(self, key: Key, shape: Shape, dtype: Any = jnp.float32) -> Any:
         deviation = self.deviation(shape)
         if _recording.get():
-            return _Recipe(jnp.zeros(shape, dtype), self.mean, deviation)
+            return _Recipe(value=jnp.zeros(shape, dtype), mean=self.mean, deviation=deviation)
         if deviation == 0.0:
             return jnp.full(shape, self.mean, dtype)
         return (self.mean + deviation * _standard(key, shape)).astype(dtype)
@@ -92,19 +93,19 @@ def normal(deviation: float) -> Initialiser:
     return Initialiser(0.0, partial(_fixed, deviation=deviation))
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class _Recipe(nn.meta.AxisMetadata):
     """A parameter's shape with its mean and deviation, as the tracing of a module meets it."""
 
     value: Any
-    mean: float = flax.struct.field(pytree_node=False)
-    deviation: float = flax.struct.field(pytree_node=False)
+    mean: float = struct.field(pytree_node=False)
+    deviation: float = struct.field(pytree_node=False)
 
     def unbox(self) -> Any:
         return self.value
 
     def replace_boxed(self, val: Any) -> "_Recipe":
-        return self.replace(value=val)
+        return dataclasses.replace(self, value=val)
 
     def add_axis(self, index: int, params: dict[Any, Any]) -> "_Recipe":
         return self
@@ -135,7 +136,9 @@ def initialise(module: nn.Module, key: Key, *args: Any, **kwargs: Any) -> Params
     Raises:
         ValueError: where the module has variables other than parameters.
     """
-    switches = {name: value for name, value in kwargs.items() if isinstance(value, bool)}
+    switches: dict[str, Any] = {
+        name: value for name, value in kwargs.items() if isinstance(value, bool)
+    }
     inputs = (args, {name: value for name, value in kwargs.items() if name not in switches})
 
     def init(key: Key, args: Any, kwargs: Any) -> Any:

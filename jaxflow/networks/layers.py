@@ -87,6 +87,7 @@ class Attention(nn.Module):
             )
         qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, -1), 2, 0)
-        h = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
+        attention: Any = jax.nn.dot_product_attention
+        h = attention(q, k, v, implementation=self.implementation)
         h = h.reshape(batch, tokens, channels)
         return dense(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)

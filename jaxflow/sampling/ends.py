@@ -25,7 +25,7 @@ def check_grid(
     Raises:
         ValueError: for a grid that is not a strictly monotone sequence of at least two times in
             [0, 1], has a time beyond the interval other than its last, or goes beyond it where
-            the velocity has no path to give a posterior mean.
+            the velocity has no path to give a posterior mean, or for some samples alone.
     """
     low, high = interval_of(velocity)
     if not is_concrete(grid):
@@ -54,5 +54,10 @@ def check_grid(
         raise ValueError(
             f"the velocity is finite up to t = {high}: only the last time of a grid may lie beyond "
             f"it, yet {times[-2]} does too; drop it"
+        )
+    if past and not np.all(times[-1] > high):
+        raise ValueError(
+            f"the velocity is finite up to t = {high}: the grids of a batch all end beyond it or "
+            f"none does; got {times[-1]}"
         )
     return times, past

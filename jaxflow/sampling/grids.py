@@ -23,6 +23,11 @@ def _unit(n: int) -> Grid:
     return np.linspace(0.0, 1.0, n + 1)
 
 
+def _between(start: float, stop: float, share: Grid) -> Grid:
+    """From `start` to `stop`, both exactly met."""
+    return start * (1.0 - share) + stop * share
+
+
 def uniform(n: int, start: float = 0.0, stop: float = 1.0) -> Grid:
     """Equal steps.
 
@@ -32,7 +37,7 @@ def uniform(n: int, start: float = 0.0, stop: float = 1.0) -> Grid:
     Raises:
         ValueError: where `n < 1`.
     """
-    return start + (stop - start) * _unit(n)
+    return _between(start, stop, _unit(n))
 
 
 def shifted(n: int, shift: float, start: float = 0.0, stop: float = 1.0) -> Grid:
@@ -47,7 +52,7 @@ def shifted(n: int, shift: float, start: float = 0.0, stop: float = 1.0) -> Grid
     if shift <= 0:
         raise ValueError(f"shifted needs shift > 0; got {shift}")
     u = 1.0 - _unit(n)
-    return start + (stop - start) * (1.0 - shift * u / (1.0 + (shift - 1.0) * u))
+    return _between(start, stop, 1.0 - shift * u / (1.0 + (shift - 1.0) * u))
 
 
 def cosine(n: int, start: float = 0.0, stop: float = 1.0) -> Grid:
@@ -56,7 +61,7 @@ def cosine(n: int, start: float = 0.0, stop: float = 1.0) -> Grid:
     Raises:
         ValueError: where `n < 1`.
     """
-    return start + (stop - start) * (1.0 - np.cos(np.pi / 2 * _unit(n)))
+    return _between(start, stop, 1.0 - np.sin(np.pi / 2 * (1.0 - _unit(n))))
 
 
 def karras(

@@ -95,7 +95,7 @@ class Hutchinson:
 class Augmented:
     """The velocity of `{x, logdet}`."""
 
-    velocity: Velocity
+    velocity: Velocity | Callable[..., Data]
     divergence: Exact | Hutchinson = field(metadata={"static": True})
 
     path = None

@@ -71,7 +71,8 @@ def _ab2(v: Field, t: Time, s: Time, x: PyTree, memory: Any) -> tuple[PyTree, An
     now = v(t, x)
     share = h / (2 * h_before)
     x = _move(x, (h * (1 + share), now), (-h * share, before))
-    return x, (jax.tree.map(lambda a, b: a.astype(b.dtype), now, before), h)
+    memory = jax.tree.map(lambda a, b: a.astype(b.dtype), now, before)
+    return x, (memory, jnp.where(h == 0, jnp.inf, h))
 
 
 def euler() -> Method:

@@ -57,7 +57,7 @@ def test_unwritable_folder(tmp_path: Path) -> None:
     ("key", "value", "words"),
     [
         ("coupling", {"name": "independant", "kwargs": {}}, "did you mean 'independent'"),
-        ("times", {"name": "logit_normal", "kwargs": {"sd": 1.0}}, "times.*'sd'"),
+        ("times", {"name": "logit_normal", "kwargs": {"sd": 1.0}}, r"times.*'sd'"),
         ("times", {"name": "logit_normal", "kwargs": {"std": -1.0}}, "std > 0"),
         ("path", {"name": "vp", "kwargs": {"beta_mx": 1.0}}, "did you mean 'beta_max'"),
         ("path", "linear", "must be {'name'"),

@@ -73,9 +73,7 @@ def test_point_velocity_and_score(name, x64):
     t = np.array([0.05, 0.3, 0.5, 0.8, 0.95])
     x0, x1 = points(5, 3, seed=1), points(5, 3, seed=2)
     s = _sample(curve.path, *map(jnp.asarray, (t, x0, x1)))
-    alpha, sigma, alpha_dot, sigma_dot = (
-        np.array([f(s) for s in t])[:, None] for f in curve[1:]
-    )
+    alpha, sigma, alpha_dot, sigma_dot = (np.array([f(s) for s in t])[:, None] for f in curve[1:])
     np.testing.assert_allclose(s.x, alpha * x1 + sigma * x0, atol=1e-12)
     np.testing.assert_allclose(s.u, alpha_dot * x1 + sigma_dot * x0, atol=1e-10)
     np.testing.assert_allclose(s.score, -(s.x - alpha * x1) / sigma**2, rtol=1e-8)
@@ -179,9 +177,7 @@ def test_signal_is_inverted(name, x64):
         (lambda: paths.linear()(jnp.array(0.5), jnp.ones((2, 3)), jnp.ones((2, 3))), r"\(\)"),
         (lambda: paths.linear()(jnp.ones(3), jnp.ones((2, 3)), jnp.ones((2, 3))), r"\(3,\)"),
         (
-            lambda: paths.linear()(
-                jnp.ones(2), jnp.ones((2, 3)), jnp.ones((2, 3), jnp.uint8)
-            ),
+            lambda: paths.linear()(jnp.ones(2), jnp.ones((2, 3)), jnp.ones((2, 3), jnp.uint8)),
             "uint8",
         ),
     ],

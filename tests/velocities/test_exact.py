@@ -90,9 +90,7 @@ def test_posterior_mean_by_quadrature(name, x64):
     a, s = curve.alpha(t), curve.sigma(t)
     weights, means, stds = np.array([0.3, 0.7]), np.array([-1.0, 0.8]), np.array([0.4, 0.6])
     grid = np.linspace(-6, 6, 20001)
-    prior = np.sum(
-        weights * np.exp(-0.5 * ((grid[:, None] - means) / stds) ** 2) / stds, axis=1
-    )
+    prior = np.sum(weights * np.exp(-0.5 * ((grid[:, None] - means) / stds) ** 2) / stds, axis=1)
     x = np.linspace(-2, 2, 5)
     joint = prior * np.exp(-0.5 * ((x[:, None] - a * grid) / s) ** 2)
     expected = (joint @ grid) / joint.sum(1)
@@ -304,9 +302,7 @@ def test_no_nan_at_the_ends(name, dtype):
 def test_conversion_to_itself_returns_the_value():
     value = jnp.array([[jnp.pi]])
     for kind in KINDS:
-        same = convert(
-            value, jnp.ones(1), value, path=paths.linear_vp(), source=kind, target=kind
-        )
+        same = convert(value, jnp.ones(1), value, path=paths.linear_vp(), source=kind, target=kind)
         assert same is value
 
 

@@ -1,0 +1,107 @@
+"""Samplers on paths and predictions that are singular at an end."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import paths, sampling
+from jaxflow.sampling import adaptive, fixed_step, grids, methods
+from jaxflow.velocities import from_network, gaussian_mixture
+from jaxflow.velocities.prediction import KINDS
+from tests.problems import COVARIANCES, CURVES, GAUSSIAN, MEANS, points, some_fast
+
+METHODS = methods.__all__
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_flow_of_a_gaussian(name, x64):
+    """The flow is affine and known, on every path."""
+    curve = CURVES[name]
+    velocity = gaussian_mixture(
+        curve.path, weights=np.ones(1), means=MEANS[:1], covariances=COVARIANCES[:1]
+    )
+    x0 = points(3)
+    middle = fixed_step(
+        velocity, jnp.asarray(x0), grids.uniform(40, 0.1, 0.9), method=sampling.rk4()
+    )
+    np.testing.assert_allclose(middle.x, GAUSSIAN.carry(curve, x0, 0.1, 0.9), atol=1e-4)
+
+
+GRID = np.array([0.0, 0.3, 0.8, 1.0])
+
+
+@pytest.mark.parametrize("name", some_fast(CURVES))
+def test_no_nan_from_end_to_end(name):
+    """From 0 to 1 on every path, in value and gradient, for every prediction and method."""
+    path = CURVES[name].path
+    x0 = jnp.ones((2, 2))
+
+    def ends(w, x0):
+        found = {}
+        for kind in KINDS:
+            velocity = from_network(
+                lambda w, t, x, key=None: jnp.tanh(w * x + t[:, None]),
+                w,
+                path=path,
+                prediction=kind,
+            )
+            for method in METHODS if kind == "data" else ("heun",):
+                solution = fixed_step(velocity, x0, GRID, method=getattr(methods, method)())
+                found[kind, method] = solution.x
+        return sum(jnp.sum(x) for x in found.values()), found
+
+    gradient, found = jax.jit(jax.grad(ends, argnums=(0, 1), has_aux=True))(jnp.ones(()), x0)
+    for leaf in jax.tree.leaves((gradient, found)):
+        assert jnp.all(jnp.isfinite(leaf))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("linear", "data"), ("vp", "noise"), ("linear_vp", "velocity")],
+)
+def test_adaptive_passes_the_ends(name, kind):
+    """From 0 to 1 with few calls, though the prediction or the path is singular there."""
+    curve = CURVES[name]
+    mixture = gaussian_mixture(
+        curve.path, weights=np.ones(1), means=MEANS[:1], covariances=np.ones(1)
+    )
+    read = {
+        "velocity": mixture,
+        "data": mixture.posterior_mean,
+        "noise": mixture.noise,
+        "score": mixture.score,
+    }
+    velocity = from_network(
+        lambda p, t, x, key=None: read[kind](t, x), None, path=curve.path, prediction=kind
+    )
+    x0 = jnp.asarray(points(3), jnp.float32)
+    solution = adaptive(velocity, x0, (0.0, 0.5, 1.0))
+    assert bool(solution.success.all())
+    assert np.all(solution.nfe < 400)
+    sigma = 1.0 if name == "linear" else np.sqrt(curve.alpha(0) ** 2 + curve.sigma(0) ** 2)
+    expected = MEANS[0] + (x0 - curve.alpha(0) * MEANS[0]) / sigma
+    np.testing.assert_allclose(solution.x, expected, atol=6e-3)
+    if kind == "data":
+        back = adaptive(velocity, solution.x, (1.0, 0.0))
+        np.testing.assert_allclose(back.x, x0, atol=2e-2)
+
+
+def test_last_step_is_the_posterior_mean():
+    """One call, instead of a step, where the grid goes on past the velocity's interval."""
+    velocity = from_network(
+        lambda p, t, x, key=None: jnp.full_like(x, 3.0),
+        None,
+        path=paths.linear(),
+        prediction="data",
+    )
+    x0 = jnp.zeros((2, 2))
+    solution = fixed_step(velocity, x0, grids.uniform(4), save=True)
+    np.testing.assert_allclose(solution.x, 3.0, rtol=1e-6)
+    assert solution.nfe.tolist() == [2 * 3 + 1] * 2
+    assert solution.xs.shape == (5, 2, 2)
+    np.testing.assert_allclose(solution.xs[-1], solution.x)
+    assert fixed_step(velocity, x0, grids.uniform(1)).nfe.tolist() == [1, 1]
+    stop = fixed_step(velocity, x0, grids.uniform(4, 0.0, 0.9))
+    np.testing.assert_allclose(stop.x, 2.7, rtol=1e-3)
+    assert stop.nfe.tolist() == [8, 8]

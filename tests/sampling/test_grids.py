@@ -1,0 +1,115 @@
+"""Grids, and what samplers say of those they cannot take."""
+
+import inspect
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import paths
+from jaxflow.sampling import adaptive, fixed_step, grids
+from jaxflow.velocities import from_network, gaussian_mixture
+from tests.problems import COVARIANCES, MEANS, points
+
+GRIDS = {
+    "uniform": {},
+    "shifted": {"shift": 3.0},
+    "cosine": {},
+    "karras": {},
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_grids(name):
+    """From 0 to 1 in `n` growing steps, and a sampler takes them."""
+    make = getattr(grids, name)
+    for n in (3, 10):
+        grid = make(n, **GRIDS[name])
+        assert grid.shape == (n + 1,)
+        assert grid.dtype == np.float64
+        assert grid[0] == 0
+        assert grid[-1] == 1
+        assert np.all(np.diff(grid) > 0)
+    if name != "karras":
+        part = make(5, **GRIDS[name], start=0.2, stop=0.7)
+        np.testing.assert_allclose(part, 0.2 + 0.5 * make(5, **GRIDS[name]))
+        back = make(5, **GRIDS[name], start=1.0, stop=0.0)
+        np.testing.assert_allclose(back, 1 - make(5, **GRIDS[name]), atol=1e-15)
+    velocity = gaussian_mixture(
+        paths.linear(), weights=np.ones(1), means=MEANS[:1], covariances=COVARIANCES[:1]
+    )
+    solution = fixed_step(velocity, jnp.asarray(points(2), jnp.float32), make(10, **GRIDS[name]))
+    assert bool(solution.success.all())
+
+
+def test_grids_are_those_of_the_papers(x64):
+    """The shift acts on the noise time; Karras' steps are equal in the root of the ratio."""
+    u = 1 - np.linspace(0, 1, 6)
+    np.testing.assert_allclose(1 - grids.shifted(5, 3.0), 3 * u / (1 + 2 * u), atol=1e-15)
+    for path in (paths.linear(), paths.cosine(), paths.vp()):
+        inner = jnp.asarray(grids.karras(8, rho=7.0, path=path)[1:-1])
+        ratio = path.schedule.sigma(inner) / path.schedule.alpha(inner)
+        np.testing.assert_allclose(np.diff(ratio ** (1 / 7), 2), 0.0, atol=1e-6)
+        np.testing.assert_allclose(ratio[jnp.array([0, -1])], [80.0, 0.002], rtol=1e-3)
+
+
+def test_every_grid_is_in_the_table():
+    assert {n for n in grids.__all__ if inspect.isfunction(getattr(grids, n))} == set(GRIDS)
+
+
+def falling(t, x):
+    return -x
+
+
+DATA = from_network(lambda p, t, x, key=None: x, None, path=paths.linear(), prediction="data")
+HIGH = gaussian_mixture(
+    paths.linear_vp(), weights=np.ones(1), means=MEANS[:1], covariances=np.ones(1)
+)
+
+
+@pytest.mark.parametrize("sampler", [fixed_step, adaptive])
+@pytest.mark.parametrize(
+    ("velocity", "grid", "cond", "received"),
+    [
+        (falling, (0.0, 0.0), {}, r"\(0.0, 0.0\)"),
+        (falling, (0.0, 0.6, 0.5), {}, "0.6"),
+        (falling, (0.0,), {}, "two or more"),
+        (falling, (-0.1, 1.0), {}, "-0.1"),
+        (falling, (1.2, 0.0), {}, "1.2"),
+        (falling, (0.0, np.nan), {}, "nan"),
+        (DATA, (0.0, 0.99995, 1.0), {}, "0.99995"),
+        (falling, (0.0, 1.0), {"label": jnp.ones(3)}, "'label'"),
+    ],
+)
+def test_errors_name_what_they_got(sampler, velocity, grid, cond, received):
+    with pytest.raises(ValueError, match=received):
+        sampler(velocity, jnp.ones((2, 2)), grid, cond=cond)
+
+
+def test_other_errors():
+    with pytest.raises(TypeError, match="Kvaerno5"):
+        adaptive(falling, jnp.ones((2, 2)), solver=diffrax.Kvaerno5())
+    with pytest.raises(ValueError, match="numpy"):
+        jax.jit(lambda grid: fixed_step(DATA, jnp.ones((2, 2)), grid))(jnp.linspace(0, 1, 3))
+    mixed = np.array([[0.0, 0.0], [0.5, 0.5], [1.0, 0.9]])
+    with pytest.raises(ValueError, match="0.9"):
+        fixed_step(DATA, jnp.ones((2, 2)), mixed)
+    for call, received in [
+        (lambda: grids.uniform(0), "n=0"),
+        (lambda: grids.shifted(3, 0.0), "0.0"),
+        (lambda: grids.karras(2), "2"),
+        (lambda: grids.karras(5, sigma_min=3.0, sigma_max=2.0), "3.0, 2.0"),
+    ]:
+        with pytest.raises(ValueError, match=received):
+            call()
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0.1, 0.99999), (0.3, 0.9999), (0.7, 0.1), (0.2, 0.9)])
+def test_ends_of_a_grid_are_met(start, stop):
+    """To the bit, since a stop beyond a velocity's interval means another last step."""
+    for make in (grids.uniform, grids.cosine, lambda *a: grids.shifted(a[0], 3.0, *a[1:])):
+        for n in (1, 7, 49):
+            grid = make(n, start, stop)
+            assert (grid[0], grid[-1]) == (start, stop)
