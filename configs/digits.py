@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
-    config.steps = 8_000
+    config.steps = 4_000
     config.batch_size = 256
 
     config.data = {
@@ -49,5 +49,5 @@ def get_config() -> ConfigDict:
         "guidance": 1.0,
         "batch_size": 1_000,
     }
-    config.evaluation = {"split": "test", "num": 1_000, "likelihoods": 100}
+    config.evaluation = {"split": "test", "num": 1_000, "likelihoods": 50}
     return config
