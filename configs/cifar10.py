@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.data = {
         "source": {
             "name": "tfds",
-            "kwargs": {"name": "cifar10", "split": "train", "data_dir": None},
+            "kwargs": {"name": "cifar10", "split": "train", "data_dir": "~/tensorflow_datasets"},
         },
         "transforms": (
             {"name": "flip", "kwargs": {}},
@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
     }
     config.parallel = {"layout": "data", "mode": "jit", "microbatches": 1, "steps_per_call": 1}
     config.checkpoint = {"every": 5_000, "keep": 3}
-    config.log = {"every": 100, "pictures_every": 5_000, "wandb_project": None}
+    config.log = {"every": 100, "pictures_every": 5_000, "wandb_project": ""}
     config.sampler = {
         "name": "adaptive",
         "kwargs": {"rtol": 1e-5, "atol": 1e-5, "solver": {"name": "dopri5", "kwargs": {}}},

@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 256
 
     config.data = {
-        "source": {"name": "digits", "kwargs": {"split": "train", "data_dir": None}},
+        "source": {"name": "digits", "kwargs": {"split": "train", "data_dir": "~/.cache/jaxflow"}},
         "transforms": ({"name": "scale", "kwargs": {"levels": 17}},),
         "cond": ("label",),
         "on_device": True,
@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     }
     config.parallel = {"layout": "data", "mode": "jit", "microbatches": 1, "steps_per_call": 100}
     config.checkpoint = {"every": 2_000, "keep": 2}
-    config.log = {"every": 200, "pictures_every": 2_000, "wandb_project": None}
+    config.log = {"every": 200, "pictures_every": 2_000, "wandb_project": ""}
     config.sampler = {
         "name": "fixed_step",
         "kwargs": {

@@ -11,12 +11,12 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.steps = 6_000
-    config.batch_size = 128
+    config.batch_size = 64
 
     config.data = {
         "source": {
             "name": "tfds",
-            "kwargs": {"name": "fashion_mnist", "split": "train", "data_dir": None},
+            "kwargs": {"name": "fashion_mnist", "split": "train", "data_dir": "~/tensorflow_datasets"},
         },
         "transforms": (
             {"name": "flip", "kwargs": {}},
@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.drop = {"rate": 0.1, "null": {"label": 10}}
     config.network = {
         "name": "dit",
-        "kwargs": {"patch": 4, "width": 192, "depth": 6, "heads": 6, "num_classes": 10},
+        "kwargs": {"patch": 4, "width": 128, "depth": 4, "heads": 4, "num_classes": 10},
     }
     config.loss = {"name": "flow_matching", "kwargs": {"prediction": "velocity"}}
     config.optimizer = {
@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     }
     config.parallel = {"layout": "data", "mode": "jit", "microbatches": 1, "steps_per_call": 1}
     config.checkpoint = {"every": 1_000, "keep": 2}
-    config.log = {"every": 50, "pictures_every": 1_000, "wandb_project": None}
+    config.log = {"every": 50, "pictures_every": 1_000, "wandb_project": ""}
     config.sampler = {
         "name": "fixed_step",
         "kwargs": {

@@ -34,12 +34,12 @@ def get_config() -> ConfigDict:
     }
     config.parallel = {"layout": "data", "mode": "jit", "microbatches": 1, "steps_per_call": 100}
     config.checkpoint = {"every": 5_000, "keep": 2}
-    config.log = {"every": 500, "pictures_every": 2_500, "wandb_project": None}
+    config.log = {"every": 500, "pictures_every": 2_500, "wandb_project": ""}
     config.sampler = {
         "name": "adaptive",
         "kwargs": {"rtol": 1e-4, "atol": 1e-4},
         "guidance": 1.0,
         "batch_size": 1_000,
     }
-    config.evaluation = {"split": None, "num": 4_000, "likelihoods": 500}
+    config.evaluation = {"split": "test", "num": 4_000, "likelihoods": 500}
     return config

@@ -28,7 +28,7 @@ class Writers:
         workdirs.forget_after(self._lines, step)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step or None)
         self._wandb = None
-        if config.log.wandb_project is not None:
+        if config.log.wandb_project:
             try:
                 import wandb
             except ImportError:
