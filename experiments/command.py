@@ -7,9 +7,10 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from experiments import workdir as workdirs
 
@@ -44,36 +45,40 @@ def run(main: Callable[[], None]) -> None:
 
 def config_of_run() -> flags.FlagHolder:
     """A `--config` whose default is the snapshot in `--workdir`, read before flags are parsed."""
-    found = [re.fullmatch(r"--?workdir(?:=(.*))?", argument) for argument in sys.argv]
-    for i, match in enumerate(found):
-        if match:
-            value = match[1] if match[1] is not None else (sys.argv[i + 1 :] or [""])[0]
+    config = ConfigDict() if any(a.startswith("--help") for a in sys.argv) else _snapshot()
+    return config_flags.DEFINE_config_dict("config", config, lock_config=True)
+
+
+def _snapshot() -> ConfigDict:
+    pattern = re.compile(r"--?workdir(?:=(.*))?")
+    for argument, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
+        if found := pattern.fullmatch(argument):
             try:
-                config = workdirs.read_config(Path(value))
+                return workdirs.read_config(Path(found[1] if found[1] is not None else following))
             except (ValueError, OSError) as error:
                 _fail(str(error), 2)
-            return config_flags.DEFINE_config_dict("config", config, lock_config=True)
-    if any(argument.startswith("--help") for argument in sys.argv):
-        return config_flags.DEFINE_config_dict(
-            "config", config_flags.config_flags.ml_collections.ConfigDict()
-        )
-    _fail("--workdir=DIR is needed: the folder of a trained run", 1)
-    raise AssertionError
+    return _fail("--workdir=DIR is needed: the folder of a trained run", 1)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        _fail(f"{_sentence(error)} ({REPLACE})", 1)
-        raise
+        return flags.FLAGS(list(argv))
+    except (AttributeError, KeyError) as error:
+        name = str(error.args[0]).split("\n")[0].strip("'")
+        wrong = next((a for a in argv if a.startswith("--config") and name in a), "--config")
+        _fail(f"{wrong}: there is no such key ({_sentence(error)}); {REPLACE}", 1)
+    except flags.UnrecognizedFlagError as error:
+        hint = "; give --config=FILE before --config.key=value" if "config." in str(error) else ""
+        _fail(_sentence(error) + hint, 1)
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        _fail(_sentence(error), 1)
 
 
 def _sentence(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
+    text = str(error.args[0] if isinstance(error, KeyError) else error) or type(error).__name__
     return " ".join(text.strip().split("\n\n")[0].split())
 
 
-def _fail(sentence: str, code: int) -> None:
+def _fail(sentence: str, code: int) -> NoReturn:
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(code)
