@@ -32,7 +32,7 @@ $(BENCH_STAMP): pyproject.toml $(CONSTRAINTS) constraints/peers.txt
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(BENCH_VENV)/bin/python -m pip install --quiet $(PINNED) -c constraints/peers.txt -e '.[ot,peers]'
-	$(BENCH_VENV)/bin/python -m pip install --quiet --no-deps -c constraints/peers.txt torchcfm
+	$(BENCH_VENV)/bin/python -m pip install --quiet --no-deps -c constraints/peers.txt torchcfm torchdyn
 	@touch $@
 
 demo: $(STAMP)

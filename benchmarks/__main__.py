@@ -1,4 +1,8 @@
-"""The table of all cases on the CPU: `python -m benchmarks`."""
+"""The table of all cases on the CPU: `python -m benchmarks`.
+
+PyTorch's OpenMP threads wait for each other by spinning, which beside any other busy process makes
+it 10 to 100 times slower; so they sleep here, unless OMP_WAIT_POLICY says otherwise.
+"""
 
 import argparse
 import os
@@ -19,7 +23,9 @@ WIDTH = 160
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description="Measure jaxflow beside its PyTorch peers."
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose name contains this")
     parser.add_argument("--output", metavar="FILE.json", help="where to write what was measured")
     parser.add_argument("--quick", action="store_true", help="small and short: does it run?")
@@ -47,15 +53,19 @@ def _warn_if_busy(console: Console) -> None:
     load = os.getloadavg()[0]
     if load > 0.25 * (os.cpu_count() or 1):
         console.print(
-            f"The machine is busy (load {load:.1f}): threads that wait by spinning, as those of "
-            "OpenMP do, then take many times as long. Measure when it is idle."
+            f"The machine is busy (load {load:.1f}): measure when it is idle, for both sides wait "
+            "for a core now."
         )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table, and write it."""
     options = arguments(argv)
-    environment = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+    }
     setting = Setting(options.ours, options.peer, options.threads, environment)
     effort = Effort(3, 0.02) if options.quick else Effort(options.rounds, options.seconds)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
@@ -72,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         table.add_row(*report.cells(row))
     console.print(table)
     if options.output:
-        report.write(options.output, report.document(rows, options.threads))
+        report.write(options.output, report.document(rows, setting))
 
 
 if __name__ == "__main__":

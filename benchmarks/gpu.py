@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(*_cells(rows[-1]), sep=" | ", flush=True)
     print(report.markdown(HEADER, [_cells(row) for row in rows]))
     if options.output:
-        report.write(options.output, report.document(rows, setting.threads))
+        report.write(options.output, report.document(rows, setting))
 
 
 if __name__ == "__main__":

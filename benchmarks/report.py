@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.timing import Setting
+
 __all__ = ["HEADER", "cells", "document", "markdown", "write"]
 
 HEADER = ("case", "jaxflow", "peer", "ratio (quartiles)", "goal", "first call, jaxflow / peer")
@@ -36,7 +38,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
-def document(rows: Sequence[Mapping[str, Any]], threads: int) -> dict[str, Any]:
+def document(rows: Sequence[Mapping[str, Any]], setting: Setting) -> dict[str, Any]:
     """What was measured, when, where and on which commit; versions stand with each side."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -44,10 +46,10 @@ def document(rows: Sequence[Mapping[str, Any]], threads: int) -> dict[str, Any]:
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
-            "threads": threads,
+            "threads": setting.threads,
             "system": platform.platform(),
             "load": list(os.getloadavg()),
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
+            "environment": dict(setting.environment),
         },
         "rows": list(rows),
     }

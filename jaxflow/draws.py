@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxflow import couplings, sources
 from jaxflow import times as times_
 from jaxflow.arrays import batch_size, check_batch, split
-from jaxflow.types import Array, Batch, Coupling, Draw, Interval, Key, Path, Source, Times
+from jaxflow.types import Batch, Coupling, Draw, Interval, Key, Path, Source, Times
 
 __all__ = ["ahead", "chain", "couple", "drop", "latent", "source", "standard", "times"]
 
@@ -38,7 +38,7 @@ class Chain:
         return _run(self.draws, jax.random.split(key, len(self.draws)), batch)
 
 
-def _run(draws: tuple[Draw, ...], keys: Array, batch: Batch) -> Batch:
+def _run(draws: tuple[Draw, ...], keys: Iterable[Key], batch: Batch) -> Batch:
     for key, draw in zip(keys, draws, strict=True):
         batch = draw(key, batch)
     return batch
@@ -143,7 +143,7 @@ def ahead(
     first: int = 0,
     depth: int = 2,
 ) -> Iterator[Batch]:
-    """Completed batches, drawn on a thread while the step before them runs.
+    """Completed batches, drawn on threads while the steps before them run.
 
     What can be compiled is; what runs on the host (an exact coupling) runs between. The result
     is that of `draw(keys(step), batch)`, step by step.
@@ -177,7 +177,7 @@ def ahead(
             failed.set_exception(error)
             return failed
 
-    with ThreadPoolExecutor(1, thread_name_prefix="draws-ahead") as pool:
+    with ThreadPoolExecutor(depth, thread_name_prefix="draws-ahead") as pool:
         waiting = deque(submit(pool) for _ in range(depth + 1))
         while (completed := waiting.popleft()) is not None:
             yield completed.result()
@@ -188,16 +188,17 @@ def _by_stages(draw: Draw) -> Draw:
     """The draw with its traceable stretches jitted, and its host parts between them."""
     parts = getattr(draw, "draws", (draw,))
     chained = hasattr(draw, "draws")
+    keys_of = jax.jit(lambda key: list(jax.random.split(key, len(parts))) if chained else [key])
     stages = []
     for host, group in itertools.groupby(enumerate(parts), lambda part: on_host(part[1])):
         indices, members = zip(*group, strict=True)
         run = _run if host else jax.jit(_run)
-        stages.append((run, members if host else _traceable(members), jnp.asarray(indices)))
+        stages.append((run, members if host else _traceable(members), indices))
 
     def staged(key: Key, batch: Batch) -> Batch:
-        keys = jax.random.split(key, len(parts)) if chained else key[None]
+        keys = keys_of(key)
         for run, members, indices in stages:
-            batch = run(members, keys[indices], batch)
+            batch = run(members, [keys[i] for i in indices], batch)
         return batch
 
     return staged

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.flops import flops
 from benchmarks.task import Task
 from jaxflow import losses, networks, paths
+from jaxflow.training.flops import flops
 from jaxflow.types import Batch
 
 LEARNING_RATE = 1e-4

@@ -23,7 +23,7 @@ AnyArray = Any
 
 TEMPERATURE = 0.02
 ITERATIONS = 30
-LARGEST_EXPONENT = 500.0
+LARGEST_EXPONENT = 80.0
 
 
 def squared_distances(
@@ -51,17 +51,22 @@ def assign(cost: Float[Array, "n n"]) -> Int[Array, "n"]:
 
 
 def assign_on_host(cost: Float[np.ndarray, "n n"]) -> Int[np.ndarray, "n"]:
-    """The same in numpy and scipy, in float64: 3 ms at n = 256 where scipy alone takes 8."""
+    """The same in numpy and scipy: prices in float32, the assignment itself in float64.
+
+    The products are not left to BLAS, whose threads wait for each other by spinning while the
+    training step has the cores.
+    """
     cost = cost - cost.min(axis=1, keepdims=True)
     cost -= cost.min(axis=0)
     heat = max(TEMPERATURE * cost.mean(), cost.max() / LARGEST_EXPONENT)
     if heat > 0:
-        kernel = np.exp(cost / -heat)
-        v = np.ones(len(cost))
+        kernel = np.exp((cost / -heat).astype(np.float32))
+        v = np.ones(len(cost), np.float32)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for _ in range(ITERATIONS):
-                v = 1 / (1 / (kernel @ v) @ kernel)
-            g = heat * np.log(v)
+                u = 1 / np.einsum("ij,j->i", kernel, v)
+                v = 1 / np.einsum("ij,i->j", kernel, u)
+            g = heat * np.log(v.astype(np.float64))
         if np.all(np.isfinite(g)):
             cost = _reduce(cost, g)
     return linear_sum_assignment(cost)[1]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxflow.arrays import event_mean
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path, Time
-from jaxflow.velocities.prediction import check_kind, convert
+from jaxflow.velocities.prediction import check_kind, conversion_interval, convert
 
 __all__ = ["flow_matching"]
 
@@ -97,11 +97,13 @@ def flow_matching(
         A loss; `aux["per_example"]` holds the mean squared error of each example.
 
     Raises:
-        ValueError: for an unknown prediction or space.
+        ValueError: for an unknown prediction or space, or two that differ on a path without
+            schedule.
 
     Lipman et al., Flow Matching for Generative Modeling, 2023, arXiv:2210.02747, eq. 9;
     Tong et al., Improving and Generalizing Flow-Based Generative Models, 2024, arXiv:2302.00482.
     """
     check_kind("prediction", prediction)
     check_kind("regress", regress or prediction)
+    conversion_interval(path, prediction, regress or prediction)
     return FlowMatching(network, path, prediction, regress or prediction, weight)

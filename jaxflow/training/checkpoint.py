@@ -5,6 +5,7 @@ compared after reading, since a flipped bit would otherwise pass unseen. The pos
 is the step itself, so the state is all there is to save.
 """
 
+import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,6 +68,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, *, keep: int = 3):
         self.directory = Path(directory).absolute()
+        self._refused: Mapping[int, str] = {}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             cleanup_tmp_directories=True,
@@ -88,23 +90,31 @@ class Checkpoints:
     def save(self, state: TrainState, meta: Mapping[str, Any] | None = None) -> None:
         """Save a state under its step and return while it is being written.
 
+        Steps that `restore` refused and that stand in the way are renamed `refused-...`.
+
         Args:
             state: may be donated to the next step at once.
             meta: anything that JSON holds.
+
+        Raises:
+            RuntimeError: where the folder holds a newer step.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
+        self._set_aside([refused for refused in self._refused if refused >= step])
+        newest = max(self.steps(), default=-1)
+        if step in self.steps():
             return
+        if step < newest:
+            raise RuntimeError(
+                f"step {step} was not saved: {self.directory} holds the newer step {newest}; move "
+                "the newer steps away or use a new folder"
+            )
         sums = [int(v) for v in np.asarray(fingerprint(state))]
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             meta=ocp.args.JsonSave({"fingerprint": sums, "meta": dict(meta or {})}),
         )
-        if not self._manager.save(step, args=args, force=True):
-            raise RuntimeError(
-                f"step {step} was not saved: {self.directory} holds the newer step "
-                f"{self._manager.latest_step()}; move the newer steps away or use a new folder"
-            )
+        self._manager.save(step, args=args, force=True)
 
     def restore(self, like: TrainState) -> Restored | None:
         """The newest whole checkpoint, or None where the folder has none at all.
@@ -124,11 +134,21 @@ class Checkpoints:
                 refused[step] = str(error).strip().split("\n")[0][:200]
                 logger.warning("checkpoint %s refused: %s", step, refused[step])
                 continue
+            self._refused = refused
             return Restored(state, meta, refused)
         if refused:
             reasons = "; ".join(f"step {step}: {why}" for step, why in refused.items())
             raise ValueError(f"no checkpoint in {self.directory} is whole ({reasons})")
         return None
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Rename the folders of refused steps, so that the run may pass them again."""
+        for step in steps:
+            names = (self.directory / f"refused-{step}-{i}" for i in itertools.count())
+            (self.directory / str(step)).rename(next(n for n in names if not n.exists()))
+        if steps:
+            self._refused = {k: why for k, why in self._refused.items() if k not in steps}
+            self._manager.reload()
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, Mapping[str, Any]]:
         args = ocp.args.Composite(

@@ -1,7 +1,7 @@
-"""Floating-point operations of a function, by walking what it traces to.
+"""Floating-point operations of a function, read from its trace.
 
-Matrix products and convolutions are counted, the body of a scan as often as it runs. The
-compiler's own figure counts such a body once.
+Matrix products and convolutions are counted, a multiplication and an addition each; the body of a
+scan as often as it runs, and of a conditional the dearest branch.
 """
 
 import math
@@ -13,42 +13,58 @@ import jax
 __all__ = ["flops"]
 
 
-def flops(fn: Callable[..., Any], *args: Any) -> int:
-    """Operations of the matrix products and convolutions in one call, a multiply-add being two.
-
-    Loops of unknown length count once; of the branches of a condition, the dearest counts.
+def flops(f: Callable[..., Any], *args: Any) -> int:
+    """Operations of `f(*args)`; the arguments may be `jax.ShapeDtypeStruct`s.
 
     >>> import jax.numpy as jnp
-    >>> flops(lambda a, b: a @ b, jnp.ones((2, 3)), jnp.ones((3, 5)))
-    60
+    >>> twice = lambda w, x: jax.lax.fori_loop(0, 2, lambda _, x: x @ w, x)
+    >>> flops(twice, jnp.ones((4, 4)), jnp.ones((3, 4))) == 2 * (2 * 3 * 4 * 4)
+    True
+
+    Raises:
+        ValueError: for a loop whose length is not known, which holds operations to count.
     """
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+    return _count(jax.make_jaxpr(f)(*args).jaxpr)
 
 
 def _count(jaxpr: Any) -> int:
-    return sum(_equation(equation) for equation in jaxpr.eqns)
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
-def _equation(equation: Any) -> int:
-    name, params = equation.primitive.name, equation.params
+def _of_equation(equation: Any) -> int:
+    name = equation.primitive.name
     if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        out = equation.outvars[0].aval.shape
-        return 2 * math.prod(out) * math.prod(left[i] for i in contracted)
+        return _of_product(equation)
     if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
-        features = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // features
+        return _of_convolution(equation)
+    inner = [_count(jaxpr) for jaxpr in _inside(list(equation.params.values()))]
     if name == "cond":
-        return max((_count(branch.jaxpr) for branch in params["branches"]), default=0)
-    times = params["length"] if name == "scan" else 1
-    return times * sum(_count(inner) for inner in _inner(params))
+        return max(inner)
+    if name == "while" and sum(inner):
+        raise ValueError("a while loop runs for a time that its trace does not tell; use a scan")
+    return sum(inner) * (equation.params["length"] if name == "scan" else 1)
 
 
-def _inner(params: Any) -> Iterator[Any]:
-    """The jaxprs among the parameters of an equation."""
-    for value in params.values():
-        for part in value if isinstance(value, (tuple, list)) else (value,):
-            if hasattr(part, "jaxpr") or hasattr(part, "eqns"):
-                yield getattr(part, "jaxpr", part)
+def _inside(value: Any) -> Iterator[Any]:
+    """The traces held in the parameters of an equation."""
+    if hasattr(value, "eqns"):
+        yield value
+    elif hasattr(value, "jaxpr"):
+        yield from _inside(value.jaxpr)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _inside(part)
+
+
+def _of_product(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    return 2 * math.prod(out) * math.prod(left[i] for i in contracted)
+
+
+def _of_convolution(equation: Any) -> int:
+    """Zeros that are put between the places of the input (`lhs_dilation`) cost nothing."""
+    kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+    features = equation.params["dimension_numbers"].rhs_spec[0]
+    products = math.prod(out) * math.prod(kernel) // kernel[features]
+    return 2 * products // math.prod(equation.params["lhs_dilation"])

@@ -22,6 +22,7 @@ from jaxflow.types import Array, Batch, Draw, Held, Key, Loss, Params, PyTree, T
 __all__ = ["draw_key", "ema_decay_at", "trainer"]
 
 
+@jax.jit
 def draw_key(key: Key, step: Array | int) -> Key:
     """The key of a step's draw: a pure function of the run's key and the step."""
     return jax.random.fold_in(jax.random.fold_in(key, step), 0)
@@ -75,9 +76,9 @@ def trainer(
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            ema=jax.tree.map(lambda p: jnp.array(at_least_float32(p)), params),
+            ema=jax.tree.map(jnp.array, _in_float32(params)),
             frozen=frozen,
-            opt_state=optimizer.init(params),
+            opt_state=optimizer.init(_in_float32(params)),
             key=key,
             skipped=jnp.zeros((), jnp.int32),
         )
@@ -92,7 +93,7 @@ def trainer(
             metrics, gradient = jax.lax.pmean((metrics, gradient), axis_name)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, _in_float32(state.params))
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay_at(state.step - state.skipped, ema_decay)
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
@@ -104,6 +105,11 @@ def trainer(
         return state, {**metrics, "grad_norm": norm, "skipped": skipped}
 
     return Trainer(init, draw, step, axis_name)
+
+
+def _in_float32(tree: PyTree) -> PyTree:
+    """At least that, so that gradients, moments and averages keep their dtype step by step."""
+    return jax.tree.map(at_least_float32, tree)
 
 
 def _select(choose: Array, new: PyTree, old: PyTree) -> PyTree:
@@ -118,7 +124,7 @@ def _mean_gradient(
     def of_part(key: Key, part: Batch) -> tuple[Mapping[str, Array], Params]:
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params, key, part, held)
         scalars = {name: a for name, a in aux.items() if jnp.ndim(a) == 0}
-        return {"loss": value, **scalars}, jax.tree.map(at_least_float32, gradient)
+        return {"loss": value, **scalars}, _in_float32(gradient)
 
     if parts == 1:
         return of_part(key, batch)

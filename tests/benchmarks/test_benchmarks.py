@@ -15,8 +15,8 @@ import pytest
 from benchmarks import gpu, report
 from benchmarks.__main__ import chosen, main
 from benchmarks.cases import cases
-from benchmarks.flops import flops
 from benchmarks.timing import Case, Effort, Setting, Side, measure
+from jaxflow.training.flops import flops
 
 ROOT = Path(__file__).parent.parent.parent
 EVERY = [*cases("weights.npz"), *gpu.cases()]

@@ -1,0 +1,259 @@
+"""Checkpoints: a run that stops goes on as if it had not, and damage is seen."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxflow import couplings, draws, losses, paths, times
+from jaxflow.training import data_mesh, program, trainer
+from jaxflow.training.checkpoint import Checkpoints, fingerprint
+
+PATH = paths.linear()
+pytestmark = pytest.mark.filterwarnings(  # Orbax leaves the reads of a torn folder unawaited
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+def network(params, t, x, *, key=None, label):
+    """With dropout, which the loss's own key serves."""
+    h = jnp.tanh(jnp.concatenate([x, t[:, None], label[:, None]], -1) @ params["a"])
+    if key is not None:
+        h = h * jax.random.bernoulli(key, 0.7, h.shape)
+    return h @ params["b"]
+
+
+RUN = program(
+    trainer(
+        losses.flow_matching(network, PATH),
+        optax.adam(1e-2),
+        draw=draws.standard(
+            PATH,
+            coupling=couplings.optimal_transport(),
+            times=times.stratified(times.uniform()),
+            drop=draws.drop(0.3, {"label": -1.0}),
+        ),
+        microbatches=2,
+    )
+)
+
+
+def fresh():
+    rng = np.random.default_rng(1)
+    params = {"a": rng.normal(size=(4, 8)), "b": rng.normal(size=(8, 2))}
+    return RUN.init(jax.tree.map(jnp.float32, params), jax.random.key(3), {"teacher": jnp.ones(2)})
+
+
+def batch_of(step):
+    rng = np.random.default_rng(step)
+    x1 = rng.normal(size=(16, 2)).astype(np.float32)
+    return {"x1": x1, "cond": {"label": x1[:, 0]}}
+
+
+def go(state, stop):
+    losses = []
+    for step in range(int(state.step), stop):
+        state, metrics = RUN.step(state, RUN.place(batch_of(step)))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def raw(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
+
+
+def assert_bitwise(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(raw(x), raw(y))
+
+
+def test_resume_equals_never_having_stopped(tmp_path):
+    """Bitwise: dropout, transport, condition dropout, optimiser, average and counters."""
+    straight, history = go(fresh(), 6)
+    state, _ = go(fresh(), 3)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(fresh()) is None
+        checkpoints.save(state, {"note": "half way"})
+        go(state, 4)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(fresh())
+    assert restored.meta == {"note": "half way"}
+    assert restored.refused == {}
+    assert int(restored.state.step) == 3
+    resumed, tail = go(restored.state, 6)
+    assert tail == history[3:]
+    assert_bitwise(resumed, straight)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(restored.state))
+
+
+def test_another_layout_reads_the_same(tmp_path):
+    """Saved on eight devices, read on two, by shapes alone."""
+    state, _ = go(fresh(), 1)
+    kept = jax.tree.map(raw, state)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    mesh = data_mesh(jax.devices()[:2])
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    like = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), jax.eval_shape(fresh)
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(like).state
+    assert_bitwise(jax.tree.map(raw, restored), kept)
+    assert len(restored.params["a"].sharding.device_set) == 2
+
+
+def saved(tmp_path, *steps, keep=3):
+    """States of a run, each saved under its step."""
+    states = {}
+    with Checkpoints(tmp_path, keep=keep) as checkpoints:
+        state = fresh()
+        for step in steps:
+            state, _ = go(state, step)
+            states[step] = jax.tree.map(raw, state)
+            checkpoints.save(state)
+            checkpoints.wait()
+    return states
+
+
+def arrays_of(folder: Path) -> list[Path]:
+    return list(folder.glob("state/d/*"))
+
+
+def flip_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def flip(folder):
+    for file in arrays_of(folder):
+        flip_bit(file)
+
+
+def truncate(folder):
+    for file in arrays_of(folder):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def hollow(folder):
+    (folder.parent / "99").mkdir()
+
+
+def unfinished(folder):
+    (folder / "meta").rename(folder / "elsewhere")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, hollow, unfinished])
+def test_newest_whole_checkpoint_is_taken_and_the_run_goes_on(damage, tmp_path):
+    """A damaged one is refused; passing its step again saves it anew and loses no file."""
+    states = saved(tmp_path, 1, 2)
+    damage(tmp_path / "2")
+    good, bad = (2, 99) if damage is hollow else (1, 2)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(fresh())
+        assert int(restored.state.step) == good
+        assert list(restored.refused) == [bad]
+        assert_bitwise(jax.tree.map(raw, restored.state), states[good])
+        state, _ = go(restored.state, good + 1)
+        kept = jax.tree.map(raw, state)
+        checkpoints.save(state)
+    with Checkpoints(tmp_path) as checkpoints:
+        again = checkpoints.restore(fresh())
+    assert again.refused == {}
+    assert_bitwise(jax.tree.map(raw, again.state), kept)
+    assert [p.name for p in tmp_path.glob("refused-*")] == [f"refused-{bad}-0"]
+
+
+def test_none_is_whole(tmp_path):
+    saved(tmp_path, 1)
+    flip(tmp_path / "1")
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="step 1"):
+        checkpoints.restore(fresh())
+    assert (tmp_path / "1").is_dir()
+
+
+def test_no_flipped_bit_passes_unseen(tmp_path):
+    """A bit of any file of the state: refused, or without consequence."""
+    states = saved(tmp_path, 1)
+    refused = 0
+    for file in [f for f in (tmp_path / "1" / "state").rglob("*") if f.is_file()]:
+        whole = file.read_bytes()
+        flip_bit(file)
+        with Checkpoints(tmp_path) as checkpoints:
+            try:
+                restored = checkpoints.restore(fresh())
+                assert_bitwise(jax.tree.map(raw, restored.state), states[1])
+            except ValueError:
+                refused += 1
+        file.write_bytes(whole)
+    assert refused >= 3
+
+
+def test_another_networks_state_is_refused(tmp_path):
+    """Other shapes and other dtypes are refused, not cast."""
+    saved(tmp_path, 1)
+    for change in (
+        lambda a: jnp.concatenate([a, a]) if a.ndim == 2 else a,
+        lambda a: a.astype(jnp.bfloat16) if a.ndim == 2 else a,
+    ):
+        with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="step 1"):
+            checkpoints.restore(jax.tree.map(change, fresh()))
+
+
+def test_keeps_the_newest_and_refuses_to_go_back(tmp_path):
+    saved(tmp_path, 1, 2, 3, 4, keep=2)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.steps() == [3, 4]
+        checkpoints.save(go(fresh(), 3)[0])
+        assert checkpoints.steps() == [3, 4]
+        with pytest.raises(RuntimeError, match="newer step 4"):
+            checkpoints.save(go(fresh(), 2)[0])
+
+
+KINDS = (np.float32, np.float64, np.float16, np.int8, np.int32, np.uint8, np.uint32, np.bool_)
+
+
+def tree_of(seed):
+    rng = np.random.default_rng(seed)
+    leaves = {np.dtype(k).name: rng.integers(0, 2, (3, 4)).astype(k) for k in KINDS}
+    return {**leaves, "bfloat16": leaves["float32"].astype(jnp.bfloat16), "scalar": np.float32(2)}
+
+
+@given(st.sampled_from(sorted(set(tree_of(0)) - {"bool"})), st.integers(0, 10**6))
+def test_fingerprint_sees_every_bit(name, place):
+    """Flipping any one bit of a leaf changes that leaf's checksum and no other's."""
+    with jax.enable_x64(True):
+        tree = tree_of(0)
+        leaf = np.array(tree[name])
+        view = leaf.reshape(-1).view(np.uint8)
+        bit = place % (8 * view.size)
+        view[bit // 8] ^= np.uint8(1 << (bit % 8))
+        before, after = fingerprint(tree), fingerprint({**tree, name: leaf})
+    changed = [n for n, a, b in zip(sorted(tree), before, after, strict=True) if a != b]
+    assert changed == [name]
+
+
+def test_fingerprint_of_flags_and_of_swapped_words():
+    tree = {"flags": jnp.array([True, False, True]), "key": jax.random.key(0)}
+    other = {"flags": jnp.array([False, True, True]), "key": jax.random.key(1)}
+    assert np.all(fingerprint(tree) != fingerprint(other))
+    x = jnp.arange(12.0).reshape(3, 4)
+    assert fingerprint([x])[0] != fingerprint([x[::-1]])[0]
+    assert fingerprint([x])[0] != fingerprint([x[:, ::-1]])[0]
+
+
+def test_fingerprint_does_not_know_of_sharding():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 8)), jnp.float32)
+    mesh = data_mesh()
+    for spec in [("data",), (None, "data")]:
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+        np.testing.assert_array_equal(fingerprint([jax.device_put(x, sharding)]), fingerprint([x]))
