@@ -42,7 +42,7 @@ demo: $(STAMP)
 	@echo "The picture: $$(ls -t $(DEMO)/*.png $(DEMO)/samples/*.png 2>/dev/null | head -n 1)"
 
 test: $(STAMP)
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" --numprocesses=2 --dist=loadfile
 
 test-slow: $(STAMP)
 	$(RUN) -m pytest -m slow
