@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
-    config.steps = 6_000
+    config.steps = 4_000
     config.batch_size = 64
 
     config.data = {

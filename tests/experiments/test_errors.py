@@ -111,7 +111,7 @@ def test_folder_of_another_run_is_left_alone(config: ConfigDict, tmp_path: Path)
 def test_missing_data_set(config: ConfigDict, tmp_path: Path) -> None:
     kwargs = {"name": "no_such", "split": "train", "data_dir": str(tmp_path)}
     config.data.source = {"name": "tfds", "kwargs": kwargs}
-    with pytest.raises(FileNotFoundError, match="experiments.prepare"):
+    with pytest.raises(FileNotFoundError, match=r"experiments\.prepare"):
         loop.train(config, tmp_path)
 
 
@@ -123,7 +123,7 @@ def test_data_that_is_not_finite(config: ConfigDict, tmp_path: Path, on_device: 
     kwargs = {"name": "broken", "split": "train", "data_dir": str(tmp_path)}
     config.data.update({"transforms": (), "on_device": on_device})
     config.data.source = {"name": "tfds", "kwargs": kwargs}
-    with pytest.raises(ValueError, match="not finite|NaN|nan"):
+    with pytest.raises(ValueError, match=r"not finite|NaN|nan"):
         loop.train(config, tmp_path)
 
 
