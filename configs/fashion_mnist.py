@@ -16,7 +16,11 @@ def get_config() -> ConfigDict:
     config.data = {
         "source": {
             "name": "tfds",
-            "kwargs": {"name": "fashion_mnist", "split": "train", "data_dir": "~/tensorflow_datasets"},
+            "kwargs": {
+                "name": "fashion_mnist",
+                "split": "train",
+                "data_dir": "~/tensorflow_datasets",
+            },
         },
         "transforms": (
             {"name": "flip", "kwargs": {}},
