@@ -1,6 +1,23 @@
-"""Flow matching for JAX: paths, couplings, losses, networks and samplers as pure functions."""
+"""Flow matching for JAX: paths, couplings, losses, networks and samplers as pure functions.
 
-from jaxflow import couplings, draws, losses, paths, sampling, sources, times, training, velocities
+The rooms of the core are imported with the package; `networks`, `data` and `metrics`, which bring
+Flax, Grain and scikit-learn, when they are first asked for.
+"""
+
+import importlib
+from types import ModuleType
+
+from jaxflow import (
+    couplings,
+    draws,
+    losses,
+    paths,
+    sampling,
+    sources,
+    times,
+    training,
+    velocities,
+)
 
 __version__ = "0.1.0"
 
@@ -15,3 +32,9 @@ __all__ = [
     "training",
     "velocities",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in ("data", "metrics", "networks"):
+        return importlib.import_module(f"jaxflow.{name}")
+    raise AttributeError(f"module 'jaxflow' has no attribute {name!r}")

@@ -29,9 +29,9 @@ TABLE = {
     "affine": [{"schedule": schedules.Custom(_half, _one)}],
 }
 ALL = [
-    pytest.param(getattr(paths, name)(**kwargs), id=f"{name}({kwargs})")
+    pytest.param(getattr(paths, name)(**kwargs), id=f"{name}-{i}")
     for name, cases in TABLE.items()
-    for kwargs in cases
+    for i, kwargs in enumerate(cases)
 ]
 
 
