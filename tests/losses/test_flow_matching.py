@@ -98,7 +98,7 @@ def test_every_prediction_in_every_space(name, x64):
     @jax.jit
     def run(batch):
         return {
-            (prediction, regress): losses.flow_matching(
+            (prediction, regress or ""): losses.flow_matching(
                 lambda p, t, x, key=None, k=prediction: read[k](t, x),
                 path,
                 prediction=prediction,
