@@ -1,4 +1,4 @@
-"""Class-conditional Fashion-MNIST at a size that two cores train in under half an hour.
+"""Class-conditional Fashion-MNIST by a small DiT, sized for two cores.
 
 python -m experiments.prepare --dataset=fashion_mnist --source=DIR
 python -m experiments.train   --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
