@@ -129,7 +129,6 @@ def batches(config: ConfigDict, start: int) -> Stream | Batches:
     transforms = _transforms(config)
     if section.on_device:
         columns = _columns(data.load(found), section.cond)
-        columns["x1"] = np.asarray(columns["x1"])
         _refuse_not_finite(columns)
         check_labels(config, columns)
         return data.on_device(

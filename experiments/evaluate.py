@@ -108,8 +108,9 @@ def _against_held_out(
     row: Row = {}
     if recognise is not None and label is not None:
         row["recognised"] = recognise(x, label)
-    row["Frechet in pixels"] = metrics.frechet(x, held["x1"]) if x is not held["x1"] else 0.0
+    row["Frechet in pixels"] = 0.0
     if x is not held["x1"]:
+        row["Frechet in pixels"] = metrics.frechet(x, held["x1"])
         test = metrics.classifier_two_sample(jax.random.key(0), x[:AT_MOST], held["x1"][:AT_MOST])
         row["two-sample accuracy"] = test.accuracy
     near = metrics.nearest(jnp.asarray(x[:AT_MOST]), jnp.asarray(train["x1"]))
@@ -183,7 +184,7 @@ def likelihood(config: ConfigDict, state: TrainState) -> Row:
 def _log_prob(
     config: ConfigDict, state: TrainState, x1: np.ndarray, cond: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    plain = ConfigDict(config)
+    plain = config.copy_and_resolve_references()
     with plain.unlocked():
         plain.sampler.guidance = 1.0
     source = component("source", config.source)

@@ -126,7 +126,7 @@ def _advancer(
     source = build.batches(config, start)
     if hasattr(source, "batch") and not compiled.drawn and config.parallel.mode != "pmap":
         stride = _stride(config, start)
-        return partial(_many, compiled, source, stride), stride, lambda: None
+        return lambda state: compiled.steps(state, source, stride), stride, lambda: None
     host = _checked_first(config, _host_batches(source, start))
     if compiled.drawn:
         draw = build.draw(config)
@@ -134,10 +134,6 @@ def _advancer(
         host = draws.ahead(draw, partial(training.draw_key, key), host, first=start)
     placed = data.prefetch(host, compiled.place)
     return lambda state: compiled.step(state, next(placed)), 1, placed.close
-
-
-def _many(compiled: Program, stream: Any, n: int, state: TrainState) -> tuple[TrainState, Metrics]:
-    return compiled.steps(state, stream, n)
 
 
 def _stride(config: ConfigDict, start: int) -> int:

@@ -56,12 +56,11 @@ def dry_run(config: ConfigDict) -> None:
     state = jax.eval_shape(lambda: loop.initial_state(config, compiled))
     batch = build.example_batch(config, config.batch_size)
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
-    trainer = build.trainer(config.copy_and_resolve_references())
-    drawn = jax.eval_shape(trainer.draw, jax.random.key(0), batch) if not compiled.drawn else None
-    single = ConfigDict(config)
+    single = config.copy_and_resolve_references()
     with single.unlocked():
         single.parallel.mode = "jit"
-    step = build.trainer(single).step
+    trainer = build.trainer(single)
+    drawn = jax.eval_shape(trainer.draw, jax.random.key(0), batch) if not compiled.drawn else None
     rows = {
         "mesh": f"{dict(compiled.mesh.shape)} of {jax.devices()[0].device_kind}",
         "mode": f"{config.parallel.layout} by {config.parallel.mode}",
@@ -70,7 +69,7 @@ def dry_run(config: ConfigDict) -> None:
         "batch": f"{_bytes(batch):,} bytes over all devices",
     }
     if drawn is not None:
-        rows["step"] = f"{training.flops(step, state, drawn):,} operations"
+        rows["step"] = f"{training.flops(trainer.step, state, drawn):,} operations"
     table("dry run", rows)
     console.print("nothing was written")
 

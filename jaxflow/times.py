@@ -5,6 +5,7 @@ With $u \sim U[0, 1)$, $t = q(u)$ has density $p(t) = 1 / q'(q^{-1}(t))$. Time i
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import jax
@@ -19,15 +20,15 @@ __all__ = ["beta", "cosine_map", "logit_normal", "mode", "stratified", "uniform"
 Vector = Float[Array, "n"]
 
 
-class _ByQuantile:
+class _ByQuantile(ABC):
     """Draws by pushing uniform numbers through the quantile function."""
 
     def __call__(self, key: Key, n: int) -> Vector:
         return self.quantile(jax.random.uniform(key, (n,)))
 
+    @abstractmethod
     def quantile(self, u: Vector) -> Vector:
         """The time below which a share `u` of the distribution lies."""
-        raise NotImplementedError
 
 
 @jax.tree_util.register_dataclass
