@@ -129,7 +129,8 @@ def batches(config: ConfigDict, start: int) -> Stream | Batches:
     transforms = _transforms(config)
     if section.on_device:
         columns = _columns(data.load(found), section.cond)
-        _refuse_not_finite(columns)
+        for name, column in columns.items():
+            data.check_finite(name, column)
         check_labels(config, columns)
         return data.on_device(
             columns, batch_size=config.batch_size, seed=config.seed, transforms=transforms
@@ -191,21 +192,25 @@ def parameters(config: ConfigDict, key: Array) -> Params:
     return network(config).init(key, jnp.zeros(len(x1)), x1, **batch["cond"])
 
 
-def velocity(config: ConfigDict, params: Params) -> Velocity:
-    """The trained velocity, guided where the config says so."""
+def learned(config: ConfigDict, params: Params) -> Velocity:
+    """The velocity that was trained."""
     prediction = config.loss.kwargs.prediction
-    learned = velocities.from_network(
+    return velocities.from_network(
         network(config), params, path=path(config), prediction=prediction
     )
+
+
+def velocity(config: ConfigDict, params: Params) -> Velocity:
+    """The velocity to sample with: the trained one, guided where the config says so."""
     if config.sampler.guidance == 1.0:
-        return learned
+        return learned(config, params)
     if not config.drop.null:
         raise ValueError(
             f"config.sampler.guidance is {config.sampler.guidance}, but config.drop.null is empty: "
             "guidance needs the null value of a condition, as {'label': 10}"
         )
     return velocities.classifier_free(
-        learned, scale=config.sampler.guidance, null=config.drop.null.to_dict()
+        learned(config, params), scale=config.sampler.guidance, null=config.drop.null.to_dict()
     )
 
 
@@ -264,12 +269,3 @@ def _columns(columns: Mapping[str, np.ndarray], cond: Any) -> dict[str, np.ndarr
         )
     x1 = columns["image"] if "image" in columns else columns["x1"]
     return {"x1": x1, **{name: np.asarray(columns[name]) for name in cond}}
-
-
-def _refuse_not_finite(columns: Mapping[str, np.ndarray]) -> None:
-    for name, column in columns.items():
-        finite = np.isfinite(column).reshape(len(column), -1).all(axis=1)
-        if not finite.all():
-            raise ValueError(
-                f"{name!r} of example {int(np.argmin(finite))} is not finite: mend or drop it"
-            )

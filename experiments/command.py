@@ -34,7 +34,7 @@ def run(main: Callable[[], None]) -> None:
         try:
             main()
         except KeyboardInterrupt:
-            _fail("interrupted; the same command goes on from the last checkpoint", 130)
+            _fail("interrupted; the same command goes on from what was saved", 130)
         except (ValueError, OSError, ArithmeticError) as error:
             if _DEBUG.value:
                 raise

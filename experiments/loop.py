@@ -108,7 +108,8 @@ def _run(
                     draw_pictures(state, step)
                     draw_loss(workdir / "loss.png", writers.lines())
         except KeyboardInterrupt:
-            checkpoints.save(state)
+            if not any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+                checkpoints.save(state)
             raise
         finally:
             close()

@@ -7,15 +7,15 @@ of JPEGs), `npz` (arrays `image` or `x`, and `label`), `folder` (images, a subfo
 """
 
 import difflib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from experiments import command
 from jaxflow.data import readers, store
 from jaxflow.data.readers import Splits
 from jaxflow.data.sources import DATA_DIR
@@ -116,17 +116,10 @@ def prepare(
     out.print(f'Train on it with --config.data.source="{override}"', markup=False, highlight=False)
 
 
-def main(argv: list[str]) -> None:
-    """The command: an error ends it in one sentence, with exit code 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
+def main() -> None:
+    """The command, once its flags are parsed."""
     given = flags.FLAGS
-    try:
-        prepare(given.dataset, given.source, given.output, given.name, given.size)
-    except (ValueError, OSError) as error:
-        sys.exit(f"prepare: {error}")
-    except KeyboardInterrupt:
-        sys.exit("prepare: interrupted; nothing was kept")
+    prepare(given.dataset, given.source, given.output, given.name, given.size)
 
 
 def define_flags() -> None:
@@ -143,4 +136,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command.run(main)

@@ -20,7 +20,6 @@ __all__ = [
     "is_concrete",
     "parameter_summary",
     "per_sample",
-    "split",
 ]
 
 
@@ -92,11 +91,6 @@ def check_batch(x: Any, cond: Cond) -> int:
                     "leads with the batch; repeat one value with jnp.full or jnp.repeat"
                 )
     return n
-
-
-def split(key: Key, n: int) -> Keys:
-    """One key an example."""
-    return jax.random.split(key, n)
 
 
 def per_sample(sample: Callable[[Key], Array], keys: Keys) -> Array:

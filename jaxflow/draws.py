@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxflow import couplings, sources
 from jaxflow import times as times_
-from jaxflow.arrays import batch_size, check_batch, split
+from jaxflow.arrays import batch_size, check_batch
 from jaxflow.types import Batch, Coupling, Draw, Interval, Key, Path, Source, Times
 
 __all__ = ["ahead", "chain", "couple", "drop", "latent", "source", "standard", "times"]
@@ -55,7 +55,7 @@ class FromSource:
         if "x0" in batch:
             return batch
         x1 = batch["x1"]
-        x0 = self.source.sample(split(key, batch_size(x1)), x1.shape[1:])
+        x0 = self.source.sample(jax.random.split(key, batch_size(x1)), x1.shape[1:])
         floating = all(jnp.issubdtype(x.dtype, jnp.floating) for x in (x0, x1))
         return {**batch, "x0": x0.astype(x1.dtype) if floating else x0}
 

@@ -7,7 +7,7 @@ to remember of its data.
 """
 
 from jaxflow.data import readers, toy, transforms
-from jaxflow.data.checks import check
+from jaxflow.data.checks import check, check_finite
 from jaxflow.data.device import OnDevice, Stream, on_device, stream
 from jaxflow.data.pipeline import Batches, pipeline
 from jaxflow.data.placement import Prefetch, prefetch
@@ -23,6 +23,7 @@ __all__ = [
     "Stream",
     "arrays",
     "check",
+    "check_finite",
     "digits",
     "load",
     "on_device",

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxflow.types import Batch
 
-__all__ = ["check"]
+__all__ = ["check", "check_finite"]
 
 
 def check(batch: Batch) -> Batch:
@@ -28,7 +28,7 @@ def check(batch: Batch) -> Batch:
     for name, value in entries.items():
         _check_type(name, value.dtype)
         _check_length(name, value.shape, batch["x1"].shape)
-        _check_finite(name, np.asarray(value))
+        check_finite(f"the batch's {name}", np.asarray(value))
     return batch
 
 
@@ -47,7 +47,12 @@ def _check_length(name: str, shape: tuple[int, ...], data: tuple[int, ...]) -> N
         )
 
 
-def _check_finite(name: str, value: np.ndarray) -> None:
+def check_finite(name: str, value: np.ndarray) -> None:
+    """Refuse a column of examples that holds a value which is not finite.
+
+    Raises:
+        ValueError: naming the column, the example and the value.
+    """
     if not _floating(value.dtype):
         return
     rows = value.reshape(len(value), -1)
@@ -56,7 +61,7 @@ def _check_finite(name: str, value: np.ndarray) -> None:
         example = int(np.argmin(finite.all(axis=1)))
         found = rows[example][~finite[example]][0]
         raise ValueError(
-            f"{name} of example {example} of the batch holds {found}: "
+            f"{name} holds {found} in example {example}: "
             "clean the data, or drop the example, before training on it"
         )
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import batch_size as leading
-from jaxflow.arrays import split
 from jaxflow.data.permutation import shuffled
 from jaxflow.data.transforms import Transform, apply
 from jaxflow.types import Array, Batch, Data, Int, Key, Keys
@@ -53,7 +52,7 @@ class OnDevice:
         x1 = rows.pop("x1")
         if self.transforms:
             key = jax.random.fold_in(jax.random.fold_in(self.key, 1), step)
-            keys = split(key, self.batch_size)
+            keys = jax.random.split(key, self.batch_size)
             x1 = jax.vmap(lambda x, key: apply(self.transforms, x, key))(x1, keys)
         return {"x1": x1, "cond": rows}
 
@@ -69,7 +68,7 @@ class Stream:
 
     def batch(self, step: int | Int[Array, ""]) -> Batch:
         """`{"x1": ..., "cond": {}}` of a step, the same whenever it is asked for."""
-        keys = split(jax.random.fold_in(self.key, step), self.batch_size)
+        keys = jax.random.split(jax.random.fold_in(self.key, step), self.batch_size)
         return {"x1": self.distribution.sample(keys), "cond": {}}
 
 

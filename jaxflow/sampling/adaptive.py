@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxflow.arrays import at_least_float32, check_batch, event_mean
-from jaxflow.sampling.ends import check_grid, interval_of
+from jaxflow.sampling.ends import check_grid
 from jaxflow.sampling.fixed_step import all_finite
 from jaxflow.types import Array, PyTree, Solution, Velocity
+from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.network import posterior_mean
 
 __all__ = ["adaptive"]
@@ -53,7 +54,8 @@ def adaptive(
     Returns:
         The solution. `xs` holds the states at the times of the grid where it has more than two.
         `nfe` counts every call a sample's own steps took, rejected ones included. `success` is
-        False where the solver ran to its limit of 4096 steps or a value is not finite.
+        False where a value is not finite, or the solver ran to its limit of 4096 steps or to steps
+        that the times' dtype cannot tell apart.
 
     Raises:
         ValueError: for a grid that is not monotone in [0, 1], or a condition that does not lead
@@ -66,13 +68,21 @@ def adaptive(
             f"solver must be an explicit Runge-Kutta method of Diffrax, such as Tsit5() or "
             f"Dopri5(); got {solver!r}"
         )
+    velocity = as_velocity(velocity)
     cond = {} if cond is None else cond
     n = check_batch(x0, cond)
     times, past = check_grid(velocity, grid)
     dtypes = jax.tree.map(lambda a: jnp.asarray(a).dtype, x0)
     start = jax.tree.map(at_least_float32, x0)
     times = jnp.asarray(times, jnp.result_type(*jax.tree.leaves(start)))
-    inside = jnp.clip(times, *interval_of(velocity))
+    inside = jnp.clip(times, *velocity.interval)
+    controller = diffrax.PIDController(
+        rtol=rtol,
+        atol=atol,
+        norm=_worst,
+        dtmin=jnp.finfo(times.dtype).eps * jnp.abs(inside[-1] - inside[0]),
+        force_dtmin=False,
+    )
 
     def solve(x: PyTree, cond: Mapping[str, Array]) -> diffrax.Solution:
         def field(t: Any, y: PyTree, args: None) -> PyTree:
@@ -87,7 +97,7 @@ def adaptive(
             FIRST_STEP * (inside[-1] - inside[0]),
             x,
             saveat=diffrax.SaveAt(ts=inside) if len(inside) > 2 else diffrax.SaveAt(t1=True),
-            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=_worst),
+            stepsize_controller=controller,
             max_steps=MAX_STEPS,
             throw=False,
         )
@@ -132,7 +142,8 @@ def _squares(y: PyTree) -> Array:
 
 
 def _worst(y: PyTree) -> Array:
-    """The largest root mean square of a sample, with a gradient at zero."""
+    """The largest root mean square of a sample, with a gradient at zero; infinite for NaN."""
     square = jnp.max(_squares(y))
-    positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+    square = jnp.where(jnp.isnan(square), jnp.inf, square)
+    zero = square == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, square)))

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, check_batch
-from jaxflow.sampling.ends import check_grid, interval_of
+from jaxflow.sampling.ends import check_grid
 from jaxflow.sampling.methods import heun
 from jaxflow.types import Array, Bool, Method, PyTree, Solution, Velocity
+from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.network import posterior_mean
 
 __all__ = ["fixed_step"]
@@ -45,8 +46,8 @@ def fixed_step(
         the last step is the posterior mean. `success` is False where a value is not finite.
 
     Raises:
-        ValueError: for a grid that is not monotone in [0, 1] or lies beyond the interval in more
-            than its end, or a condition that does not lead with the batch.
+        ValueError: for a grid of another shape, one that is not monotone in [0, 1] or lies beyond
+            the interval in more than its end, or a condition that does not lead with the batch.
 
     >>> from jaxflow import sampling
     >>> exact = jnp.exp(1.0)
@@ -54,16 +55,18 @@ def fixed_step(
     >>> bool(jnp.abs(end[0, 0] - exact) < 2e-3)
     True
     """
+    velocity = as_velocity(velocity)
     method = heun() if method is None else method
     cond = {} if cond is None else cond
     n = check_batch(x0, cond)
-    times, past = check_grid(velocity, grid)
+    given, past = check_grid(velocity, grid, n)
     dtypes = jax.tree.map(lambda a: jnp.asarray(a).dtype, x0)
     x = jax.tree.map(at_least_float32, x0)
     dtype = jnp.result_type(*jax.tree.leaves(x))
-    low, high = interval_of(velocity)
-    times = jnp.clip(jnp.asarray(times, dtype), low, None if past else high)
-    times = jnp.broadcast_to(times if times.ndim == 2 else times[:, None], (len(times), n))
+    low, high = velocity.interval
+    given = jnp.asarray(given, dtype)
+    times = jnp.clip(given if given.ndim == 2 else given[:, None], low, None if past else high)
+    times = jnp.broadcast_to(times, (len(times), n))
 
     def v(t: Array, x: PyTree) -> PyTree:
         return velocity(t, x, **cond)
@@ -87,7 +90,7 @@ def fixed_step(
         ends = [x0, xs, x] if past else [x0, xs]
         xs = jax.tree.map(lambda first, *rest: _stack(first, *rest), *ends)
     nfe = jnp.full((n,), calls, jnp.int32)
-    return Solution(x, times[:, 0] if save else None, xs, nfe, all_finite(x))
+    return Solution(x, given if save else None, xs, nfe, all_finite(x))
 
 
 def _stack(first: Array, rest: Array, *last: Array) -> Array:

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 from jaxflow import sources
 from jaxflow.arrays import at_least_float32, batch_size, event_sum, per_sample
 from jaxflow.sampling.adaptive import adaptive
-from jaxflow.sampling.ends import interval_of
 from jaxflow.types import (
     Array,
     Data,
@@ -33,6 +32,7 @@ from jaxflow.types import (
     Time,
     Velocity,
 )
+from jaxflow.velocities.function import as_velocity
 
 __all__ = ["exact", "hutchinson", "log_prob"]
 
@@ -95,7 +95,7 @@ class Hutchinson:
 class Augmented:
     """The velocity of `{x, logdet}`."""
 
-    velocity: Velocity | Callable[..., Data]
+    velocity: Velocity
     divergence: Exact | Hutchinson = field(metadata={"static": True})
 
     path = None
@@ -103,12 +103,12 @@ class Augmented:
     @property
     def evaluations(self) -> int:
         """Those of the velocity; derivatives cost about as much again each."""
-        return getattr(self.velocity, "evaluations", 1)
+        return self.velocity.evaluations
 
     @property
     def interval(self) -> Interval:
         """That of the velocity."""
-        return interval_of(self.velocity)
+        return self.velocity.interval
 
     def __call__(
         self, t: Time, x: Mapping[str, Array], *, cond: Mapping[str, Array], probes: Array
@@ -170,12 +170,13 @@ def log_prob(
 
     Chen et al., Neural Ordinary Differential Equations, 2018, arXiv:1806.07366, eq. 8.
     """
+    velocity = as_velocity(velocity)
     source = sources.normal() if source is None else source
     divergence = exact() if divergence is None else divergence
     n = batch_size(x1)
     x = at_least_float32(x1)
     start = {"x": x, "logdet": jnp.zeros((n, max(divergence.probes, 1)), x.dtype)}
-    low, high = interval_of(velocity)
+    low, high = velocity.interval
     solution = adaptive(
         Augmented(velocity, divergence),
         start,

@@ -2,12 +2,14 @@
 
 from jaxflow.velocities.change_path import change_path
 from jaxflow.velocities.exact import gaussian_mixture
+from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.guidance import classifier_free
 from jaxflow.velocities.network import from_network, posterior_mean, score
 from jaxflow.velocities.prediction import KINDS, conversion_interval, convert
 
 __all__ = [
     "KINDS",
+    "as_velocity",
     "change_path",
     "classifier_free",
     "conversion_interval",

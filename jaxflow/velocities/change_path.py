@@ -23,6 +23,7 @@ from jaxflow.paths.schedules import (
     time_of_signal,
 )
 from jaxflow.types import Array, Data, Interval, Path, Time, Velocity
+from jaxflow.velocities.function import as_velocity
 
 __all__ = ["change_path"]
 
@@ -40,7 +41,7 @@ class ChangedPath:
     @property
     def evaluations(self) -> int:
         """Those of the velocity."""
-        return getattr(self.velocity, "evaluations", 1)
+        return self.velocity.evaluations
 
     def __call__(self, t: Time, x: Data, **cond: Array) -> Data:
         t = jnp.clip(at_least_float32(t), *self.interval)
@@ -74,13 +75,14 @@ def change_path(velocity: Velocity, old_path: Path, new_path: Path) -> Velocity:
     Karras et al., Elucidating the Design Space, 2022, arXiv:2206.00364, appendix B; Pokle et al.,
     Training-free Linear Image Inverses via Flows, 2024, arXiv:2310.04432, lemma 2.
     """
+    velocity = as_velocity(velocity)
     return ChangedPath(velocity, old_path, new_path, _common_interval(velocity, old_path, new_path))
 
 
 def _common_interval(velocity: Velocity, old: Path, new: Path) -> Interval:
     """Where the new path's signal lies inside the range on which the old velocity is finite."""
     low, high = nonzero_interval(schedule_of(old), determinant)
-    first, last = getattr(velocity, "interval", (low, high))
+    first, last = velocity.interval
     low, high = max(low, first), min(high, last)
     new_low, new_high = schedule_of(new).interval
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.types import Array, Data, Interval, Path, Time, Velocity
+from jaxflow.velocities.function import as_velocity
 
 __all__ = ["classifier_free"]
 
@@ -26,17 +27,17 @@ class ClassifierFree:
     @property
     def evaluations(self) -> int:
         """Twice those of the velocity."""
-        return 2 * getattr(self.velocity, "evaluations", 1)
+        return 2 * self.velocity.evaluations
 
     @property
     def interval(self) -> Interval:
         """That of the velocity."""
-        return getattr(self.velocity, "interval", (0.0, 1.0))
+        return self.velocity.interval
 
     @property
     def path(self) -> Path | None:
         """That of the velocity."""
-        return getattr(self.velocity, "path", None)
+        return self.velocity.path
 
     def __call__(self, t: Time, x: Data, **cond: Array) -> Data:
         missing = sorted(set(self.null) - set(cond))
@@ -79,5 +80,7 @@ def classifier_free(velocity: Velocity, *, scale: float, null: Mapping[str, Arra
     if not null:
         raise ValueError("classifier_free needs the null value of a condition, as {'label': 10}")
     return ClassifierFree(
-        velocity, jnp.asarray(scale), {name: jnp.asarray(v) for name, v in null.items()}
+        as_velocity(velocity),
+        jnp.asarray(scale),
+        {name: jnp.asarray(v) for name, v in null.items()},
     )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, parameter_summary
 from jaxflow.types import Array, Data, Interval, Network, Params, Path, Time, Velocity
+from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.prediction import check_kind, conversion_interval, convert
 
 __all__ = ["from_network", "posterior_mean", "score"]
@@ -107,7 +108,7 @@ def posterior_mean(
     Raises:
         ValueError: where the velocity has no path.
     """
-    path = getattr(velocity, "path", None)
+    path = as_velocity(velocity).path
     if path is None:
         raise ValueError(
             "the posterior mean needs the path: build the velocity by "

@@ -52,7 +52,7 @@ def test_the_command_ends_with_what_trains(points, tmp_path):
 def test_wrong_flags_end_in_one_sentence(points, tmp_path):
     path, _ = points
     wrong = run("--dataset=fashon_mnist", f"--source={path}", f"--output={tmp_path / 'out'}")
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert "did you mean 'fashion_mnist'" in wrong.stderr
     assert "Traceback" not in wrong.stderr
     missing = run("--dataset=npz")

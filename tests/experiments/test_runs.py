@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import build, loop, workdir
+from experiments import build, figures, loop, train, workdir
 from experiments.generate import generator
 from experiments.restore import restore
 from tests.experiments.conftest import tiny
@@ -123,3 +123,14 @@ def test_folder_of_a_run_holds_what_it_says(config: ConfigDict, tmp_path: Path) 
     } <= {p.name for p in tmp_path.iterdir()}
     for line in workdir.read_lines(tmp_path / "metrics.jsonl"):
         assert {"step", "loss", "grad_norm", "skipped", "steps_per_second"} <= line.keys()
+
+
+def test_looking_at_a_run_changes_nothing_of_its_config(config: ConfigDict, tmp_path: Path) -> None:
+    config.sampler.guidance = 2.0
+    config.evaluation.likelihoods = 2
+    config.parallel.mode = "pmap"
+    before = config.to_json()
+    state = run(config, tmp_path).state
+    train.dry_run(config)
+    assert np.isfinite(figures.likelihood(config, state)["bits_per_dim"])
+    assert config.to_json() == before

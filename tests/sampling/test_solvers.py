@@ -198,6 +198,42 @@ def test_failure_is_told_a_sample():
     nan = adaptive(breaks, x)
     assert nan.success.tolist() == [True, False]
     assert nan.x[0, 0] == pytest.approx(2.0)
-    given_up = adaptive(lambda t, x: jnp.where(x[:, :1] > 10, 1e6, 1.0) * jnp.sin(1e5 * x), x)
+    given_up = adaptive(lambda t, x: jnp.where(x > 10, 1e4, 0.0) * jnp.sin(1e5 * t[:, None]), x)
     assert given_up.success.tolist()[1] is False
     assert given_up.nfe[1] == 6 * 4096 + 1
+
+
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_a_sample_that_is_not_finite_fails_soon(per_sample):
+    """Alone where steps are its own; with all where they are shared, never as a false success."""
+    x = jnp.asarray(X).at[1].set(jnp.nan)
+    solution = jax.jit(lambda x: adaptive(falling, x, per_sample=per_sample))(x)
+    assert solution.success.tolist() == [per_sample, False]
+    assert solution.nfe[1] < 100
+    if per_sample:
+        np.testing.assert_array_equal(solution.x[0], jax.jit(lambda x: adaptive(falling, x))(X).x[0])
+
+
+def test_a_field_that_ends_in_nan_fails_soon():
+    broken = jax.jit(
+        lambda x: adaptive(lambda t, x: jnp.where(t[:, None] > 0.5, jnp.nan, -x), x)
+    )(jnp.asarray(X))
+    assert not broken.success.any()
+    assert broken.nfe.max() < 500
+
+
+@pytest.mark.parametrize("solve", [adaptive, fixed_step])
+@pytest.mark.parametrize("shape", [(), (1,), (3, 4), (3, 2, 2)])
+def test_grids_of_a_wrong_shape(solve, shape):
+    grid = np.linspace(0, 1, max(1, int(np.prod(shape)))).reshape(shape)
+    with pytest.raises(ValueError, match="sequence of two or more times"):
+        solve(falling, jnp.asarray(X), grid)
+
+
+def test_a_grid_a_sample(x64):
+    """Each sample goes its own way; what is saved are the times that were given."""
+    grid = np.stack([np.linspace(0, 1, 41), np.linspace(0.2, 0.9, 41)], axis=1)
+    solution = fixed_step(falling, jnp.asarray(X), grid, method=sampling.rk4(), save=True)
+    np.testing.assert_array_equal(solution.t, grid)
+    exact = [fallen(X[i : i + 1], grid[0, i], grid[-1, i])[0] for i in range(2)]
+    np.testing.assert_allclose(solution.x, exact, atol=1e-6)

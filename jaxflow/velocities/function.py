@@ -1,0 +1,46 @@
+"""A plain function as a velocity."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from jaxflow.types import Interval, Path, PyTree, Time, Velocity
+
+__all__ = ["as_velocity"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FunctionVelocity:
+    """A function with what a velocity knows of itself; arrays that it holds are leaves."""
+
+    function: Callable[..., PyTree]
+    path: Path | None
+    evaluations: int = field(metadata={"static": True})
+    interval: Interval = field(metadata={"static": True})
+
+    def __call__(self, t: Time, x: PyTree, **cond: Any) -> PyTree:
+        return self.function(t, x, **cond)
+
+
+def as_velocity(velocity: Velocity | Callable[..., PyTree]) -> Velocity:
+    """The velocity itself, or a record of a plain function `(t, x, **cond) -> v`.
+
+    A function counts one evaluation a call, is finite on all of [0, 1] and has no path, unless it
+    says otherwise by attributes of those names. The record passes through `jit`, where a function
+    itself cannot be an argument.
+
+    >>> as_velocity(lambda t, x: -x).interval
+    (0.0, 1.0)
+    """
+    if isinstance(velocity, Velocity):
+        return velocity
+    opaque = jax.tree_util.all_leaves([velocity])
+    return FunctionVelocity(
+        jax.tree_util.Partial(velocity) if opaque else velocity,
+        getattr(velocity, "path", None),
+        getattr(velocity, "evaluations", 1),
+        getattr(velocity, "interval", (0.0, 1.0)),
+    )
