@@ -1,7 +1,9 @@
 """The table of all cases on the CPU: `python -m benchmarks`.
 
 PyTorch's OpenMP threads wait for each other by spinning, which beside any other busy process makes
-it 10 to 100 times slower; so they sleep here, unless OMP_WAIT_POLICY says otherwise.
+it 10 to 100 times slower; so they sleep here, unless OMP_WAIT_POLICY says otherwise. Both sides
+take their memory in large pages, unless GLIBC_TUNABLES says otherwise: without them each call pays
+for its page faults.
 """
 
 import argparse
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "JAX_PLATFORMS": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
     }
     setting = Setting(options.ours, options.peer, options.threads, environment)
     effort = Effort(3, 0.02) if options.quick else Effort(options.rounds, options.seconds)

@@ -17,7 +17,7 @@ from tests.experiments.conftest import tiny
 CONFIGS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs").glob("[!_]*.py"))
 SMALL = {
     "cifar10": {"channels": 32, "blocks": 1, "multipliers": (1, 1), "attention": (), "dtype": None},
-    "fashion_mnist": {"width": 32, "depth": 1, "heads": 2},
+    "fashion_mnist": {"multipliers": (1,)},
     "digits": {"width": 16, "depth": 1},
     "two_moons": {"width": 8, "depth": 1},
 }
