@@ -211,13 +211,15 @@ def test_a_sample_that_is_not_finite_fails_soon(per_sample):
     assert solution.success.tolist() == [per_sample, False]
     assert solution.nfe[1] < 100
     if per_sample:
-        np.testing.assert_array_equal(solution.x[0], jax.jit(lambda x: adaptive(falling, x))(X).x[0])
+        np.testing.assert_array_equal(
+            solution.x[0], jax.jit(lambda x: adaptive(falling, x))(X).x[0]
+        )
 
 
 def test_a_field_that_ends_in_nan_fails_soon():
-    broken = jax.jit(
-        lambda x: adaptive(lambda t, x: jnp.where(t[:, None] > 0.5, jnp.nan, -x), x)
-    )(jnp.asarray(X))
+    broken = jax.jit(lambda x: adaptive(lambda t, x: jnp.where(t[:, None] > 0.5, jnp.nan, -x), x))(
+        jnp.asarray(X)
+    )
     assert not broken.success.any()
     assert broken.nfe.max() < 500
 
@@ -230,7 +232,7 @@ def test_grids_of_a_wrong_shape(solve, shape):
         solve(falling, jnp.asarray(X), grid)
 
 
-def test_a_grid_a_sample(x64):
+def test_a_grid_a_sample_saves_the_times_given(x64):
     """Each sample goes its own way; what is saved are the times that were given."""
     grid = np.stack([np.linspace(0, 1, 41), np.linspace(0.2, 0.9, 41)], axis=1)
     solution = fixed_step(falling, jnp.asarray(X), grid, method=sampling.rk4(), save=True)
