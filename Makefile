@@ -20,10 +20,10 @@ PATHS = jaxflow tests $(wildcard experiments configs benchmarks cloud examples)
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format docs bench
+.PHONY: help demo test test-slow faults check format docs bench
 
 help:
-	@echo "make demo | test | test-slow | check | format | docs | bench"
+	@echo "make demo | test | test-slow | faults | check | format | docs | bench"
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -45,10 +45,13 @@ demo: $(STAMP)
 	@echo "The picture: $$(ls -t $(DEMO)/*.png $(DEMO)/samples/*.png 2>/dev/null | head -n 1)"
 
 test: $(STAMP)
-	$(RUN) -m pytest -m "not slow" --numprocesses=2 --dist=loadfile
+	$(RUN) -m pytest -m "not slow and not faults" --numprocesses=2 --dist=loadfile
 
 test-slow: $(STAMP)
 	$(RUN) -m pytest -m slow
+
+faults: $(STAMP)
+	$(RUN) -m pytest -m faults
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check $(PATHS)

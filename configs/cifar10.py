@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
         "cond": (),
         "on_device": False,
         "workers": 0,
+        "unreadable_at_most": 0,
     }
     config.source = {"name": "normal", "kwargs": {}}
     config.coupling = {"name": "independent", "kwargs": {}}
@@ -45,8 +46,20 @@ def get_config() -> ConfigDict:
         "clip": 1.0,
         "ema_decay": 0.9999,
     }
-    config.parallel = {"layout": "data", "mode": "jit", "microbatches": 1, "steps_per_call": 1}
-    config.checkpoint = {"every": 5_000, "keep": 3}
+    config.parallel = {
+        "layout": "data",
+        "axes": {"fsdp": 1, "tensor": 1},
+        "mode": "jit",
+        "microbatches": 1,
+        "steps_per_call": 1,
+    }
+    config.checkpoint = {"every": 5_000, "keep": 3, "keep_every": 0, "best": ""}
+    config.health = {
+        "abort_after": 20,
+        "rollbacks": 0,
+        "spike_deviations": 0.0,
+        "stall_seconds": 1_800,
+    }
     config.log = {"every": 100, "pictures_every": 5_000, "wandb_project": ""}
     config.sampler = {
         "name": "adaptive",

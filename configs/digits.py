@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
         "cond": ("label",),
         "on_device": True,
         "workers": 0,
+        "unreadable_at_most": 0,
     }
     config.source = {"name": "normal", "kwargs": {}}
     config.coupling = {"name": "independent", "kwargs": {}}
@@ -37,8 +38,20 @@ def get_config() -> ConfigDict:
         "clip": 1.0,
         "ema_decay": 0.999,
     }
-    config.parallel = {"layout": "data", "mode": "jit", "microbatches": 1, "steps_per_call": 100}
-    config.checkpoint = {"every": 2_000, "keep": 2}
+    config.parallel = {
+        "layout": "data",
+        "axes": {"fsdp": 1, "tensor": 1},
+        "mode": "jit",
+        "microbatches": 1,
+        "steps_per_call": 100,
+    }
+    config.checkpoint = {"every": 2_000, "keep": 2, "keep_every": 0, "best": ""}
+    config.health = {
+        "abort_after": 20,
+        "rollbacks": 0,
+        "spike_deviations": 0.0,
+        "stall_seconds": 1_800,
+    }
     config.log = {"every": 200, "pictures_every": 2_000, "wandb_project": ""}
     config.sampler = {
         "name": "fixed_step",

@@ -13,8 +13,20 @@ from experiments.components import bound, component
 from jaxflow import data, draws, networks, training, velocities
 from jaxflow.data.pipeline import Batches
 from jaxflow.data.transforms import Flip, apply
+from jaxflow.draws import on_host
 from jaxflow.networks.adapters import Linen
-from jaxflow.types import Array, Batch, Draw, Loss, Params, Path, Solution, Trainer, Velocity
+from jaxflow.types import (
+    Array,
+    Batch,
+    Draw,
+    Loss,
+    Params,
+    Path,
+    Solution,
+    Trainer,
+    TrainState,
+    Velocity,
+)
 
 SECTIONS = [
     "data",
@@ -28,12 +40,12 @@ SECTIONS = [
     "optimizer",
     "parallel",
     "checkpoint",
+    "health",
     "log",
     "sampler",
     "evaluation",
 ]
 NUMBERS = ("seed", "steps", "batch_size")
-LAYOUTS = ("data",)
 
 Stream = Any
 
@@ -53,10 +65,8 @@ def check(config: ConfigDict) -> None:
     for name in ("every", "keep"):
         if config.checkpoint[name] < 1:
             raise ValueError(f"config.checkpoint.{name} must be at least 1")
-    if config.parallel.layout not in LAYOUTS:
-        raise ValueError(
-            f"config.parallel.layout is {config.parallel.layout!r}; known are {', '.join(LAYOUTS)}"
-        )
+    _check_health(config)
+    layout(config)
     if config.parallel.mode not in training.MODES:
         raise ValueError(
             f"config.parallel.mode is {config.parallel.mode!r}; known are "
@@ -65,6 +75,29 @@ def check(config: ConfigDict) -> None:
     trainer(config)
     sampler(config)
     _transforms(config)
+
+
+def _check_health(config: ConfigDict) -> None:
+    if config.health.abort_after < 1:
+        raise ValueError(
+            f"config.health.abort_after must be at least 1; it is {config.health.abort_after}"
+        )
+    for name in ("rollbacks", "spike_deviations", "stall_seconds"):
+        if config.health[name] < 0:
+            raise ValueError(
+                f"config.health.{name} must not be negative; it is {config.health[name]}"
+            )
+
+
+def layout(config: ConfigDict) -> training.Layout:
+    """How the state lies over all devices."""
+    axes = config.parallel.axes
+    return training.layout(
+        config.parallel.layout,
+        fsdp=axes.fsdp,
+        tensor=axes.tensor,
+        tensor_axes=getattr(component("network", config.network), "tensor_axes", None),
+    )
 
 
 def path(config: ConfigDict) -> Path:
@@ -95,12 +128,14 @@ def loss(config: ConfigDict) -> Loss:
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimiser, behind a clip of the gradient's norm where there is one."""
+    """The optimiser, behind a clip of the gradient's norm and a guard where there are such."""
     section = config.optimizer
     transformation = component("optimizer", _spec(section), steps=config.steps)
-    if section.clip is None:
-        return transformation
-    return optax.chain(optax.clip_by_global_norm(section.clip), transformation)
+    if section.clip is not None:
+        transformation = optax.chain(optax.clip_by_global_norm(section.clip), transformation)
+    if config.health.spike_deviations:
+        return training.without_spikes(transformation, deviations=config.health.spike_deviations)
+    return transformation
 
 
 def trainer(config: ConfigDict) -> Trainer:
@@ -115,8 +150,24 @@ def trainer(config: ConfigDict) -> Trainer:
     )
 
 
-def batches(config: ConfigDict, start: int) -> Stream | Batches:
-    """What the run trains on from step `start`: a stream on the device, or batches of a host.
+def flops(config: ConfigDict, state: TrainState) -> int | None:
+    """Operations of a training step without its draw; None where the draw needs the host."""
+    if on_host(draw(config)):
+        return None
+    single = config.copy_and_resolve_references()
+    with single.unlocked():
+        single.parallel.mode = "jit"
+    batch = example_batch(config, config.batch_size)
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
+    run = trainer(single)
+    drawn = jax.eval_shape(run.draw, jax.random.key(0), batch)
+    return training.flops(run.step, state, drawn)
+
+
+def batches(config: ConfigDict, start: int, share: tuple[int, int] = (0, 1)) -> Stream | Batches:
+    """What the run trains on from position `start`: a stream on the device, or a host's batches.
+
+    Of a host's batches, `share = (i, n)` reads the `i`-th of `n` equal runs of rows.
 
     Raises:
         ValueError: where the data does not fit its config, or holds a value that is not finite.
@@ -142,7 +193,10 @@ def batches(config: ConfigDict, start: int) -> Stream | Batches:
         transforms=transforms,
         cond=tuple(section.cond),
         start=start,
+        process_index=share[0],
+        process_count=share[1],
         workers=section.workers,
+        unreadable_at_most=section.unreadable_at_most,
     )
 
 

@@ -1,22 +1,37 @@
-"""What the entry points share: flags, and errors that end in one sentence.
+"""What the entry points share: flags, processes, and errors that end in one sentence."""
 
-Exit codes: 0 done; 1 a wrong flag or config key; 2 what the sentence says; 130 interrupted.
-"""
-
+import errno
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 
+from experiments import exits
 from experiments import workdir as workdirs
+from experiments.reporting import console
+from jaxflow.training import processes
 
 __all__ = ["config_of_run", "run"]
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where no cluster manager says it."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_seconds", 30, "How long a process may be silent before the others give it up."
+)
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 REPLACE = (
     "a config takes only the keys it has; replace a component whole to give it others, as "
@@ -25,22 +40,68 @@ REPLACE = (
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parse the flags and run `main`; what users can mend ends in one sentence."""
+    """Parse the flags, join the other processes and run `main`; errors end in one sentence."""
 
     def guarded(argv: Sequence[str]) -> None:
-        logging.set_verbosity(logging.WARNING)
+        _quieten()
         if len(argv) > 1:
-            _fail(f"unexpected argument {argv[1]!r}: flags begin with --", 1)
+            _fail(f"unexpected argument {argv[1]!r}: flags begin with --", exits.WRONG_FLAG)
         try:
+            _connect()
+            _cache_compiled()
             main()
+        except exits.Preempted as told:
+            _fail(str(told), exits.PREEMPTED)
         except KeyboardInterrupt:
-            _fail("interrupted; the same command goes on from what was saved", 130)
+            _fail("interrupted; the same command goes on from what was saved", exits.INTERRUPTED)
+        except jax.errors.JaxRuntimeError as error:
+            if _DEBUG.value:
+                raise
+            _fail(*_of_the_runtime(error))
         except (ValueError, OSError, ArithmeticError) as error:
             if _DEBUG.value:
                 raise
-            _fail(_sentence(error), 2)
+            _fail(_sentence(error) + _remedy(error), exits.REFUSED)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _quieten() -> None:
+    """Of a write that fails, Orbax leaves a dozen others unawaited, and each would be told."""
+    logging.set_verbosity(logging.WARNING)
+    getLogger("asyncio").setLevel(CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+
+def _connect() -> None:
+    given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    processes.connect(*given, heartbeat_seconds=_HEARTBEAT.value)
+    console.quiet = not processes.is_first()
+
+
+def _cache_compiled() -> None:
+    """Keep compiled programs in the run's folder, so that a restart begins at once."""
+    folder = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+    if folder is None or jax.config.jax_compilation_cache_dir is not None:
+        return
+    remote = "://" in folder
+    cache = Path("~/.cache/jaxflow/compiled").expanduser() if remote else Path(folder) / "cache"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _of_the_runtime(error: jax.errors.JaxRuntimeError) -> tuple[str, int]:
+    text = _sentence(error)[:300]
+    if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
+        return (
+            f"a device ran out of memory ({text}): take a smaller batch_size, more "
+            "parallel.microbatches, or the layout fsdp"
+        ), exits.REFUSED
+    if jax.process_count() > 1:
+        return (
+            f"another process was lost, or failed ({text}): start all of them again, the same "
+            "command goes on from the last checkpoint"
+        ), exits.LOST
+    return text, exits.REFUSED
 
 
 def config_of_run() -> flags.FlagHolder:
@@ -54,10 +115,11 @@ def _snapshot() -> ConfigDict:
     for argument, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
         if found := pattern.fullmatch(argument):
             try:
-                return workdirs.read_config(Path(found[1] if found[1] is not None else following))
+                folder = found[1] if found[1] is not None else following
+                return workdirs.read_config(epath.Path(folder))
             except (ValueError, OSError) as error:
-                _fail(str(error), 2)
-    return _fail("--workdir=DIR is needed: the folder of a trained run", 1)
+                _fail(str(error), exits.REFUSED)
+    return _fail("--workdir=DIR is needed: the folder of a trained run", exits.WRONG_FLAG)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -66,12 +128,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
     except (AttributeError, KeyError) as error:
         name = str(error.args[0]).split("\n")[0].strip("'")
         wrong = next((a for a in argv if a.startswith("--config") and name in a), "--config")
-        _fail(f"{wrong}: there is no such key ({_sentence(error)}); {REPLACE}", 1)
+        _fail(f"{wrong}: there is no such key ({_sentence(error)}); {REPLACE}", exits.WRONG_FLAG)
     except flags.UnrecognizedFlagError as error:
         hint = "; give --config=FILE before --config.key=value" if "config." in str(error) else ""
-        _fail(_sentence(error) + hint, 1)
+        _fail(_sentence(error) + hint, exits.WRONG_FLAG)
     except (flags.Error, TypeError, ValueError, OSError) as error:
-        _fail(_sentence(error), 1)
+        _fail(_sentence(error), exits.WRONG_FLAG)
 
 
 def _sentence(error: BaseException) -> str:
@@ -79,6 +141,18 @@ def _sentence(error: BaseException) -> str:
     return " ".join(text.strip().split("\n\n")[0].split())
 
 
+def _remedy(error: BaseException) -> str:
+    """What to do about a disk; other errors say it themselves."""
+    if getattr(error, "errno", None) in _DISK:
+        return "; what was saved stands, and the same command goes on once there is room and leave"
+    return ""
+
+
 def _fail(sentence: str, code: int) -> NoReturn:
-    print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(code)
+    """Say it and end at once: other processes may never end, nor writers whose disk is full."""
+    sys.stdout.flush()
+    sys.stderr.write(f"{'' if code == exits.PREEMPTED else 'error: '}{sentence}\n")
+    sys.stderr.flush()
+    if code == exits.PREEMPTED:
+        sys.exit(code)
+    processes.leave(code)

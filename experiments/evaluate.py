@@ -6,17 +6,19 @@
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
+from etils import epath
 from rich.table import Table
 
 from experiments import build, command, workdir
 from experiments.figures import Row, compare, likelihood
-from experiments.generate import generator
+from experiments.generate import generator, spread
 from experiments.reporting import console, counting
-from experiments.restore import restore
+from jaxflow.training import processes
+from jaxflow.training.checkpoint import read_params
 
 _CONFIG = command.config_of_run()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
@@ -25,23 +27,26 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.")
 
 def main() -> None:
     """Evaluate, print the table, and write it down."""
-    config, folder = _CONFIG.value, Path(_WORKDIR.value)
+    config, folder = _CONFIG.value, epath.Path(_WORKDIR.value)
     build.check(config)
     if config.evaluation.num < 4:
         raise ValueError(f"config.evaluation.num must be at least 4; it is {config.evaluation.num}")
     run = generator(config, config.evaluation.num)
-    state = restore(config, folder)
-    with counting("sampling", config.evaluation.num) as update:
-        samples = run(state.ema, _SEED.value, update)
+    read = read_params(folder / "checkpoints")
+    mine = -(-config.evaluation.num // jax.process_count())
+    with counting("sampling", mine) as update:
+        samples = spread(run, read.params, _SEED.value, config.evaluation.num, update)
+    if not processes.is_first():
+        return
     rows = compare(config, samples)
     cost = {
         "nfe": float(samples.nfe.mean()),
         "network_calls": float(samples.nfe.mean() * samples.evaluations),
         "failed": int((~samples.success).sum()),
     }
-    bits = likelihood(config, state)
+    bits = likelihood(config, read.params)
     _print(rows, {**cost, **bits})
-    found = {"step": int(state.step), "seed": _SEED.value, "rows": rows, **cost, **bits}
+    found = {"step": read.step, "seed": _SEED.value, "rows": rows, **cost, **bits}
     workdir.write_json(folder / "evaluation.json", found)
     console.print(f"written to {folder / 'evaluation.json'}")
 

@@ -16,7 +16,7 @@ from experiments.components import component
 from experiments.generate import Samples
 from jaxflow import metrics, sampling
 from jaxflow.data import transforms
-from jaxflow.types import TrainState
+from jaxflow.types import Params
 
 __all__ = ["Row", "compare", "likelihood"]
 
@@ -124,7 +124,7 @@ def _class_gaussians(
     return np.clip(x, -1, 1).reshape(len(wanted), *train["x1"].shape[1:])
 
 
-def likelihood(config: ConfigDict, state: TrainState) -> Row:
+def likelihood(config: ConfigDict, params: Params) -> Row:
     """Log-likelihood of held-out data under the unguided flow, where the config asks for any.
 
     Pixels of whole levels are spread evenly over the width of a level, so that the bits per
@@ -143,7 +143,7 @@ def likelihood(config: ConfigDict, state: TrainState) -> Row:
     if levels is not None:
         width = 2 / (levels - 1)
         x1 = x1 + width * (np.random.default_rng(config.seed).random(x1.shape, np.float32) - 0.5)
-    value = _log_prob(config, state, x1, {name: held[name] for name in config.data.cond})
+    value = _log_prob(config, params, x1, {name: held[name] for name in config.data.cond})
     found = {
         "log_prob": float(value.mean()),
         "log_prob_standard_error": float(value.std() / np.sqrt(len(value))),
@@ -155,10 +155,10 @@ def likelihood(config: ConfigDict, state: TrainState) -> Row:
 
 
 def _log_prob(
-    config: ConfigDict, state: TrainState, x1: np.ndarray, cond: Mapping[str, np.ndarray]
+    config: ConfigDict, params: Params, x1: np.ndarray, cond: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     source = component("source", config.source)
     solve = jax.jit(
         lambda v, x, c: sampling.log_prob(v, x, source=source, cond=c, rtol=1e-4, atol=1e-4)
     )
-    return np.asarray(solve(build.learned(config, state.ema), jnp.asarray(x1), dict(cond)).value)
+    return np.asarray(solve(build.learned(config, params), jnp.asarray(x1), dict(cond)).value)

@@ -1,20 +1,20 @@
-"""Samples of a trained run, a batch at a time, on every device."""
+"""Samples of a trained run, a batch at a time, on every device of every process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from experiments import build
 from experiments.components import component
 from experiments.pictures import is_image
-from jaxflow import training
+from jaxflow.training import processes
 from jaxflow.types import Array, Params
 
-__all__ = ["Samples", "conditions", "generator"]
+__all__ = ["Generator", "Samples", "conditions", "generator", "joined", "spread"]
 
 
 class Samples(NamedTuple):
@@ -42,15 +42,27 @@ def conditions(config: ConfigDict, num: int) -> dict[str, np.ndarray]:
     return found
 
 
-def generator(config: ConfigDict, num: int) -> Callable[..., Samples]:
-    """`(params, seed, on_batch=None) -> Samples`, compiled once for `num` samples.
+class Generator(NamedTuple):
+    """Compiled samples of a run; `rows(params, seed, i, j)` are the samples `i` to `j - 1`.
 
-    Sample `i` has the key `fold_in(key(seed), i)`, whatever `num` is; `on_batch` is told how many
-    are done.
+    Sample `i` has the key `fold_in(key(seed), i)` and the condition of its number, however many
+    there are, in batches of whatever size, on whatever devices.
+    """
+
+    rows: Callable[..., Samples]
+    size: int
+
+    def __call__(self, params: Params, seed: int, num: int) -> Samples:
+        """The first `num`, by this process alone."""
+        return self.rows(params, seed, 0, num)
+
+
+def generator(config: ConfigDict, num: int) -> Generator:
+    """Samples by the devices of this process, `size` of them a call.
 
     Args:
         config: of the run; `sampler` says how.
-        num: how many.
+        num: how many at most.
 
     Raises:
         ValueError: where `num < 1`.
@@ -58,32 +70,30 @@ def generator(config: ConfigDict, num: int) -> Callable[..., Samples]:
     if num < 1:
         raise ValueError(f"num must be at least 1; it is {num}")
     cond = conditions(config, num)
-    run, size = _compiled(config, num)
+    mesh = Mesh(np.asarray(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,))
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    size = -(-min(config.sampler.batch_size, num) // mesh.size) * mesh.size
+    run = _compiled(config, mesh)
 
-    def generate(
-        params: Params, seed: int, on_batch: Callable[[int], None] | None = None
-    ) -> Samples:
-        velocity = build.velocity(config, params)
+    def rows(params: Params, seed: int, start: int, stop: int) -> Samples:
+        velocity = jax.device_put(build.velocity(config, params), whole)
         pieces = []
-        for start in range(0, num, size):
-            index = np.minimum(np.arange(start, start + size), num - 1)
+        for first in range(start, stop, size):
+            index = np.minimum(np.arange(first, first + size), stop - 1)
             part = {name: value[index] for name, value in cond.items()}
-            kept = min(size, num - start)
-            solved = jax.device_get(run(velocity, jax.random.key(seed), index, part))
-            pieces.append([a[:kept] for a in solved])
-            if on_batch is not None:
-                on_batch(start + kept)
+            solved = run(velocity, jax.random.key(seed), *jax.device_put((index, part), split))
+            pieces.append([a[: stop - first] for a in jax.device_get(solved)])
         x, nfe, success = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
         x = np.clip(x, -1, 1) if is_image(x) else x
-        return Samples(x, cond, nfe, success, velocity.evaluations)
+        part = {name: value[start:stop] for name, value in cond.items()}
+        return Samples(x, part, nfe, success, velocity.evaluations)
 
-    return generate
+    return Generator(rows, size)
 
 
-def _compiled(config: ConfigDict, num: int) -> tuple[Callable[..., tuple[Array, ...]], int]:
-    """One compiled batch over all devices without a collective, and its size."""
-    mesh = training.data_mesh()
-    per_device = -(-min(config.sampler.batch_size, num) // mesh.size)
+def _compiled(config: ConfigDict, mesh: Mesh) -> Callable[..., tuple[Array, ...]]:
+    """One batch over the devices of a mesh, without a collective."""
     event_shape = build.example_batch(config)["x1"].shape[1:]
     source, sample = component("source", config.source), build.sampler(config)
 
@@ -93,7 +103,7 @@ def _compiled(config: ConfigDict, num: int) -> tuple[Callable[..., tuple[Array, 
         solution = sample(velocity, x0, cond=cond)
         return solution.x, solution.nfe, solution.success
 
-    whole, split = PartitionSpec(), PartitionSpec(mesh.axis_names[0])
+    whole, split = PartitionSpec(), PartitionSpec("data")
     mapped = jax.shard_map(
         batch,
         mesh=mesh,
@@ -101,4 +111,38 @@ def _compiled(config: ConfigDict, num: int) -> tuple[Callable[..., tuple[Array, 
         out_specs=split,
         check_vma=False,
     )
-    return jax.jit(mapped), per_device * mesh.size
+    return jax.jit(mapped)
+
+
+def spread(
+    run: Generator,
+    params: Params,
+    seed: int,
+    num: int,
+    on_rows: Callable[[int], None] | None = None,
+) -> Samples:
+    """The first `num` samples, made by all processes and known to all.
+
+    Each process makes an equal run of them; `on_rows` is told how many this one has made.
+    """
+    each = -(-num // jax.process_count())
+    start = min(jax.process_index() * each, num - 1)
+    stop = min(start + each, num)
+    parts = []
+    for first in range(start, stop, run.size):
+        parts.append(run.rows(params, seed, first, min(first + run.size, stop)))
+        if on_rows is not None:
+            on_rows(parts[-1].x.shape[0] + first - start)
+    mine = joined(parts)
+    if jax.process_count() == 1:
+        return mine
+    rows = jax.tree.map(lambda a: np.resize(a, (each, *a.shape[1:])), mine._replace(evaluations=()))
+    everything = jax.tree.map(lambda a: a[:num], processes.gathered(rows))
+    return everything._replace(evaluations=mine.evaluations)
+
+
+def joined(parts: Sequence[Samples]) -> Samples:
+    """Samples one after another."""
+    arrays = [part._replace(evaluations=()) for part in parts]
+    whole = jax.tree.map(lambda *rows: np.concatenate(rows), *arrays)
+    return whole._replace(evaluations=parts[0].evaluations)

@@ -1,30 +1,34 @@
 """The training loop: batches in, checkpoints, metrics and pictures out."""
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import optax
+from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import build
+from experiments import build, workdir
+from experiments.clock import Clock
+from experiments.exits import Preempted
+from experiments.feed import Feed, feed
 from experiments.generate import generator
+from experiments.health import NotFinite, Window, diagnose
 from experiments.pictures import draw_loss, draw_samples
+from experiments.positions import Positions
 from experiments.reporting import Writers, console, training_bar
-from jaxflow import data, draws, training
-from jaxflow.training import Program
+from jaxflow import training
+from jaxflow.training import Preemption, Program, Watchdog, processes
 from jaxflow.training.checkpoint import Checkpoints
-from jaxflow.types import Array, TrainState
+from jaxflow.types import TrainState
 
 __all__ = ["Trained", "initial_state", "program", "train"]
 
 PICTURED = 100
 
-Metrics = Mapping[str, Array]
+Steps = tuple[int, int]
 
 
 class Trained(NamedTuple):
@@ -33,13 +37,34 @@ class Trained(NamedTuple):
     state: TrainState
     start: int
     metrics: Mapping[str, float]
-    first_step_seconds: float
-    seconds: float
+    seconds: Mapping[str, float]
+
+
+@dataclass
+class Run:
+    """What a run is at a moment: its state, and all else that a checkpoint keeps of it."""
+
+    state: TrainState
+    window: Window
+    positions: Positions = field(default_factory=Positions)
+    rollbacks: int = 0
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """For the checkpoint, beside the state."""
+        return {
+            "window": {name: list(values) for name, values in self.window.rows().items()},
+            "bad": self.window.bad,
+            "left_out": [list(r) for r in self.positions.left_out],
+            "rollbacks": self.rollbacks,
+        }
 
 
 def program(config: ConfigDict) -> Program:
     """The compiled run."""
-    return training.program(build.trainer(config), mode=config.parallel.mode)
+    return training.program(
+        build.trainer(config), mode=config.parallel.mode, over=build.layout(config)
+    )
 
 
 def initial_state(config: ConfigDict, compiled: Program) -> TrainState:
@@ -48,156 +73,245 @@ def initial_state(config: ConfigDict, compiled: Program) -> TrainState:
     return compiled.init(build.parameters(config, params_key), run_key)
 
 
-def train(config: ConfigDict, workdir: Path) -> Trained:
-    """Train from the newest whole checkpoint in `workdir`, or from the start.
+def train(config: ConfigDict, folder: epath.Path, profile: Steps | None = None) -> Trained:
+    """Train from the newest whole checkpoint in `folder`, or from the start.
+
+    Args:
+        config: of the run.
+        folder: of the run, as `workdir.create` made it.
+        profile: first and last step of a trace to write.
 
     Raises:
         ValueError: where data, network and config do not fit each other.
-        ArithmeticError: where all steps between two lines of the log were not finite.
+        ArithmeticError: where too many steps in a row were not finite, with a diagnosis.
+        OSError: where a file could not be written.
+        Preempted: after SIGTERM, saved.
     """
-    compiled = program(config)
+    clock = Clock()
+    with (
+        Watchdog(config.health.stall_seconds) as watchdog,
+        Preemption() as preemption,
+        Checkpoints(
+            folder / "checkpoints",
+            keep=config.checkpoint.keep,
+            keep_every=config.checkpoint.keep_every,
+            best=config.checkpoint.best,
+        ) as checkpoints,
+    ):
+        with clock("start"):
+            compiled = program(config)
+            run = _restored(config, compiled, checkpoints)
+            useful = _useful(config, compiled, run.state)
+        loop = _Loop(
+            config, folder, compiled, checkpoints, clock, watchdog, preemption, profile, useful
+        )
+        start = int(run.state.step)
+        while True:
+            try:
+                last = loop.go(run)
+                return Trained(run.state, start, last, clock.report())
+            except NotFinite as error:
+                run = _rolled_back(config, folder, compiled, checkpoints, run, error)
+
+
+def _useful(config: ConfigDict, compiled: Program, state: TrainState) -> float | None:
+    """The share of all devices' peak that a step a second makes use of, where the peak is known.
+
+    (1)  model FLOP utilisation = operations of a step * steps a second / (peak * devices)
+    """
+    devices = compiled.layout.mesh.devices.ravel()
+    peak = training.peak_flops(devices[0])
+    operations = build.flops(config, state) if peak is not None else None
+    return None if peak is None or operations is None else operations / (peak * len(devices))
+
+
+def _restored(config: ConfigDict, compiled: Program, checkpoints: Checkpoints) -> Run:
     state = initial_state(config, compiled)
-    with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
-        restored = checkpoints.restore(state)
-        if restored is not None:
-            state = restored.state
-            console.print(f"going on from step {int(state.step)} in {workdir}")
-            for step, reason in restored.refused.items():
-                console.print(f"checkpoint {step} was refused: {reason}")
-        start = int(state.step)
-        writers = Writers(workdir, config, start)
-        try:
-            return _run(config, workdir, compiled, state, checkpoints, writers)
-        finally:
-            writers.close()
-
-
-def _run(
-    config: ConfigDict,
-    workdir: Path,
-    compiled: Program,
-    state: TrainState,
-    checkpoints: Checkpoints,
-    writers: Writers,
-) -> Trained:
-    start = int(state.step)
-    advance, stride, close = _advancer(config, compiled, state)
-    began = lap = time.perf_counter()
-    first = 0.0
-    pending: list[Metrics] = []
-    last: dict[str, float] = {}
-    draw_pictures = _pictures(config, workdir)
-    with training_bar(config.steps, start) as update:
-        try:
-            for step in range(start + stride, config.steps + stride, stride):
-                state, metrics = advance(state)
-                pending.append(metrics)
-                if first == 0.0:
-                    jax.block_until_ready(state)
-                    first = time.perf_counter() - began
-                if step % config.log.every == 0 or step == config.steps:
-                    last = _summary(pending, step)
-                    now = time.perf_counter()
-                    rate = len(pending) * stride / (now - lap)
-                    pending, lap = [], now
-                    writers.scalars(step, {**last, "steps_per_second": rate})
-                    update(step, last["loss"], rate)
-                if step % config.checkpoint.every == 0 or step == config.steps:
-                    checkpoints.save(state)
-                if step % config.log.pictures_every == 0 or step == config.steps:
-                    draw_pictures(state, step)
-                    draw_loss(workdir / "loss.png", writers.lines())
-        except KeyboardInterrupt:
-            if not any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
-                checkpoints.save(state)
-            raise
-        finally:
-            close()
-    return Trained(state, start, last, first, time.perf_counter() - began)
-
-
-def _advancer(
-    config: ConfigDict, compiled: Program, state: TrainState
-) -> tuple[Callable[[TrainState], tuple[TrainState, Metrics]], int, Callable[[], None]]:
-    """One call of the program, the steps it takes, and what closes its data.
-
-    Streams are drawn inside the program, several steps a call; host batches are placed ahead.
-    """
-    start = int(state.step)
-    source = build.batches(config, start)
-    if hasattr(source, "batch") and not compiled.drawn and config.parallel.mode != "pmap":
-        stride = _stride(config, start)
-        return lambda state: compiled.steps(state, source, stride), stride, lambda: None
-    host = _checked_first(config, _host_batches(source, start))
-    if compiled.drawn:
-        draw = build.draw(config)
-        key = jax.random.wrap_key_data(np.array(jax.random.key_data(state.key)))
-        host = draws.ahead(draw, partial(training.draw_key, key), host, first=start)
-    placed = data.prefetch(host, compiled.place)
-    return lambda state: compiled.step(state, next(placed)), 1, placed.close
-
-
-def _stride(config: ConfigDict, start: int) -> int:
-    """The most steps a call that meet every moment at which the host has something to do."""
-    return math.gcd(
-        config.parallel.steps_per_call,
-        config.log.every,
-        config.log.pictures_every,
-        config.checkpoint.every,
-        config.steps,
-        start,
+    restored = checkpoints.restore(state)
+    if restored is None:
+        return Run(state, Window(config.health.abort_after))
+    console.print(f"going on from step {int(restored.state.step)} in {checkpoints.directory}")
+    for step, reason in restored.refused.items():
+        console.print(f"checkpoint {step} was refused: {reason}")
+    meta = restored.meta
+    return Run(
+        restored.state,
+        Window(config.health.abort_after, dict(meta["window"]), meta["bad"]),
+        Positions(tuple((a, b) for a, b in meta["left_out"])),
+        meta["rollbacks"],
     )
 
 
-def _host_batches(source: Any, start: int) -> Iterator[Any]:
-    if not hasattr(source, "batch"):
-        yield from source
-        return
-    batch = jax.jit(lambda source, step: source.batch(step))
-    step = start
-    while True:
-        yield batch(source, step)
-        step += 1
-
-
-def _checked_first(config: ConfigDict, batches: Iterator[Any]) -> Iterator[Any]:
-    first = data.check(next(batches))
-    build.check_labels(config, first.get("cond", {}))
-    yield first
-    yield from batches
-
-
-def _summary(pending: list[Metrics], step: int) -> dict[str, float]:
-    """The means since the last line; `skipped` is the count so far.
+def _rolled_back(
+    config: ConfigDict,
+    folder: epath.Path,
+    compiled: Program,
+    checkpoints: Checkpoints,
+    run: Run,
+    error: NotFinite,
+) -> Run:
+    """The run as its last checkpoint has it, without the data that it failed on.
 
     Raises:
-        ArithmeticError: where no step since the last line was finite.
+        ArithmeticError: with the diagnosis, where it may not roll back (any more).
     """
-    fetched = jax.device_get(pending)
-    series = {
-        name: np.concatenate([np.atleast_1d(m[name]) for m in fetched]) for name in fetched[0]
-    }
-    finite = np.isfinite(series["loss"]) & np.isfinite(series["grad_norm"])
-    if not finite.any():
+    diagnosis = diagnose(config, compiled, run.state, run.positions, error)
+    if processes.is_first():
+        workdir.write_json(folder / "diagnosis.json", diagnosis.found)
+    told = f"{error}; {diagnosis.sentence} ({folder / 'diagnosis.json'} has more)"
+    if run.rollbacks >= config.health.rollbacks:
         raise ArithmeticError(
-            f"all {len(finite)} steps up to {step} had a loss or gradient that is not finite and "
-            "were skipped; lower the learning rate or look at the data"
-        )
-    skipped = float(series.pop("skipped")[-1])
-    return {name: float(values[finite].mean()) for name, values in series.items()} | {
-        "skipped": skipped
-    }
+            f"{told}; look at the data, lower the learning rate, or set config.health.rollbacks "
+            f"above {run.rollbacks} to leave that data out"
+        ) from error
+    console.print(f"{told}; going back to the last checkpoint, without that data")
+    checkpoints.wait()
+    checkpoints.forget_after(error.first - 1)
+    again = _restored(config, compiled, checkpoints)
+    again.positions = run.positions.without(error.first - 1, error.last)
+    again.rollbacks = run.rollbacks + 1
+    return again
 
 
-def _pictures(config: ConfigDict, workdir: Path) -> Callable[[TrainState, int], None]:
+@dataclass
+class _Loop:
+    config: ConfigDict
+    folder: epath.Path
+    compiled: Program
+    checkpoints: Checkpoints
+    clock: Clock
+    watchdog: Watchdog
+    preemption: Preemption
+    profile: Steps | None
+    useful: float | None
+
+    def go(self, run: Run) -> Mapping[str, float]:
+        """Take `run` to its last step; returns the last line of the log."""
+        config, start = self.config, int(run.state.step)
+        writers = Writers(self.folder, config, start)
+        with self.clock("start"):
+            fed = feed(config, self.compiled, run.state, run.positions, self.clock)
+        tracer = _Tracer(self.profile, self.folder)
+        draw = _pictures(config, self.compiled, self.folder)
+        mark = _Mark(self.clock, start)
+        last: Mapping[str, float] = {}
+        try:
+            with training_bar(config.steps, start) as update:
+                for step in range(start + fed.stride, config.steps + fed.stride, fed.stride):
+                    tracer.before(step)
+                    self._advance(run, fed, first=step == start + fed.stride)
+                    tracer.after(step, run.state)
+                    ends = step == config.steps
+                    if step % config.log.every == 0 or ends:
+                        last = self._log(run, fed, step, writers, mark)
+                        loss = last["loss"]
+                        update(step, math.nan if loss is None else loss, last["steps_per_second"])
+                    told = self.preemption.reached(step // fed.stride)
+                    if step % config.checkpoint.every == 0 or ends or told:
+                        with self.clock("checkpoint"):
+                            self.checkpoints.save(run.state, run.meta, last)
+                    if told and not ends:
+                        self.checkpoints.wait()
+                        raise Preempted(step)
+                    if step % config.log.pictures_every == 0 or ends:
+                        with self.clock("pictures"):
+                            draw(run.state, step)
+                            draw_loss(self.folder / "loss.png", writers.lines())
+                    self.watchdog.beat()
+            with self.clock("checkpoint"):
+                self.checkpoints.wait()
+        except KeyboardInterrupt:
+            if not any(leaf.is_deleted() for leaf in jax.tree.leaves(run.state)):
+                self.checkpoints.save(run.state, run.meta, last)
+            raise
+        finally:
+            fed.close()
+            writers.close()
+        return last
+
+    def _advance(self, run: Run, fed: Feed, *, first: bool) -> None:
+        """One call; nothing may cross between host and device in it but what was placed."""
+        if first:
+            with self.clock("compile"):
+                run.state, metrics = fed.advance(run.state)
+                jax.block_until_ready(run.state)
+        else:
+            with jax.transfer_guard("disallow"):
+                run.state, metrics = fed.advance(run.state)
+        run.window.add(metrics)
+
+    def _log(
+        self, run: Run, fed: Feed, step: int, writers: Writers, mark: "_Mark"
+    ) -> dict[str, float]:
+        line = run.window.summary(step)
+        rate = line["steps_per_second"] = mark.rate(step)
+        if self.useful is not None:
+            line["mfu"] = rate * self.useful
+        spikes = optax.tree.get(run.state.opt_state, "spikes", default=None)
+        if spikes is not None:
+            line["spikes"] = float(spikes)
+        if fed.unreadable():
+            line["unreadable"] = float(fed.unreadable())
+        seconds = {f"seconds/{name}": value for name, value in self.clock.report().items()}
+        writers.scalars(step, {**line, **seconds})
+        return line
+
+
+class _Mark:
+    """The rate of steps between two lines of the log, what is not training left out."""
+
+    def __init__(self, clock: Clock, step: int):
+        self._clock = clock
+        self._step = step
+        self._at = self._training()
+
+    def _training(self) -> float:
+        found = self._clock.report()
+        return found["steps"] + found["data"] + found["compile"]
+
+    def rate(self, step: int) -> float:
+        now = self._training()
+        rate = (step - self._step) / max(now - self._at, 1e-9)
+        self._step, self._at = step, now
+        return rate
+
+
+class _Tracer:
+    """Writes a trace of the steps `first` to `last` into `profile/`."""
+
+    def __init__(self, steps: Steps | None, folder: epath.Path):
+        self._steps = steps
+        self._folder = folder / "profile"
+        self._on = False
+
+    def before(self, step: int) -> None:
+        if self._steps and not self._on and self._steps[0] <= step <= self._steps[1]:
+            jax.profiler.start_trace(str(self._folder))
+            self._on = True
+
+    def after(self, step: int, state: TrainState) -> None:
+        if self._steps and self._on and step >= self._steps[1]:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self._on = False
+            self._steps = None
+            console.print(f"the trace is in {self._folder}")
+
+
+def _pictures(
+    config: ConfigDict, compiled: Program, folder: epath.Path
+) -> Callable[[TrainState, int], None]:
     """Draws samples of the average so far; compiled at its first call."""
-    run: list[Any] = []
+    made: list[Any] = []
 
     def draw(state: TrainState, step: int) -> None:
-        if not run:
-            distribution = build.is_distribution(config)
-            run.append(generator(config, 2_000 if distribution else PICTURED))
-        samples = run[0](state.ema, config.seed)
-        draw_samples(workdir / "samples" / f"step_{step:07d}.png", samples.x)
+        params = processes.local(state.ema, compiled.layout.whole)
+        if not processes.is_first():
+            return
+        num = 2_000 if build.is_distribution(config) else PICTURED
+        if not made:
+            made.append(generator(config, num))
+        samples = made[0](params, config.seed, num)
+        draw_samples(folder / "samples" / f"step_{step:07d}.png", samples.x)
 
     return draw

@@ -1,10 +1,10 @@
 """Pictures of samples and of the loss."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -20,10 +20,11 @@ def is_image(x: np.ndarray) -> bool:
     return x.ndim == 4 and x.shape[-1] in (1, 3)
 
 
-def draw_samples(path: Path, x: np.ndarray, columns: int = 10) -> None:
+def draw_samples(path: epath.Path, x: np.ndarray, columns: int = 10) -> None:
     """A grid of images in [-1, 1], or a scatter of points; other shapes as a line a sample."""
     if is_image(x):
-        _grid(x, columns).save(path)
+        with path.open("wb") as file:
+            _grid(x, columns).save(file, "PNG")
         return
     figure = Figure(figsize=(5, 5))
     axes = figure.add_subplot()
@@ -32,7 +33,7 @@ def draw_samples(path: Path, x: np.ndarray, columns: int = 10) -> None:
         axes.set_aspect("equal")
     else:
         axes.plot(x.reshape(len(x), -1)[:columns].T, linewidth=0.7)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    _save(figure, path)
 
 
 def _grid(x: np.ndarray, columns: int) -> Image.Image:
@@ -49,7 +50,12 @@ def _grid(x: np.ndarray, columns: int) -> Image.Image:
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
 
 
-def draw_loss(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+def _save(figure: Figure, path: epath.Path) -> None:
+    with path.open("wb") as file:
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
+
+
+def draw_loss(path: epath.Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """The loss over steps."""
     figure = Figure(figsize=(6, 3.5))
     axes = figure.add_subplot()
@@ -57,4 +63,4 @@ def draw_loss(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    _save(figure, path)

@@ -1,30 +1,37 @@
 """What a person sees of a run, and what is written down of it."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from experiments import workdir as workdirs
+from jaxflow.training import Placed, processes
 
-__all__ = ["Writers", "console", "counting", "table", "training_bar"]
+__all__ = ["Writers", "console", "counting", "laid_out", "table", "training_bar"]
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 class Writers:
-    """Metrics into `metrics.jsonl`, TensorBoard and, where a project is named, wandb."""
+    """Metrics into `metrics.jsonl`, TensorBoard and, where a project is named, wandb.
 
-    def __init__(self, workdir: Path, config: ConfigDict, step: int):
+    Of several processes the first writes.
+    """
+
+    def __init__(self, workdir: epath.Path, config: ConfigDict, step: int):
         from tensorboardX import SummaryWriter
 
         self._lines = workdir / "metrics.jsonl"
+        self._writes = processes.is_first()
+        if not self._writes:
+            return
         workdirs.forget_after(self._lines, step)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step or None)
         self._wandb = None
@@ -40,10 +47,14 @@ class Writers:
                 project=config.log.wandb_project, dir=str(workdir), config=config.to_dict()
             )
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         """Write one line at a step."""
+        if not self._writes:
+            return
         workdirs.append_line(self._lines, {"step": step, **values})
         for name, value in values.items():
+            if value is None:
+                continue
             self._events.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
@@ -54,6 +65,8 @@ class Writers:
 
     def close(self) -> None:
         """Flush everything."""
+        if not self._writes:
+            return
         self._events.close()
         if self._wandb is not None:
             self._wandb.finish()
@@ -98,4 +111,20 @@ def table(title: str, rows: Mapping[str, Any]) -> None:
     shown = Table(title=title, show_header=False)
     for name, value in rows.items():
         shown.add_row(name, f"{value:,.5g}" if isinstance(value, float) else str(value))
+    console.print(shown)
+
+
+def laid_out(placed: Sequence[Placed], most: int = 12) -> None:
+    """Print where the largest arrays of a state lie."""
+    shown = Table(title="what lies where")
+    for column in ("array", "shape", "split over", "bytes a device"):
+        shown.add_column(column, justify="right" if column == "bytes a device" else "left")
+    for row in placed[:most]:
+        spec = ", ".join(str(axis) if axis else "-" for axis in row.spec)
+        where = spec or f"whole{': ' + row.whole if row.whole else ''}"
+        shown.add_row(row.path, str(row.shape), where, f"{row.bytes_per_device:,}")
+    rest = placed[most:]
+    if rest:
+        total = sum(row.bytes_per_device for row in rest)
+        shown.add_row(f"and {len(rest)} more", "", "", f"{total:,}")
     console.print(shown)

@@ -3,20 +3,23 @@
     python -m experiments.sample --workdir=DIR --num=N --output=FILE.npz [--seed=0]
                                  [--config.sampler.x=value ...]
 
-FILE.npz holds `x`, every condition by name (`label`), and `nfe`, the calls of the velocity that
-each sample took.
+FILE.npz holds `x`, every condition by name (`label`), `nfe`, the calls of the velocity that each
+sample took, and `success`. The samples are made in parts, by every device of every process; the
+same command goes on with the parts that are missing.
 """
 
-from pathlib import Path
-
+import jax
 import numpy as np
 from absl import flags
+from etils import epath
 
 from experiments import build, command
 from experiments.generate import generator
 from experiments.pictures import draw_samples
 from experiments.reporting import counting, table
-from experiments.restore import restore
+from experiments.shards import Shards
+from jaxflow.training import processes
+from jaxflow.training.checkpoint import read_params
 
 _CONFIG = command.config_of_run()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
@@ -29,26 +32,36 @@ def main() -> None:
     """Sample, and say what it cost."""
     if _OUTPUT.value is None or not _OUTPUT.value.endswith(".npz"):
         raise ValueError(f"--output=FILE.npz is needed; got {_OUTPUT.value!r}")
-    config, folder, output = _CONFIG.value, Path(_WORKDIR.value), Path(_OUTPUT.value)
+    config, folder, output = _CONFIG.value, epath.Path(_WORKDIR.value), epath.Path(_OUTPUT.value)
     build.check(config)
     output.parent.mkdir(parents=True, exist_ok=True)
     run = generator(config, _NUM.value)
-    state = restore(config, folder)
-    with counting("sampling", _NUM.value) as update:
-        samples = run(state.ema, _SEED.value, update)
-    part = output.with_name(output.name + ".part")
-    with part.open("wb") as file:
-        np.savez(file, x=samples.x, nfe=samples.nfe, **samples.cond)
-    part.replace(output)
+    read = read_params(folder / "checkpoints")
+    plan = {"seed": _SEED.value, "step": read.step, "sampler": config.sampler.to_dict()}
+    shards = Shards(output, plan, num=_NUM.value, size=run.size)
+    processes.together("jaxflow plan of samples")
+    mine = shards.missing()[jax.process_index() :: jax.process_count()]
+    processes.together("jaxflow parts shared out")
+    evaluations = build.velocity(config, read.params).evaluations
+    with counting("sampling", len(mine)) as update:
+        for done, part in enumerate(mine):
+            shards.write(part, run.rows(read.params, _SEED.value, *shards.rows(part)))
+            update(done + 1)
+    processes.together("jaxflow samples")
+    if not processes.is_first():
+        return
+    found = shards.join()
     picture = output.with_suffix(".png")
-    draw_samples(picture, samples.x[: 2_000 if samples.x.ndim == 2 else 100])
-    nfe = samples.nfe
+    with output.open("rb") as file:
+        x = np.load(file)["x"]
+    draw_samples(picture, x[: 2_000 if x.ndim == 2 else 100])
+    nfe = found["nfe"]
     rows = {
-        "of step": int(state.step),
-        "samples": f"{len(samples.x)} of shape {samples.x.shape[1:]}, seed {_SEED.value}",
+        "of step": read.step,
+        "samples": f"{len(x)} of shape {x.shape[1:]}, seed {_SEED.value}",
         "calls of the velocity a sample": f"mean {nfe.mean():.1f}, from {nfe.min()} to {nfe.max()}",
-        "calls of the network a sample": f"mean {nfe.mean() * samples.evaluations:.1f}",
-        "not finite or not finished": int((~samples.success).sum()),
+        "calls of the network a sample": f"mean {nfe.mean() * evaluations:.1f}",
+        "not finite or not finished": int((~found["success"]).sum()),
         "file": output,
         "picture": picture,
     }

@@ -1,24 +1,27 @@
 """Train a flow.
 
     python -m experiments.train --config=configs/NAME.py --workdir=DIR [--config.a.b=value ...]
+                                [--dry_run] [--profile_steps=FIRST:LAST]
 
-The same command goes on where the last one stopped. `--dry_run` says what would run.
+The same command goes on where the last one stopped, on the same devices or on others. Started once
+on each machine of a cluster it is one run: by itself on TPUs, Slurm, Open MPI and Kubernetes, and
+elsewhere with --coordinator=HOST:PORT --num_processes=N --process_id=I.
+
+`experiments.exits` has the exit codes, `experiments.workdir` what DIR holds.
 """
 
-from pathlib import Path
-
 import jax
-import numpy as np
 from absl import flags
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from experiments import build, command, loop, workdir
-from experiments.reporting import console, table
-from jaxflow import training
+from experiments.reporting import console, laid_out, table
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would run, and stop.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would run and what lies where, and stop.")
+_PROFILE = flags.DEFINE_string("profile_steps", None, "FIRST:LAST, steps to write a trace of.")
 
 
 def main() -> None:
@@ -32,16 +35,17 @@ def main() -> None:
         return
     if _WORKDIR.value is None:
         raise ValueError("--workdir=DIR is needed: the folder that the run is written to")
-    folder = Path(_WORKDIR.value)
+    folder = epath.Path(_WORKDIR.value)
+    profile = _steps(_PROFILE.value)
     workdir.create(folder, config)
-    trained = loop.train(config, folder)
+    trained = loop.train(config, folder, profile)
     pictures = sorted((folder / "samples").glob("*.png"))
     taken = int(trained.state.step) - trained.start
+    spent = [f"{name} {value:.1f}" for name, value in trained.seconds.items() if value >= 0.05]
     rows = {
         "steps": f"{int(trained.state.step):,} ({taken:,} in this run)",
-        **trained.metrics,
-        "seconds": round(trained.seconds, 1),
-        "of those to the first step": round(trained.first_step_seconds, 1),
+        **{name: value for name, value in trained.metrics.items() if value is not None},
+        "seconds": f"{sum(trained.seconds.values()):.1f}: {', '.join(spent)}",
         "checkpoints": folder / "checkpoints",
         "loss curve": folder / "loss.png",
         "samples": pictures[-1] if pictures else "none",
@@ -50,41 +54,36 @@ def main() -> None:
     table("trained", rows)
 
 
+def _steps(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
+        raise ValueError(f"--profile_steps={text} must be FIRST:LAST, as 100:105")
+    return int(first), int(last)
+
+
 def dry_run(config: ConfigDict) -> None:
-    """Print the mesh, the parameters, and the operations and bytes of a step."""
+    """Print the mesh, the parameters, the operations and bytes of a step, and what lies where."""
     compiled = loop.program(config)
     state = jax.eval_shape(lambda: loop.initial_state(config, compiled))
     batch = build.example_batch(config, config.batch_size)
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
-    single = config.copy_and_resolve_references()
-    with single.unlocked():
-        single.parallel.mode = "jit"
-    trainer = build.trainer(single)
-    drawn = jax.eval_shape(trainer.draw, jax.random.key(0), batch) if not compiled.drawn else None
+    sizes = {name: size for name, size in compiled.layout.mesh.shape.items() if size > 1}
+    placed = compiled.layout.table(state)
+    operations = build.flops(config, state)
     rows = {
-        "mesh": f"{dict(compiled.mesh.shape)} of {jax.devices()[0].device_kind}",
+        "mesh": f"{sizes or 'one'} of {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
         "mode": f"{config.parallel.layout} by {config.parallel.mode}",
-        "parameters": f"{_count(state.params):,}",
-        "state": f"{_bytes(state):,} bytes on each device",
-        "batch": f"{_bytes(batch):,} bytes over all devices",
+        "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}",
+        "state": f"{sum(row.bytes_per_device for row in placed):,} bytes on each device",
+        "batch": f"{sum(leaf.nbytes for leaf in jax.tree.leaves(batch)):,} bytes over all devices",
     }
-    if drawn is not None:
-        rows["step"] = f"{training.flops(trainer.step, state, drawn):,} operations"
+    if operations is not None:
+        rows["step"] = f"{operations:,} operations"
     table("dry run", rows)
+    laid_out(placed)
     console.print("nothing was written")
-
-
-def _count(tree: object) -> int:
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
-
-
-def _bytes(tree: object) -> int:
-    leaves = jax.tree.leaves(tree)
-    sizes = [
-        8 if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
-        for leaf in leaves
-    ]
-    return sum(int(np.prod(leaf.shape)) * size for leaf, size in zip(leaves, sizes, strict=True))
 
 
 if __name__ == "__main__":

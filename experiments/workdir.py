@@ -2,7 +2,10 @@
 
 config.json        the config that the run was started with
 checkpoints/       by step
-metrics.jsonl      a line each `log.every` steps
+cache/             compiled programs, for the next start
+metrics.jsonl      a line each `log.every` steps, with the seconds spent on what
+diagnosis.json     what was found where too many steps in a row were not finite
+profile/           a trace, where one was asked for
 tensorboard/       the same, as events
 samples/*.png      pictures as training goes
 loss.png           the loss curve
@@ -11,31 +14,35 @@ evaluation.json    what `evaluate` found
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
+from jaxflow.training import processes
+
 CONFIG = "config.json"
-MAY_CHANGE = ("steps", "checkpoint", "log", "sampler", "evaluation")
+MAY_CHANGE = ("steps", "parallel", "checkpoint", "health", "log", "sampler", "evaluation")
 
 
-def create(workdir: Path, config: ConfigDict) -> None:
+def create(workdir: epath.Path, config: ConfigDict) -> None:
     """Make the folder, and write the config into it or compare it with the one there.
 
     Raises:
         ValueError: where the folder belongs to a run of another config, naming what differs.
         OSError: where the folder cannot be written.
     """
-    for folder in (workdir, workdir / "samples", workdir / "checkpoints"):
-        folder.mkdir(parents=True, exist_ok=True)
     snapshot = workdir / CONFIG
     if snapshot.exists():
         _refuse_another(workdir, read_config(workdir), config)
-    _write_whole(snapshot, config.to_json(indent=2))
+    if processes.is_first():
+        for folder in (workdir, workdir / "samples", workdir / "checkpoints"):
+            folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(snapshot, config.to_json(indent=2))
+    processes.together("jaxflow workdir")
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def read_config(workdir: epath.Path) -> ConfigDict:
     """The config of the run in a folder.
 
     Raises:
@@ -55,18 +62,22 @@ def read_config(workdir: Path) -> ConfigDict:
         ) from None
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
     """Write a mapping, whole or not at all."""
     _write_whole(path, json.dumps(value, indent=2))
 
 
-def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Add a line of JSON."""
+def append_line(path: epath.Path, line: Mapping[str, Any]) -> None:
+    """Add a line of JSON. An object store takes no additions: there the file is written anew."""
+    text = json.dumps(line) + "\n"
+    if "://" in str(path):
+        _write_whole(path, (path.read_text() if path.exists() else "") + text)
+        return
     with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(text)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: epath.Path) -> list[dict[str, Any]]:
     """All whole lines of JSON; a torn last one is left out."""
     if not path.exists():
         return []
@@ -79,7 +90,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def forget_after(path: Path, step: int) -> None:
+def forget_after(path: epath.Path, step: int) -> None:
     """Drop lines of steps after `step`, which a resumed run will write again."""
     lines = read_lines(path)
     kept = [line for line in lines if line["step"] <= step]
@@ -87,13 +98,13 @@ def forget_after(path: Path, step: int) -> None:
         _write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _write_whole(path: epath.Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     part.replace(path)
 
 
-def _refuse_another(workdir: Path, before: ConfigDict, now: ConfigDict) -> None:
+def _refuse_another(workdir: epath.Path, before: ConfigDict, now: ConfigDict) -> None:
     old, new = dict(_flat(json.loads(before.to_json()))), dict(_flat(json.loads(now.to_json())))
     differ = [
         key

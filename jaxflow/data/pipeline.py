@@ -1,5 +1,6 @@
 """Batches of a source by Grain, where the batch of a step depends on the step alone."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,6 +12,8 @@ from jaxflow.data.transforms import Transform
 from jaxflow.types import Batch
 
 __all__ = ["Batches", "pipeline"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,37 @@ class _Example:
         return row | {"x0": _data(np.asarray(example["x0"]))} if "x0" in example else row
 
 
+class _Readable:
+    """A source whose unreadable examples are replaced by the next, up to so many of them."""
+
+    def __init__(self, source: Source, at_most: int):
+        self._source = source
+        self._at_most = at_most
+        self.unreadable: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: Any) -> Mapping[str, Any]:
+        for place in range(int(index), int(index) + self._at_most + 1):
+            place %= len(self)
+            try:
+                return self._source[place]
+            except Exception as error:
+                self._count(place, error)
+        raise ValueError(f"{self._at_most + 1} examples in a row, from {index}, cannot be read")
+
+    def _count(self, place: int, error: Exception) -> None:
+        self.unreadable.add(place)
+        logger.warning("example %s cannot be read: %s", place, error)
+        if len(self.unreadable) > self._at_most:
+            raise ValueError(
+                f"{len(self.unreadable)} examples cannot be read, the last of them {place} "
+                f"({type(error).__name__}: {error}), where unreadable_at_most={self._at_most}: "
+                "mend the data, or allow for more"
+            ) from error
+
+
 class _Closed:
     def __next__(self) -> Batch:
         raise ValueError("these batches were closed: restore(step) opens them again")
@@ -46,8 +80,9 @@ class Batches:
     once, from any number of processes.
     """
 
-    def __init__(self, batches: Any, workers: int, start: int):
+    def __init__(self, batches: Any, source: _Readable, workers: int, start: int):
         self._batches = batches
+        self._source = source
         self._workers = workers
         self._iterator: Any = _Closed()
         self.restore(start)
@@ -59,6 +94,11 @@ class Batches:
         batch = next(self._iterator)
         self.step += 1
         return batch
+
+    @property
+    def unreadable(self) -> int:
+        """How many examples were left out so far, but for those that worker processes met."""
+        return len(self._source.unreadable)
 
     def restore(self, step: int) -> None:
         """Continue with the batch of `step`."""
@@ -87,6 +127,7 @@ def pipeline(
     workers: int = 0,
     shuffle: bool = True,
     repeat: bool = True,
+    unreadable_at_most: int = 0,
 ) -> Batches:
     """Batches `{"x1": [b, *event], "cond": {...}}` of a source, read ahead by threads.
 
@@ -109,9 +150,12 @@ def pipeline(
         workers: processes that read and transform, where threads are not enough.
         shuffle: whether to shuffle; without, examples come in their order.
         repeat: whether to go on after an epoch; without, the last batch may be shorter.
+        unreadable_at_most: how many examples may fail to be read, each replaced by the next in
+            the source; one more is an error. (Each worker process counts its own.)
 
     Raises:
-        ValueError: for sizes that do not fit together, an empty source, unknown entries.
+        ValueError: for sizes that do not fit together, an empty source, unknown entries; from
+            `next`, for more unreadable examples than allowed.
 
     >>> from jaxflow.data.sources import arrays
     >>> batches = pipeline(arrays(x1=np.arange(6.0)), batch_size=4, seed=0, shuffle=False)
@@ -129,14 +173,15 @@ def pipeline(
         )
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed = {seed}: Grain takes seeds from 0 to 2**32 - 1")
-    examples = grain.MapDataset.source(cast(Any, source)).seed(seed)
+    readable = _Readable(source, unreadable_at_most)
+    examples = grain.MapDataset.source(cast(Any, readable)).seed(seed)
     examples = examples.shuffle() if shuffle else examples
     examples = examples.repeat() if repeat else examples
     rows = examples.random_map(_Example(tuple(transforms), None if cond is None else tuple(cond)))
     batches = rows.batch(batch_size // process_count, drop_remainder=repeat)[
         process_index::process_count
     ]
-    return Batches(batches, workers, start)
+    return Batches(batches, readable, workers, start)
 
 
 def _read(batches: Any, workers: int) -> Any:

@@ -58,6 +58,22 @@ class DiT(nn.Module):
     attention: str | None = None
     unroll: int = 1
 
+    @property
+    def tensor_axes(self) -> dict[str, tuple[int, int]]:
+        """Where a tensor axis of devices cuts each block: attention by heads, the MLP by units.
+
+        The end of a parameter's path, the axis that is cut, and the units that stay whole.
+        """
+        hidden = 4 * self.width
+        return {
+            "attention/qkv/kernel": (-1, self.heads),
+            "attention/qkv/bias": (-1, self.heads),
+            "attention/out/kernel": (-2, self.heads),
+            "expand/kernel": (-1, hidden),
+            "expand/bias": (-1, hidden),
+            "contract/kernel": (-2, hidden),
+        }
+
     @nn.compact
     def __call__(self, t: Time, x: Image, *, label: Int[Array, "batch"] | None = None) -> Image:
         self._check(x)

@@ -69,7 +69,8 @@ class GroupNorm(nn.Module):
 class Attention(nn.Module):
     """Self-attention over `[batch, tokens, channels]`.
 
-    `implementation` is that of `jax.nn.dot_product_attention`.
+    `implementation` is that of `jax.nn.dot_product_attention`. The columns of the `qkv` kernel lie
+    head by head, so that a cut between heads cuts the kernel.
     """
 
     heads: int
@@ -86,7 +87,7 @@ class Attention(nn.Module):
                 "or another number of heads"
             )
         qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(x)
-        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, -1), 2, 0)
+        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, self.heads, 3, -1), 3, 0)
         attention: Any = jax.nn.dot_product_attention
         h = attention(q, k, v, implementation=self.implementation)
         h = h.reshape(batch, tokens, channels)

@@ -1,16 +1,32 @@
-"""Training: a pure step, compiled for every device. Checkpoints are in `training.checkpoint`."""
+"""Training: a pure step, compiled for every device. Checkpoints are in `training.checkpoint`.
+
+`program` compiles a `trainer` over a `layout` of devices; `processes` joins several machines;
+`Preemption`, `Watchdog` and `without_spikes` keep a long run alive.
+"""
 
 from jaxflow.training.flops import flops
-from jaxflow.training.parallel import MODES, Program, data_mesh, program
+from jaxflow.training.layouts import LAYOUTS, Layout, Placed, layout
+from jaxflow.training.parallel import MODES, Program, program
+from jaxflow.training.preemption import Preemption
+from jaxflow.training.spikes import without_spikes
 from jaxflow.training.trainer import draw_key, ema_decay_at, trainer
+from jaxflow.training.utilisation import peak_flops
+from jaxflow.training.watchdog import Watchdog
 
 __all__ = [
+    "LAYOUTS",
     "MODES",
+    "Layout",
+    "Placed",
+    "Preemption",
     "Program",
-    "data_mesh",
+    "Watchdog",
     "draw_key",
     "ema_decay_at",
     "flops",
+    "layout",
+    "peak_flops",
     "program",
     "trainer",
+    "without_spikes",
 ]

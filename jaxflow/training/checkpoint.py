@@ -6,24 +6,27 @@ is the step itself, so the state is all there is to save.
 """
 
 import itertools
+import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import UInt32
+from etils import epath
 
-from jaxflow.types import Array, PyTree, TrainState
+from jaxflow.training import processes
+from jaxflow.training.fingerprint import check_sums, with_sums
+from jaxflow.types import Array, Params, TrainState
 
-__all__ = ["Checkpoints", "Restored", "fingerprint"]
+__all__ = ["Checkpoints", "Read", "Restored", "read_params"]
 
 logger = logging.getLogger(__name__)
 
-_MULTIPLIER = 2654435761
+_DISK = re.compile("no space left|disk quota|file too large|permission denied|read-only", re.I)
 
 
 class Restored(NamedTuple):
@@ -34,43 +37,32 @@ class Restored(NamedTuple):
     refused: Mapping[int, str]
 
 
-@jax.jit
-def fingerprint(tree: PyTree) -> UInt32[Array, "leaves"]:
-    """A checksum a leaf, in integers modulo 2^32, so that no sharding changes it.
+class Read(NamedTuple):
+    """Parameters and the step they are of."""
 
-    Every word is weighted by an odd number that depends on its place: a changed word always
-    changes the sum.
-    """
-    return jnp.stack([_checksum(leaf) for leaf in jax.tree.leaves(tree)])
-
-
-def _checksum(leaf: Array) -> Array:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    if leaf.dtype == jnp.bool_:
-        leaf = leaf.astype(jnp.uint8)
-    word = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
-    words = jax.lax.bitcast_convert_type(leaf, word).astype(jnp.uint32)
-    place = jnp.zeros(words.shape, jnp.uint32)
-    for axis in range(words.ndim):
-        index = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        place = place * jnp.uint32(_MULTIPLIER) + index
-    return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
+    params: Params
+    step: int
 
 
 class Checkpoints:
     """The checkpoints of one run, in one folder; use it in a `with` block.
 
     Args:
-        directory: made where it is missing.
+        directory: made where it is missing; a local folder or a `gs://` path.
         keep: how many of the newest to keep.
+        keep_every: keep those at multiples of so many steps as well; 0 for none.
+        best: a metric, of which the checkpoint with the lowest value is kept as well; "" for none.
     """
 
-    def __init__(self, directory: str | Path, *, keep: int = 3):
-        self.directory = Path(directory).absolute()
+    def __init__(
+        self, directory: str | Path, *, keep: int = 3, keep_every: int = 0, best: str = ""
+    ):
+        self.directory = _folder(directory)
         self._refused: Mapping[int, str] = {}
+        self._best = best
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            preservation_policy=_kept(keep, keep_every, best),
+            best_fn=_lowest(best) if best else None,
             cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(
@@ -87,7 +79,12 @@ class Checkpoints:
         """The steps at hand, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, meta: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self,
+        state: TrainState,
+        meta: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Save a state under its step and return while it is being written.
 
         Steps that `restore` refused and that stand in the way are renamed `refused-...`.
@@ -95,9 +92,11 @@ class Checkpoints:
         Args:
             state: may be donated to the next step at once.
             meta: anything that JSON holds.
+            metrics: by which the best is known.
 
         Raises:
             RuntimeError: where the folder holds a newer step.
+            OSError: where this or the last checkpoint could not be written.
         """
         step = int(state.step)
         self._set_aside([refused for refused in self._refused if refused >= step])
@@ -109,12 +108,13 @@ class Checkpoints:
                 f"step {step} was not saved: {self.directory} holds the newer step {newest}; move "
                 "the newer steps away or use a new folder"
             )
-        sums = [int(v) for v in np.asarray(fingerprint(state))]
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            meta=ocp.args.JsonSave({"fingerprint": sums, "meta": dict(meta or {})}),
+            meta=ocp.args.JsonSave(with_sums(state, dict(meta or {}))),
         )
-        self._manager.save(step, args=args, force=True)
+        known = {self._best: metrics[self._best]} if metrics and self._best in metrics else None
+        with _said_as_os_error(self.directory):
+            self._manager.save(step, args=args, metrics=known, force=True)
 
     def restore(self, like: TrainState) -> Restored | None:
         """The newest whole checkpoint, or None where the folder has none at all.
@@ -128,10 +128,13 @@ class Checkpoints:
         abstract = jax.tree.map(_abstract, like)
         refused: dict[int, str] = {}
         for step in reversed(self.steps()):
+            state, meta, why = None, {}, ""
             try:
                 state, meta = self._read(step, abstract)
             except Exception as error:
-                refused[step] = str(error).strip().split("\n")[0][:200]
+                why = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            if not processes.agree(not why) or state is None:
+                refused[step] = why or "another process could not read it"
                 logger.warning("checkpoint %s refused: %s", step, refused[step])
                 continue
             self._refused = refused
@@ -141,12 +144,17 @@ class Checkpoints:
             raise ValueError(f"no checkpoint in {self.directory} is whole ({reasons})")
         return None
 
+    def forget_after(self, step: int) -> None:
+        """Set the checkpoints of later steps aside, since the run takes another course."""
+        self._set_aside([later for later in self.steps() if later > step])
+
     def _set_aside(self, steps: list[int]) -> None:
         """Rename the folders of refused steps, so that the run may pass them again."""
-        for step in steps:
+        for step in steps if processes.is_first() else []:
             names = (self.directory / f"refused-{step}-{i}" for i in itertools.count())
             (self.directory / str(step)).rename(next(n for n in names if not n.exists()))
         if steps:
+            processes.together("jaxflow set aside")
             self._refused = {k: why for k, why in self._refused.items() if k not in steps}
             self._manager.reload()
 
@@ -155,18 +163,106 @@ class Checkpoints:
             state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
         )
         read: Any = self._manager.restore(step, args=args)
-        stored = np.asarray(read.meta["fingerprint"], np.uint32)
-        if not np.array_equal(np.asarray(fingerprint(read.state)), stored):
-            raise ValueError("its arrays do not match their checksums")
+        check_sums(read.state, read.meta)
         return read.state, read.meta["meta"]
 
     def wait(self) -> None:
-        """Until what is being written is whole on disk."""
-        self._manager.wait_until_finished()
+        """Until what is being written is whole on disk.
+
+        Raises:
+            OSError: where it could not be written.
+        """
+        with _said_as_os_error(self.directory):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish writing and let go of the folder."""
-        self._manager.close()
+        with _said_as_os_error(self.directory):
+            self._manager.close()
+
+
+def read_params(directory: str | Path, *, ema: bool = True, step: int | None = None) -> Read:
+    """The parameters of a run, from its checkpoints alone: no config, optimiser or network needed.
+
+    Args:
+        directory: that of `Checkpoints`, the `checkpoints` folder of a run.
+        ema: their average, or the parameters themselves.
+        step: of which checkpoint; the newest that is whole where None.
+
+    Returns:
+        The parameters, a tree of dictionaries of arrays on this process's first device as Flax
+        takes it, and the step they are of.
+
+    Raises:
+        FileNotFoundError: where there is no such checkpoint.
+        ValueError: where none is whole; it says why for each.
+    """
+    folder = _folder(directory)
+    found = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()] if folder.exists() else []
+    steps = sorted(found, reverse=True) if step is None else [s for s in found if s == step]
+    if not steps:
+        raise FileNotFoundError(f"{folder} holds no checkpoint{'' if step is None else f' {step}'}")
+    refused = []
+    for each in steps:
+        try:
+            return Read(_read_item(folder / str(each), "ema" if ema else "params"), each)
+        except Exception as error:
+            refused.append(f"step {each}: {str(error).strip().splitlines()[0][:200]}")
+    raise ValueError(f"no checkpoint in {folder} is whole ({'; '.join(refused)})")
+
+
+def _read_item(folder: epath.Path, name: str) -> Params:
+    handler = ocp.PyTreeCheckpointer()
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    described: Any = handler.metadata(folder / "state").item_metadata
+    tree = described.tree[name]
+    like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=place), tree)
+    partial: Any = ocp.args.PyTreeRestore
+    arguments = partial(
+        item={name: like},
+        restore_args={name: ocp.checkpoint_utils.construct_restore_args(like)},
+        partial_restore=True,
+    )
+    read = handler.restore(folder / "state", args=arguments)
+    meta = json.loads((folder / "meta" / "metadata").read_text())
+    check_sums(read, meta)
+    return read[name]
+
+
+def _folder(directory: str | Path) -> epath.Path:
+    folder = epath.Path(directory)
+    return folder if "://" in str(directory) else epath.Path(Path(directory).absolute())
+
+
+def _kept(keep: int, keep_every: int, best: str) -> Any:
+    policies: Any = ocp.checkpoint_managers
+    kept: list[Any] = [policies.LatestN(keep)]
+    if keep_every:
+        kept.append(policies.EveryNSteps(keep_every))
+    if best:
+        lowest = _lowest(best)
+        kept.append(policies.BestN(lowest, n=1, keep_checkpoints_without_metrics=False))
+    return policies.AnyPreservationPolicy(kept)
+
+
+def _lowest(name: str) -> Callable[[Any], float]:
+    return lambda metrics: -float(metrics[name])
+
+
+@contextmanager
+def _said_as_os_error(folder: epath.Path) -> Iterator[None]:
+    """What went wrong with a disk, from whichever library, as one kind of error."""
+    try:
+        yield
+    except Exception as error:
+        known = _DISK.search(str(error))
+        if known is None and not isinstance(error, OSError):
+            raise
+        reason = known.group() if known else str(error)
+        raise OSError(
+            f"a checkpoint could not be written to {folder} ({reason}); the last whole one stands, "
+            "and the same command goes on from it once there is room and leave to write"
+        ) from error
 
 
 def _abstract(leaf: Array) -> jax.ShapeDtypeStruct:

@@ -50,8 +50,8 @@ def trainer(
 
     Args:
         loss: what to minimise, a mean over examples.
-        optimizer: any Optax transformation; to clip, `optax.chain(optax.clip_by_global_norm(1.),
-            ...)`.
+        optimizer: any Optax transformation, which is told the loss as `value`; to clip,
+            `optax.chain(optax.clip_by_global_norm(1.), ...)`.
         draw: everything random in the objective but dropout.
         ema_decay: $d$ of (3); 0 makes the average the parameters themselves.
         microbatches: parts that the batch (of a device, where there is an axis) is split into and
@@ -70,6 +70,7 @@ def trainer(
         raise ValueError(f"ema_decay must lie in [0, 1); got {ema_decay}")
     if microbatches < 1:
         raise ValueError(f"microbatches must be at least 1; got {microbatches}")
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def init(params: Params, key: Key, frozen: Params = None) -> TrainState:
         params = jax.tree.map(jnp.array, params)
@@ -93,7 +94,9 @@ def trainer(
             metrics, gradient = jax.lax.pmean((metrics, gradient), axis_name)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, _in_float32(state.params))
+        updates, opt_state = optimizer.update(
+            gradient, state.opt_state, _in_float32(state.params), value=metrics["loss"]
+        )
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay_at(state.step - state.skipped, ema_decay)
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)

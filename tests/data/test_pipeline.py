@@ -148,3 +148,38 @@ def test_wrong_options_are_named(options, message):
 def test_wrong_sources_are_named(source, message):
     with pytest.raises(ValueError, match=message):
         pipeline(source, batch_size=1, seed=0)
+
+
+class Torn:
+    """A source of which some examples cannot be read."""
+
+    def __init__(self, n, torn):
+        self.n, self.torn = n, torn
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        if i in self.torn:
+            raise OSError(f"record {i} is torn")
+        return {"x1": np.float32(i)}
+
+
+def test_unreadable_examples_are_replaced_and_counted():
+    """By the next that can be read, each counted once however often it is met."""
+    batches = pipeline(
+        Torn(8, {2, 3, 7}), batch_size=8, seed=0, shuffle=False, unreadable_at_most=3
+    )
+    for _ in range(3):
+        assert next(batches)["x1"].tolist() == [0, 1, 4, 4, 4, 5, 6, 0]
+    assert batches.unreadable == 3
+    batches.close()
+
+
+def test_too_many_unreadable_examples_end_in_a_sentence():
+    batches = pipeline(
+        Torn(8, {2, 3, 7}), batch_size=8, seed=0, shuffle=False, unreadable_at_most=2
+    )
+    with pytest.raises(ValueError, match=r"3 examples cannot be read.*torn.*at_most=2"):
+        next(batches)
+    batches.close()

@@ -90,7 +90,7 @@ def spoiled(value):
     [
         (batch(x1=spoiled(np.nan)), "the batch's x1 holds nan in example 2"),
         (batch(x0=spoiled(np.inf)), "the batch's x0 holds inf in example 2"),
-        (batch(cond={"angle": spoiled(np.nan)}), r"cond\['angle'\] of example 2"),
+        (batch(cond={"angle": spoiled(np.nan)}), r"cond\['angle'\] holds nan in example 2"),
         (batch(x1=jnp.array([[0.0], [jnp.nan], [0], [0]], jnp.bfloat16)), "example 1"),
         (batch(cond={"label": np.zeros(3, np.int32)}), "leads with the batch"),
         (batch(x1=np.zeros((4, 2), np.uint8)), "transforms.scale"),

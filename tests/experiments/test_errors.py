@@ -154,5 +154,6 @@ def test_steps_that_are_never_finite_stop_the_run(config: ConfigDict, tmp_path: 
     config.optimizer.name = "sgd"
     config.optimizer.clip = None
     config.steps = 40
+    config.health.abort_after = 2
     with pytest.raises(ArithmeticError, match="not finite"):
         loop.train(config, tmp_path)

@@ -7,11 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import build, figures, loop, train, workdir
 from experiments.generate import generator
-from experiments.restore import restore
+from jaxflow.training.checkpoint import read_params
 from tests.experiments.conftest import tiny
 
 CONFIGS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs").glob("[!_]*.py"))
@@ -34,8 +35,13 @@ def numbers(tree: object) -> list[np.ndarray]:
 
 
 def run(config: ConfigDict, folder: Path) -> loop.Trained:
-    workdir.create(folder, config)
-    return loop.train(config, folder)
+    workdir.create(epath.Path(folder), config)
+    return loop.train(config, epath.Path(folder))
+
+
+def untimed(line: dict) -> dict:
+    """A line of the log without what differs between any two runs."""
+    return {name: v for name, v in line.items() if "second" not in name}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -74,7 +80,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         np.testing.assert_array_equal(a, b)
     lines = [workdir.read_lines(tmp_path / d / "metrics.jsonl") for d in ("straight", "resumed")]
     for a, b in zip(*lines, strict=True):
-        assert {**a, "steps_per_second": 0} == {**b, "steps_per_second": 0}
+        assert untimed(a) == untimed(b)
 
 
 def test_lines_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
@@ -90,22 +96,22 @@ def test_lines_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
 
 def test_samples_do_not_depend_on_their_number(config: ConfigDict, tmp_path: Path) -> None:
     state = run(config, tmp_path).state
-    restored = restore(config, tmp_path)
-    np.testing.assert_array_equal(restored.step, state.step)
-    many, few = generator(config, 100)(restored.ema, 5), generator(config, 30)(restored.ema, 5)
+    ema, step = read_params(tmp_path / "checkpoints")
+    assert step == int(state.step)
+    many, few = generator(config, 100)(ema, 5, 100), generator(config, 30)(ema, 5, 30)
     np.testing.assert_allclose(many.x[:30], few.x, atol=1e-5)
     np.testing.assert_array_equal(many.cond["label"][:30], few.cond["label"])
     assert np.abs(many.x).max() <= 1
     assert many.x.shape == (100, 8, 8, 1)
     assert set(many.nfe) == {4}
     assert many.success.all()
-    assert not np.array_equal(few.x, generator(config, 30)(restored.ema, 6).x)
+    assert not np.array_equal(few.x, generator(config, 30)(ema, 6, 30).x)
 
 
 def test_guidance_doubles_the_calls_of_the_network(config: ConfigDict) -> None:
     config.sampler.guidance = 2.0
     params = build.parameters(config, jax.random.key(0))
-    samples = generator(config, 16)(params, 0)
+    samples = generator(config, 16)(params, 0, 16)
     assert samples.evaluations == 2
     assert set(samples.nfe) == {4}
 
@@ -132,5 +138,5 @@ def test_looking_at_a_run_changes_nothing_of_its_config(config: ConfigDict, tmp_
     before = config.to_json()
     state = run(config, tmp_path).state
     train.dry_run(config)
-    assert np.isfinite(figures.likelihood(config, state)["bits_per_dim"])
+    assert np.isfinite(figures.likelihood(config, state.ema)["bits_per_dim"])
     assert config.to_json() == before

@@ -48,7 +48,7 @@ def test_attention_is_softmax_of_products():
     )
     y = module.apply({"params": params}, x)
     qkv = X[0] @ params["qkv"]["kernel"] + params["qkv"]["bias"]
-    q, k, v = qkv.reshape(4, 6, 3, 2, 4).transpose(2, 0, 3, 1, 4)
+    q, k, v = qkv.reshape(4, 6, 2, 3, 4).transpose(3, 0, 2, 1, 4)
     weights = np.asarray(jax.nn.softmax(q @ k.swapaxes(-1, -2) / 2.0, axis=-1))
     heads = (weights @ v).swapaxes(1, 2).reshape(4, 6, 8)
     expected = heads @ params["out"]["kernel"] + params["out"]["bias"]

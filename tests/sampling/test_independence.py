@@ -6,7 +6,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxflow.sampling import adaptive, fixed_step, grids
-from jaxflow.training import data_mesh
+from jaxflow.training import layout
 from jaxflow.velocities import from_network
 from tests.problems import points
 
@@ -48,7 +48,7 @@ def test_samples_do_not_depend_on_the_devices(x64):
     over_devices = jax.jit(
         jax.shard_map(
             adaptive,
-            mesh=data_mesh(),
+            mesh=layout().mesh,
             in_specs=(PartitionSpec(), spec),
             out_specs=spec,
             check_vma=False,

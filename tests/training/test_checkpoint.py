@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxflow import couplings, draws, losses, paths, times
-from jaxflow.training import data_mesh, program, trainer
-from jaxflow.training.checkpoint import Checkpoints, fingerprint
+from jaxflow.training import layout, program, trainer
+from jaxflow.training.checkpoint import Checkpoints
+from jaxflow.training.fingerprint import fingerprint
 
 PATH = paths.linear()
 pytestmark = pytest.mark.filterwarnings(  # Orbax leaves the reads of a torn folder unawaited
@@ -100,8 +101,7 @@ def test_another_layout_reads_the_same(tmp_path):
     kept = jax.tree.map(raw, state)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state)
-    mesh = data_mesh(jax.devices()[:2])
-    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    place = layout(devices=jax.devices()[:2]).whole
     like = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), jax.eval_shape(fresh)
     )
@@ -253,7 +253,7 @@ def test_fingerprint_of_flags_and_of_swapped_words():
 
 def test_fingerprint_does_not_know_of_sharding():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 8)), jnp.float32)
-    mesh = data_mesh()
+    mesh = layout().mesh
     for spec in [("data",), (None, "data")]:
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
         np.testing.assert_array_equal(fingerprint([jax.device_put(x, sharding)]), fingerprint([x]))

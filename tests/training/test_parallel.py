@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxflow import couplings, draws, losses, paths, times
-from jaxflow.training import MODES, data_mesh, draw_key, program, trainer
+from jaxflow.training import MODES, draw_key, layout, program, trainer
 
 N = 64
 RNG = np.random.default_rng(0)
@@ -52,7 +52,7 @@ def gradient_of(mode, microbatches, dtype, *, devices=8, draw=DEVICE):
     """Gradient, loss and drawn batch's cost of one step."""
     axis = None if mode == "jit" else "data"
     run = trainer(LOSS, GRADIENT, draw=draw, microbatches=microbatches, axis_name=axis)
-    compiled = program(run, mode=mode, mesh=data_mesh(jax.devices()[:devices]))
+    compiled = program(run, mode=mode, over=layout(devices=jax.devices()[:devices]))
     state = compiled.init(parameters(dtype), jax.random.key(5))
     data = batch(dtype)
     if compiled.drawn:
@@ -113,8 +113,7 @@ def test_transport_is_that_of_the_global_batch():
         key = jax.random.key(5)
         draw = jax.jit(DEVICE.__call__)
         whole = draw(draw_key(key, 0), batch(jnp.float64))
-        mesh = data_mesh()
-        place = program(trainer(LOSS, GRADIENT, draw=DEVICE), mesh=mesh).place
+        place = program(trainer(LOSS, GRADIENT, draw=DEVICE)).place
         spread = draw(draw_key(key, 0), place(batch(jnp.float64)))
         np.testing.assert_allclose(spread["x0"], whole["x0"], atol=1e-14)
         x0, x1 = np.asarray(whole["x0"]), np.asarray(whole["x1"])
@@ -173,7 +172,7 @@ def test_a_user_of_any_devices_state_is_replicated():
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
     placed = compiled.place(batch(jnp.float32))
     assert len(placed["x1"].sharding.device_set) == 8
-    assert compiled.mesh.size == 8
+    assert compiled.layout.mesh.size == 8
 
 
 def test_errors_name_what_they_got():

@@ -1,0 +1,25 @@
+"""How a command ends: its exit codes, and what stops a run on purpose.
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | a wrong flag or config key |
+| 2 | what the sentence says |
+| 75 | told to stop (SIGTERM) and saved: the same command goes on |
+| 76 | stalled, or another process was lost: the same command goes on from the last checkpoint |
+| 130 | interrupted |
+| 134 | as 76, where JAX noticed first that another process was lost |
+"""
+
+from jaxflow.training.watchdog import STALLED
+
+__all__ = ["INTERRUPTED", "LOST", "PREEMPTED", "REFUSED", "WRONG_FLAG", "Preempted"]
+
+WRONG_FLAG, REFUSED, PREEMPTED, LOST, INTERRUPTED = 1, 2, 75, STALLED, 130
+
+
+class Preempted(Exception):
+    """The run was told to stop, and has saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f"told to stop: saved at step {step}; the same command goes on from there")

@@ -1,0 +1,243 @@
+"""How a training state lies over devices: one mesh of three axes, four names for its sizes.
+
+| layout | data | fsdp | tensor | where a parameter lies |
+|---|---|---|---|---|
+| `data` | n | 1 | 1 | whole on every device |
+| `fsdp` | 1 | n | 1 | split over all devices |
+| `hybrid` | n / k | k | 1 | split over groups of k devices; the groups are replicas |
+| `tensor` | n / k | 1 | k | heads and hidden units split over k devices, the rest whole |
+
+Sizes may be combined: `tensor` with `fsdp=2`, say. A batch is split over data and fsdp. Across
+slices of a cluster the data axis is the outermost, since its traffic is the least.
+
+Optimiser state and average follow the parameters that they belong to, by their place in the tree.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxflow.types import PyTree, TrainState
+
+__all__ = ["LAYOUTS", "Layout", "Placed", "layout"]
+
+LAYOUTS = ("data", "fsdp", "hybrid", "tensor")
+AXES = ("data", "fsdp", "tensor")
+
+KeyPath = tuple[Any, ...]
+TensorAxes = Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """How one array of a state lies: `whole` says why it is not split, where it is not."""
+
+    path: str
+    shape: tuple[int, ...]
+    spec: PartitionSpec
+    bytes_per_device: int
+    whole: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A mesh, and the rules that lay a state over it.
+
+    `tensor_axes` maps the end of a parameter's path to the axis that the tensor axis of the mesh
+    splits, counted from the last as -1, and the units that stay whole along it (heads, say);
+    `DiT.tensor_axes` is one.
+    """
+
+    mesh: Mesh
+    tensor_axes: TensorAxes = field(default_factory=dict)
+
+    @property
+    def batch(self) -> NamedSharding:
+        """Of every array of a batch: its examples over data and fsdp."""
+        return NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+
+    @property
+    def whole(self) -> NamedSharding:
+        """The same on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def batch_parts(self) -> int:
+        """How many parts a batch is split into."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """`(i, n)`: this process reads the `i`-th of `n` equal runs of rows of every batch.
+
+        Processes whose devices hold the same rows read the same ones.
+        """
+        places: Any = self.batch.addressable_devices_indices_map((self.batch_parts,))
+        parts = sorted({index[0].indices(self.batch_parts)[0] for index in places.values()})
+        return parts[0] // len(parts), self.batch_parts // len(parts)
+
+    def shardings(self, state: TrainState) -> TrainState:
+        """The sharding of each array of a state, which may be abstract.
+
+        Raises:
+            ValueError: for a parameter that the tensor axis should split and does not divide.
+        """
+        params = dict(self._specs(state.params))
+        shapes = {path: leaf.shape for path, leaf in _leaves(state.params)}
+
+        def follow(path: KeyPath, leaf: Any) -> NamedSharding:
+            ends = (path[i:] for i in range(len(path) + 1))
+            own = next((e for e in ends if shapes.get(e) == leaf.shape), None)
+            return NamedSharding(self.mesh, PartitionSpec() if own is None else params[own])
+
+        def split(tree: PyTree) -> PyTree:
+            specs = dict(self._specs(tree))
+            return jax.tree_util.tree_map_with_path(
+                lambda path, _: NamedSharding(self.mesh, specs[path]), tree
+            )
+
+        return dataclasses.replace(
+            state,
+            step=self.whole,
+            params=split(state.params),
+            ema=split(state.ema),
+            frozen=split(state.frozen),
+            opt_state=jax.tree_util.tree_map_with_path(follow, state.opt_state),
+            key=self.whole,
+            skipped=self.whole,
+        )
+
+    def table(self, state: TrainState) -> list[Placed]:
+        """What lies where, array by array, the largest first."""
+        shardings = dict(_leaves(self.shardings(state)))
+        rows = []
+        for path, leaf in _leaves(state):
+            sharding = shardings[path]
+            itemsize = (
+                8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else (leaf.dtype.itemsize)
+            )
+            size = math.prod(sharding.shard_shape(leaf.shape)) * itemsize
+            why = "" if any(sharding.spec) else self._why_whole(leaf.shape)
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            rows.append(Placed(name, leaf.shape, sharding.spec, size, why))
+        return sorted(rows, key=lambda row: -row.bytes_per_device)
+
+    def _specs(self, tree: PyTree) -> list[tuple[KeyPath, PartitionSpec]]:
+        return [(path, self._spec(path, leaf.shape)) for path, leaf in _leaves(tree)]
+
+    def _spec(self, path: KeyPath, shape: tuple[int, ...]) -> PartitionSpec:
+        axes: list[str | None] = [None] * len(shape)
+        if self.mesh.shape["tensor"] > 1:
+            self._split_by_rule(path, shape, axes)
+        groups = self.mesh.shape["fsdp"]
+        if groups > 1:
+            free = [i for i, n in enumerate(shape) if axes[i] is None and n and n % groups == 0]
+            if free:
+                axes[max(free, key=lambda i: (shape[i], i))] = "fsdp"
+        return PartitionSpec(*axes) if any(axes) else PartitionSpec()
+
+    def _split_by_rule(self, path: KeyPath, shape: tuple[int, ...], axes: list[str | None]) -> None:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        parts = self.mesh.shape["tensor"]
+        for end, (axis, units) in self.tensor_axes.items():
+            if name == end or name.endswith("/" + end):
+                if units % parts:
+                    raise ValueError(
+                        f"{name} has {units} units that stay whole, which do not divide over "
+                        f"tensor={parts}: choose a divisor, or a network of other sizes"
+                    )
+                axes[axis] = "tensor"
+
+    def _why_whole(self, shape: tuple[int, ...]) -> str:
+        groups = self.mesh.shape["fsdp"]
+        if groups == 1 or not shape:
+            return ""
+        return f"no axis divides by fsdp={groups}"
+
+
+def _leaves(tree: PyTree) -> list[tuple[KeyPath, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def layout(
+    name: str = "data",
+    *,
+    devices: Sequence[Any] | None = None,
+    fsdp: int = 1,
+    tensor: int = 1,
+    tensor_axes: TensorAxes | None = None,
+) -> Layout:
+    """A layout by name; `data` takes what the other axes leave.
+
+    Args:
+        name: one of `LAYOUTS`.
+        devices: all of them where None.
+        fsdp: devices that share one copy of the state; for `fsdp` that is all of them.
+        tensor: devices that share each layer.
+        tensor_axes: of the network, as `DiT.tensor_axes`; needed where `tensor > 1`.
+
+    Raises:
+        ValueError: for an unknown name, sizes that do not fit it or the number of devices, or a
+            tensor axis without rules.
+
+    >>> layout().mesh.shape["tensor"]
+    1
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if name not in LAYOUTS:
+        raise ValueError(f"layout is {name!r}, but must be one of {', '.join(LAYOUTS)}")
+    n = len(devices)
+    wanted = n // tensor if name == "fsdp" and fsdp == 1 else fsdp
+    _check_sizes(name, n, fsdp=wanted, tensor=tensor)
+    if tensor > 1 and not tensor_axes:
+        raise ValueError(
+            f"tensor={tensor} splits layers by the network's rules, and this network has none: "
+            "use a DiT, or another layout"
+        )
+    sizes = n // (wanted * tensor), wanted, tensor
+    return Layout(_mesh(devices, sizes), dict(tensor_axes or {}))
+
+
+def _check_sizes(name: str, n: int, *, fsdp: int, tensor: int) -> None:
+    if fsdp < 1 or tensor < 1 or n % (fsdp * tensor):
+        raise ValueError(
+            f"fsdp={fsdp} times tensor={tensor} does not divide {n} devices: choose divisors"
+        )
+    fits = {
+        "data": fsdp == tensor == 1,
+        "fsdp": fsdp * tensor == n,
+        "hybrid": fsdp > 1,
+        "tensor": tensor > 1,
+    }
+    if not fits[name]:
+        needs = {
+            "data": "takes fsdp=1 and tensor=1",
+            "fsdp": "splits over all devices: leave fsdp out, or use hybrid",
+            "hybrid": "needs fsdp=k, the devices of a group",
+            "tensor": "needs tensor=k, the devices of a layer",
+        }
+        raise ValueError(f"layout {name!r} {needs[name]}; got fsdp={fsdp} and tensor={tensor}")
+
+
+def _mesh(devices: list[Any], sizes: tuple[int, int, int]) -> Mesh:
+    """Slice by slice and process by process, so that a process holds one run of a batch's rows."""
+    slices = len({_slice(device) for device in devices})
+    if sizes[0] % slices:
+        raise ValueError(
+            f"the data axis has {sizes[0]} parts, which do not divide over {slices} slices: fsdp "
+            "and tensor must fit inside a slice"
+        )
+    ordered = sorted(devices, key=lambda d: (_slice(d), d.process_index, d.id))
+    grid = np.asarray(ordered).reshape(sizes)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slice(device: Any) -> int:
+    return getattr(device, "slice_index", 0)

@@ -1,0 +1,110 @@
+"""Several processes as one run: how they find each other, and what each can read of an array."""
+
+import os
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxflow.types import PyTree
+
+__all__ = ["agree", "connect", "gathered", "is_first", "leave", "local", "replicated", "together"]
+
+
+def connect(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    heartbeat_seconds: int = 30,
+) -> int:
+    """Join the other processes, before anything touches a device; returns how many there are.
+
+    Without arguments it does so where `jax.distributed` finds a cluster by itself (TPU VMs, GKE,
+    Kubernetes jobs, Slurm, Open MPI), and is one process alone everywhere else.
+
+    Args:
+        coordinator: `HOST:PORT` of process 0, free there and reachable by all.
+        num_processes: how many.
+        process_id: which of them this is, from 0.
+        heartbeat_seconds: how long a process may be silent before the others give it up.
+
+    Raises:
+        ValueError: where only some of the three are given, or they do not fit together.
+        RuntimeError: where the processes do not find each other.
+    """
+    given = (coordinator, num_processes, process_id)
+    if any(a is None for a in given) and any(a is not None for a in given):
+        raise ValueError(
+            "coordinator, num_processes and process_id belong together; got "
+            f"{coordinator!r}, {num_processes} and {process_id}"
+        )
+    if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
+        raise ValueError(f"process_id {process_id} is not one of {num_processes} processes")
+    try:
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=heartbeat_seconds)
+    except ValueError as error:
+        if coordinator is not None or "coordinator_address" not in str(error):
+            raise
+    return jax.process_count()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def together(name: str) -> None:
+    """Wait here until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def agree(mine: bool) -> bool:
+    """Whether it is true in every process; each must ask."""
+    if jax.process_count() == 1:
+        return mine
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(mine))))
+
+
+def gathered(rows: PyTree) -> PyTree:
+    """The rows of all processes, in the order of the processes; each must have as many."""
+    if jax.process_count() == 1:
+        return rows
+    stacked = multihost_utils.process_allgather(rows)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked)
+
+
+def replicated(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
+    """Arrays that every process holds alike, laid whole over all devices."""
+    return jax.tree.map(lambda leaf: _laid(leaf, sharding), tree)
+
+
+def _laid(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
+    if jax.process_count() == 1:
+        return jax.device_put(leaf, sharding)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = np.asarray(jax.random.key_data(leaf))
+        implementation = jax.random.key_impl(leaf)
+        laid = jax.make_array_from_callback(data.shape, sharding, data.__getitem__)
+        return jax.random.wrap_key_data(laid, impl=implementation)
+    data = np.asarray(leaf)
+    return jax.make_array_from_callback(data.shape, sharding, data.__getitem__)
+
+
+def local(tree: PyTree, whole: jax.sharding.Sharding) -> PyTree:
+    """Arrays in any layout as arrays on the first device of this process; each process must ask.
+
+    Args:
+        tree: arrays over any devices.
+        whole: a sharding over all devices that replicates.
+    """
+    spread = jax.jit(lambda tree: tree, out_shardings=whole)(tree)
+    return jax.tree.map(lambda a: a.addressable_data(0), spread)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once, without waiting for the others, who may never come."""
+    os._exit(code)

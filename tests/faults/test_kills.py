@@ -1,0 +1,124 @@
+"""A run that is killed at any moment goes on as if nothing had happened."""
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import exits
+from tests.commands import DIGITS, assert_same_run, finish, several, started, steps_saved, until
+
+pytestmark = pytest.mark.faults
+STEPS = 600
+FEWER = "--config.steps=200"
+RUN = (
+    *DIGITS,
+    f"--config.steps={STEPS}",
+    "--config.checkpoint.every=10",
+    "--config.log.every=7",
+    "--config.network.kwargs.dropout=0.1",
+)
+
+
+def train(folder: Path, *more: str) -> tuple[str, ...]:
+    return ("experiments.train", *RUN, f"--workdir={folder}", *more)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    finish(*train(folder), log=folder.with_name("log"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    finish(*train(folder, FEWER), log=folder.with_name("log"), n=2)
+    return folder
+
+
+def writing(folder: Path) -> bool:
+    return any("tmp" in p.name for p in (folder / "checkpoints").glob("*"))
+
+
+@pytest.mark.timeout(900)
+def test_twenty_kills(uninterrupted: Path, tmp_path: Path) -> None:
+    """At random moments, every other one while a checkpoint is being written."""
+    folder, chance = tmp_path / "run", random.Random(0)
+    for kill in range(20):
+        saved = steps_saved(folder)
+        with started(*train(folder), log=tmp_path / f"log{kill}") as child:
+            until(lambda saved=saved: steps_saved(folder) != saved, child)
+            if kill % 2:
+                until(lambda: writing(folder), child)
+            else:
+                time.sleep(chance.uniform(0, 0.4))
+            child.signal(signal.SIGKILL)
+            child.wait()
+        assert STEPS not in steps_saved(folder), "the run ended before it was killed"
+    finish(*train(folder), log=tmp_path / "log")
+    assert_same_run(folder, uninterrupted, STEPS)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with started(*train(folder), log=tmp_path / "log") as child:
+        until(lambda: bool(steps_saved(folder)), child)
+        child.signal(signal.SIGTERM)
+        assert child.wait(10) == exits.PREEMPTED
+        assert f"saved at step {max(steps_saved(folder))}" in child.output()
+        assert "same command" in child.output()
+    assert max(steps_saved(folder)) < STEPS
+    finish(*train(folder), log=tmp_path / "log")
+    assert_same_run(folder, uninterrupted, STEPS)
+
+
+def test_sigterm_to_one_of_two_stops_both(uninterrupted_by_two: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with several(2, *train(folder, FEWER), log=tmp_path / "log") as children:
+        until(lambda: bool(steps_saved(folder)), children[0])
+        children[1].signal(signal.SIGTERM)
+        assert [child.wait(10) for child in children] == [exits.PREEMPTED] * 2
+        assert f"saved at step {max(steps_saved(folder))}" in children[0].output()
+    assert max(steps_saved(folder)) < 200
+    finish(*train(folder, FEWER), log=tmp_path / "log", n=2)
+    assert_same_run(folder, uninterrupted_by_two, 200)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_killed_peer_ends_the_other(
+    uninterrupted_by_two: Path, tmp_path: Path, lost: int
+) -> None:
+    """Ours or, where JAX notices first, JAX's own line says so."""
+    folder = tmp_path / "run"
+    with several(
+        2, *train(folder, FEWER, "--heartbeat_seconds=10"), log=tmp_path / "log"
+    ) as children:
+        until(lambda: bool(steps_saved(folder)), children[0])
+        children[lost].signal(signal.SIGKILL)
+        left = children[1 - lost]
+        code, output = left.wait(45), left.output()
+        if code == -signal.SIGABRT:
+            assert "another task died" in output
+        else:
+            assert code == exits.LOST
+            assert "another process was lost" in output
+            assert "same command" in output
+    finish(*train(folder, FEWER), log=tmp_path / "log", n=2)
+    assert_same_run(folder, uninterrupted_by_two, 200)
+
+
+def test_a_stalled_peer_is_noticed_by_the_watchdog(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = train(folder, "--config.health.stall_seconds=20", "--heartbeat_seconds=100")
+    with several(2, *command, log=tmp_path / "log") as children:
+        until(lambda: bool(steps_saved(folder)), children[0])
+        children[1].signal(signal.SIGSTOP)
+        assert children[0].wait(60) == exits.LOST
+        output = children[0].output()
+        assert "nothing moved for" in output
+        assert "Thread 0x" in output
+        assert "loop.py" in output

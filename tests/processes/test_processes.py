@@ -1,0 +1,181 @@
+"""Several processes are one run: the same gradients, losses, samples and figures."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxflow.training import processes
+from tests.commands import DIGITS, finish, lines, started, state_of, until
+from tests.training import test_layouts as cases
+
+pytestmark = pytest.mark.faults
+SIZES = {"patch": 2, "width": 32, "depth": 2, "heads": 4, "num_classes": 10}
+IMAGES = (
+    DIGITS[0],
+    f"--config.network={ {'name': 'dit', 'kwargs': SIZES} }",
+    *(flag for flag in DIGITS[1:] if "config.network" not in flag),
+)
+ALL = (
+    ["data"],
+    ["fsdp"],
+    ["hybrid", "--config.parallel.axes.fsdp=2"],
+    ["tensor", "--config.parallel.axes.tensor=2"],
+    ["tensor", "--config.parallel.axes.tensor=4"],
+    ["tensor", "--config.parallel.axes.tensor=2", "--config.parallel.axes.fsdp=2"],
+)
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_gradients_are_those_of_one_device(n: int, tmp_path: Path) -> None:
+    """To 1e-5 in float32 and 1e-12 in float64, each process with its rows."""
+    output = tmp_path / "found.npz"
+    layouts = "data,tensor,tensor by fsdp" if n == 2 else "fsdp,hybrid"
+    arguments = (f"--layout={layouts}", f"--output={output}")
+    finish("tests.processes.worker", *arguments, log=tmp_path / "log", n=n)
+    found = np.load(output)
+    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12)):
+        expected, loss = cases.of_one_device(dtype)
+        norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(expected)))
+        paths = jax.tree_util.tree_flatten_with_path((expected, loss))[0]
+        for name in layouts.split(","):
+            for path, array in paths:
+                key = jax.tree_util.keystr(path, simple=True, separator="/")
+                error = np.linalg.norm(found[f"{name}|{dtype}|{key}"] - array) / norm
+                assert error < tolerance, (name, dtype, key)
+
+
+def curve(folder: Path, *more: str, n: int = 1, devices: int = 1) -> np.ndarray:
+    """The loss of each of 50 steps."""
+    arguments = (*IMAGES, "--config.steps=50", "--config.log.every=1", f"--workdir={folder}", *more)
+    env = {"devices": devices} if n > 1 else {"JAX_NUM_CPU_DEVICES": str(devices)}
+    finish("experiments.train", *arguments, log=folder.with_name("log"), n=n, **env)
+    return np.array([line["loss"] for line in lines(folder)])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    return curve(tmp_path_factory.mktemp("alone") / "run")
+
+
+@pytest.mark.parametrize("sizes", ALL, ids="-".join)
+def test_loss_curves_on_eight_devices(sizes: list[str], alone: np.ndarray, tmp_path: Path) -> None:
+    got = curve(tmp_path / "run", f"--config.parallel.layout={sizes[0]}", *sizes[1:], devices=8)
+    assert len(got) == 50
+    np.testing.assert_allclose(got, alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"),
+    [(2, ["data"]), (2, ["tensor", "--config.parallel.axes.tensor=4"]), (4, ["fsdp"])],
+    ids=["2-data", "2-tensor", "4-fsdp"],
+)
+def test_loss_curves_of_several_processes(
+    n: int, sizes: list[str], alone: np.ndarray, tmp_path: Path
+) -> None:
+    got = curve(
+        tmp_path / "run", f"--config.parallel.layout={sizes[0]}", *sizes[1:], n=n, devices=2
+    )
+    np.testing.assert_allclose(got, alone, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    finish(
+        "experiments.train", *DIGITS, "--config.steps=50", f"--workdir={folder}",
+        log=folder.with_name("log"),
+    )  # fmt: skip
+    return folder
+
+
+def samples(folder: Path, output: Path, *more: str, n: int = 1, devices: int = 1) -> np.ndarray:
+    arguments = (f"--workdir={folder}", "--num=1000", f"--output={output}", *more)
+    env = {"devices": devices} if n > 1 else {"JAX_NUM_CPU_DEVICES": str(devices)}
+    finish("experiments.sample", *arguments, log=output.with_suffix(".log"), n=n, **env)
+    assert not output.with_name(output.name + ".parts").exists()
+    found = np.load(output)
+    assert set(found.files) == {"x", "label", "nfe", "success"}
+    np.testing.assert_array_equal(found["label"], np.arange(1000) % 10)
+    assert found["success"].all()
+    return found["x"]
+
+
+def test_samples_are_the_same_however_they_are_made(trained: Path, tmp_path: Path) -> None:
+    """Bitwise when repeated; to 1e-5 for other batches, devices and processes."""
+    first = samples(trained, tmp_path / "a.npz")
+    np.testing.assert_array_equal(samples(trained, tmp_path / "b.npz"), first)
+    for name, more, where in [
+        ("c", ["--config.sampler.batch_size=100"], {}),
+        ("d", ["--config.sampler.batch_size=250"], {}),
+        ("e", ["--config.sampler.batch_size=250"], {"devices": 8}),
+        ("f", ["--config.sampler.batch_size=100"], {"n": 2, "devices": 2}),
+    ]:
+        got = samples(trained, tmp_path / f"{name}.npz", *more, **where)
+        np.testing.assert_allclose(got, first, atol=1e-5)
+
+
+def test_sampling_goes_on_with_the_parts_that_are_missing(trained: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.npz"
+    arguments = (f"--workdir={trained}", "--num=1000", f"--output={output}")
+    parts = output.with_name("x.npz.parts")
+    log = tmp_path / "log"
+    finish("experiments.sample", *arguments, "--config.sampler.batch_size=100", log=log)
+    whole = np.load(output)["x"]
+    parts.mkdir()
+    output.unlink()
+    with started(
+        "experiments.sample", *arguments, "--config.sampler.batch_size=100", log=log
+    ) as child:
+        until(lambda: len(list(parts.glob("*.npz"))) >= 2 or output.exists(), child)
+    kept = {p.name: p.stat().st_mtime_ns for p in parts.glob("0*.npz")}
+    other = ("--config.sampler.batch_size=200",)
+    if kept:
+        with started("experiments.sample", *arguments, *other, log=log) as child:
+            assert child.wait() == 2
+            assert "size was 100 and is 200" in child.output()
+    finish("experiments.sample", *arguments, "--config.sampler.batch_size=100", log=log)
+    np.testing.assert_array_equal(np.load(output)["x"], whole)
+
+
+def test_evaluation_of_two_processes_is_that_of_one(trained: Path, tmp_path: Path) -> None:
+    found = []
+    for n in (1, 2):
+        finish("experiments.evaluate", f"--workdir={trained}", log=tmp_path / "log", n=n)
+        found.append(json.loads((trained / "evaluation.json").read_text()))
+    assert found[0]["rows"]["held-out data"] == found[1]["rows"]["held-out data"]
+    for name, value in found[0]["rows"]["samples"].items():
+        assert found[1]["rows"]["samples"][name] == pytest.approx(value, rel=1e-3)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    """Saved by one process of two devices as fsdp, gone on by two of one as data."""
+    runs = tmp_path / "moved" / "run", tmp_path / "stayed" / "run"
+    for folder in runs:
+        folder.parent.mkdir()
+        finish(
+            "experiments.train", *DIGITS, "--config.steps=10", f"--workdir={folder}",
+            "--config.parallel.layout=fsdp", log=folder.with_name("log"), JAX_NUM_CPU_DEVICES="2",
+        )  # fmt: skip
+    finish(
+        "experiments.train", *DIGITS, "--config.steps=20", f"--workdir={runs[0]}",
+        log=tmp_path / "log", n=2, devices=1,
+    )  # fmt: skip
+    finish(
+        "experiments.train", *DIGITS, "--config.steps=20", f"--workdir={runs[1]}",
+        log=tmp_path / "log",
+    )  # fmt: skip
+    moved, stayed = (state_of(folder, 20) for folder in runs)
+    for name, array in moved.items():
+        np.testing.assert_allclose(array, stayed[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_wrong_numbers_of_processes() -> None:
+    for given, received in [
+        (("127.0.0.1:1", None, None), "belong together"),
+        (("127.0.0.1:1", 2, 2), "process_id 2"),
+    ]:
+        with pytest.raises(ValueError, match=received):
+            processes.connect(*given)

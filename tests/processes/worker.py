@@ -1,0 +1,47 @@
+"""One of several processes that take a gradient together; run by test_processes.
+
+python -m tests.processes.worker --layout=NAME --output=FILE.npz --coordinator=...
+"""
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from jaxflow.training import processes
+from tests.training import test_layouts as cases
+
+_LAYOUT = flags.DEFINE_list("layout", None, "Names in LAYOUTS.")
+_OUTPUT = flags.DEFINE_string("output", None, "FILE.npz of the first process.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which.")
+
+
+def gradient(name: str, dtype: str) -> dict[str, np.ndarray]:
+    """Of one step on rows that each process brings its own part of."""
+    over = cases.laid(name, jax.device_count())
+    run = cases.compiled(over)
+    index, count = over.share
+    rows = slice(index * 16 // count, (index + 1) * 16 // count)
+    batch = jax.tree.map(lambda a: np.asarray(a)[rows], cases.batch(dtype))
+    state = run.init(cases.parameters(dtype), jax.random.key(5))
+    state, metrics = run.step(state, run.place(batch))
+    found = processes.local((state.opt_state[0].trace, metrics["loss"]), over.whole)
+    paths = jax.tree_util.tree_flatten_with_path(found)[0]
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(a) for p, a in paths}
+
+
+def main(_: list[str]) -> None:
+    processes.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    found = {}
+    for name in _LAYOUT.value:
+        for dtype in ("float32", "float64"):
+            with jax.enable_x64(dtype == "float64"):
+                got = gradient(name, dtype)
+            found |= {f"{name}|{dtype}|{path}": a for path, a in got.items()}
+    if processes.is_first():
+        np.savez(_OUTPUT.value, **found)
+
+
+if __name__ == "__main__":
+    app.run(main)

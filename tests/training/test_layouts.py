@@ -1,0 +1,202 @@
+"""However the state is laid over devices, the run is that of one, and each holds its part."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxflow import draws, losses, networks, paths
+from jaxflow.training import layout, program, trainer
+from jaxflow.training.checkpoint import Checkpoints
+
+PATH = paths.linear()
+MODULE = networks.DiT(patch=2, width=32, depth=2, heads=4, num_classes=3)
+NETWORK = networks.linen(MODULE)
+RNG = np.random.default_rng(0)
+X1 = RNG.normal(size=(16, 4, 4, 2))
+LABEL = np.arange(16) % 3
+LAYOUTS = {
+    "data": {},
+    "fsdp": {},
+    "hybrid": {"fsdp": 4},
+    "tensor": {"tensor": 2},
+    "tensor by fsdp": {"tensor": 2, "fsdp": 2},
+    "all fsdp and tensor": {"tensor": 4, "fsdp": 2},
+}
+
+
+def laid(name, devices=8):
+    sizes = LAYOUTS[name]
+    return layout(
+        "tensor" if "tensor" in sizes else name,
+        devices=jax.devices()[:devices],
+        tensor_axes=MODULE.tensor_axes,
+        **sizes,
+    )
+
+
+def compiled(over, optimizer=None, microbatches=1):
+    loss = losses.flow_matching(NETWORK, PATH)
+    optimizer = optimizer or optax.chain(optax.trace(decay=0.0), optax.scale(-0.1))
+    run = trainer(loss, optimizer, draw=draws.standard(PATH), microbatches=microbatches)
+    return program(run, over=over)
+
+
+def batch(dtype):
+    return {"x1": jnp.asarray(X1, dtype), "cond": {"label": jnp.asarray(LABEL)}}
+
+
+@functools.cache
+def parameters(dtype):
+    """Random everywhere: at its own start a DiT is zero, and so are most gradients."""
+    shapes = jax.eval_shape(
+        lambda: NETWORK.init(
+            jax.random.key(0), jnp.zeros(2), jnp.zeros((2, 4, 4, 2)), label=LABEL[:2]
+        )
+    )
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda a: np.asarray(rng.normal(size=a.shape) / 4, dtype), shapes)
+
+
+def gradient(over, dtype, microbatches=1):
+    run = compiled(over, microbatches=microbatches)
+    state = run.init(parameters(dtype), jax.random.key(5))
+    state, metrics = run.step(state, run.place(batch(dtype)))
+    return jax.device_get((state.opt_state[0].trace, metrics["loss"]))
+
+
+@functools.cache
+def of_one_device(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        return gradient(layout(devices=jax.devices()[:1]), dtype)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
+def test_gradients_are_those_of_one_device(name, dtype):
+    expected, loss_ = of_one_device(dtype)
+    with jax.enable_x64(dtype == "float64"):
+        got, loss = gradient(laid(name), dtype)
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(expected)))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert np.linalg.norm(a - b) / norm < tolerance
+    assert loss == pytest.approx(loss_, rel=tolerance)
+
+
+@pytest.mark.slow
+def test_microbatches_under_fsdp():
+    expected, _ = of_one_device("float64")
+    with jax.enable_x64(True):
+        got, _ = gradient(laid("fsdp"), "float64", microbatches=2)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def on_one_device(tree):
+    """Bytes that the first device holds of a tree."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def whole(tree):
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def test_fsdp_holds_an_eighth_and_gathers_where_it_uses():
+    """Of parameters, optimiser and average; nothing whole leaves the step."""
+    run = compiled(laid("fsdp"), optax.adam(1e-3))
+    state = run.init(parameters("float32"), jax.random.key(0))
+    for part in (state.params, state.ema, state.opt_state[0].mu, state.opt_state[0].nu):
+        assert on_one_device(part) == pytest.approx(whole(part) / 8, rel=0.05)
+    placed = run.place(batch("float32"))
+    lowered = run.step.lower(state, placed).compile()
+    text = lowered.as_text()
+    assert "all-gather" in text
+    held = on_one_device((state.params, state.ema, state.opt_state))
+    memory = lowered.memory_analysis()
+    assert memory.output_size_in_bytes < 1.1 * held + 1024
+    state, _ = run.step(state, placed)
+    for part in (state.params, state.ema, state.opt_state[0].mu, state.opt_state[0].nu):
+        assert on_one_device(part) == pytest.approx(whole(part) / 8, rel=0.05)
+    rows = run.layout.table(state)
+    assert sum(row.bytes_per_device for row in rows) == held + 4 + 4 + 8
+    assert {row.whole for row in rows if row.shape == ()} == {""}
+
+
+def test_tensor_splits_heads_and_hidden_units():
+    run = compiled(laid("tensor"))
+    state = run.init(parameters("float32"), jax.random.key(0))
+    block = state.params["blocks"]
+    shard = {
+        name: leaf.addressable_shards[0].data.shape
+        for name, leaf in {
+            "qkv": block["attention"]["qkv"]["kernel"],
+            "out": block["attention"]["out"]["kernel"],
+            "expand": block["expand"]["kernel"],
+            "contract": block["contract"]["kernel"],
+            "modulation": block["modulation"]["kernel"],
+        }.items()
+    }
+    assert shard == {
+        "qkv": (2, 32, 48),
+        "out": (2, 16, 32),
+        "expand": (2, 32, 64),
+        "contract": (2, 64, 32),
+        "modulation": (2, 32, 192),
+    }
+
+
+def test_saved_as_fsdp_read_as_data_and_as_tensor(tmp_path):
+    run = compiled(laid("fsdp"), optax.adam(1e-3))
+    state = run.init(parameters("float32"), jax.random.key(0))
+    state, _ = run.step(state, run.place(batch("float32")))
+    kept = jax.tree.map(np.asarray, state.params)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    tensor = layout("tensor", devices=jax.devices()[:4], tensor=4, tensor_axes=MODULE.tensor_axes)
+    for over in (layout(devices=jax.devices()[:2]), tensor):
+        other = compiled(over, optax.adam(1e-3))
+        like = other.init(parameters("float32"), jax.random.key(0))
+        with Checkpoints(tmp_path) as checkpoints:
+            restored = checkpoints.restore(like).state
+        jax.tree.map(np.testing.assert_array_equal, restored.params, kept)
+        shardings = jax.tree.leaves(over.shardings(restored).params)
+        for leaf, sharding in zip(jax.tree.leaves(restored.params), shardings, strict=True):
+            assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+        other.step(restored, other.place(batch("float32")))
+
+
+def test_a_batch_is_read_whole_by_one_process():
+    for name in LAYOUTS:
+        assert laid(name).share == (0, 1)
+
+
+def test_errors_name_what_they_got():
+    rules = {"kernel": (-1, 6)}
+    state = jax.eval_shape(
+        lambda: compiled(layout()).init({"kernel": jnp.zeros((4, 12))}, jax.random.key(0))
+    )
+    for call, received in [
+        (lambda: layout("fdsp"), "'fdsp'"),
+        (lambda: layout("hybrid"), "fsdp=k"),
+        (lambda: layout("hybrid", fsdp=3), "fsdp=3"),
+        (lambda: layout("data", fsdp=2), "fsdp=2"),
+        (lambda: layout("fsdp", fsdp=4), "hybrid"),
+        (lambda: layout("tensor", tensor=1, tensor_axes=rules), "tensor=k"),
+        (lambda: layout("tensor", tensor=2), "tensor=2"),
+        (lambda: layout("tensor", tensor=4, tensor_axes=rules).shardings(state), "6 units"),
+        (lambda: program(MAPPED, mode="shard_map", over=layout("fsdp")), "'jit'"),
+    ]:
+        with pytest.raises(ValueError, match=received):
+            call()
+
+
+MAPPED = trainer(
+    losses.flow_matching(NETWORK, PATH),
+    optax.adam(1e-3),
+    draw=draws.standard(PATH),
+    axis_name="data",
+)
