@@ -1,7 +1,7 @@
 """Samples of a trained run, a batch at a time, on every device of every process."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from experiments import build
 from experiments.components import component
 from experiments.pictures import is_image
 from jaxflow.training import processes
-from jaxflow.types import Array, Params
+from jaxflow.types import Params
 
 __all__ = ["Generator", "Samples", "conditions", "generator", "joined", "spread"]
 
@@ -43,13 +43,15 @@ def conditions(config: ConfigDict, num: int) -> dict[str, np.ndarray]:
 
 
 class Generator(NamedTuple):
-    """Compiled samples of a run; `rows(params, seed, i, j)` are the samples `i` to `j - 1`.
+    """Compiled samples of a run; `rows(params, seed, i, j)` are the samples `i` to `j - 1`, made
+    `size` a call; `lowered(params, seed)` is the program of a call.
 
     Sample `i` has the key `fold_in(key(seed), i)` and the condition of its number, however many
     there are, in batches of whatever size, on whatever devices.
     """
 
     rows: Callable[..., Samples]
+    lowered: Callable[..., Any]
     size: int
 
     def __call__(self, params: Params, seed: int, num: int) -> Samples:
@@ -76,23 +78,29 @@ def generator(config: ConfigDict, num: int) -> Generator:
     size = -(-min(config.sampler.batch_size, num) // mesh.size) * mesh.size
     run = _compiled(config, mesh)
 
-    def rows(params: Params, seed: int, start: int, stop: int) -> Samples:
+    def prepared(params: Params, seed: int, first: int, stop: int) -> tuple[Any, ...]:
         velocity = jax.device_put(build.velocity(config, params), whole)
+        index = np.minimum(np.arange(first, first + size), stop - 1)
+        part = {name: value[index] for name, value in cond.items()}
+        return velocity, jax.random.key(seed), *jax.device_put((index, part), split)
+
+    def rows(params: Params, seed: int, start: int, stop: int) -> Samples:
         pieces = []
         for first in range(start, stop, size):
-            index = np.minimum(np.arange(first, first + size), stop - 1)
-            part = {name: value[index] for name, value in cond.items()}
-            solved = run(velocity, jax.random.key(seed), *jax.device_put((index, part), split))
-            pieces.append([a[: stop - first] for a in jax.device_get(solved)])
+            solved = jax.device_get(run(*prepared(params, seed, first, stop)))
+            pieces.append([a[: stop - first] for a in solved])
         x, nfe, success = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
         x = np.clip(x, -1, 1) if is_image(x) else x
         part = {name: value[start:stop] for name, value in cond.items()}
-        return Samples(x, part, nfe, success, velocity.evaluations)
+        return Samples(x, part, nfe, success, build.velocity(config, params).evaluations)
 
-    return Generator(rows, size)
+    def lowered(params: Params, seed: int) -> Any:
+        return run.lower(*prepared(params, seed, 0, num))
+
+    return Generator(rows, lowered, size)
 
 
-def _compiled(config: ConfigDict, mesh: Mesh) -> Callable[..., tuple[Array, ...]]:
+def _compiled(config: ConfigDict, mesh: Mesh) -> Any:
     """One batch over the devices of a mesh, without a collective."""
     event_shape = build.example_batch(config)["x1"].shape[1:]
     source, sample = component("source", config.source), build.sampler(config)

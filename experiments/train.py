@@ -36,7 +36,7 @@ def main() -> None:
     if _WORKDIR.value is None:
         raise ValueError("--workdir=DIR is needed: the folder that the run is written to")
     folder = epath.Path(_WORKDIR.value)
-    profile = _steps(_PROFILE.value)
+    profile = steps_of(_PROFILE.value)
     workdir.create(folder, config)
     trained = loop.train(config, folder, profile)
     pictures = sorted((folder / "samples").glob("*.png"))
@@ -54,7 +54,8 @@ def main() -> None:
     table("trained", rows)
 
 
-def _steps(text: str | None) -> tuple[int, int] | None:
+def steps_of(text: str | None) -> tuple[int, int] | None:
+    """First and last step of `FIRST:LAST`."""
     if text is None:
         return None
     first, _, last = text.partition(":")

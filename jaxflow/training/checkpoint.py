@@ -240,8 +240,9 @@ def _kept(keep: int, keep_every: int, best: str) -> Any:
     if keep_every:
         kept.append(policies.EveryNSteps(keep_every))
     if best:
-        lowest = _lowest(best)
-        kept.append(policies.BestN(lowest, n=1, keep_checkpoints_without_metrics=False))
+        kept.append(
+            policies.BestN(get_metric_fn=_lowest(best), n=1, keep_checkpoints_without_metrics=False)
+        )
     return policies.AnyPreservationPolicy(kept)
 
 

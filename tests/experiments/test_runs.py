@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from experiments import build, figures, loop, train, workdir
 from experiments.generate import generator
+from experiments.shards import Shards
+from jaxflow import training
 from jaxflow.training.checkpoint import read_params
 from tests.experiments.conftest import tiny
 
@@ -140,3 +142,63 @@ def test_looking_at_a_run_changes_nothing_of_its_config(config: ConfigDict, tmp_
     train.dry_run(config)
     assert np.isfinite(figures.likelihood(config, state.ema)["bits_per_dim"])
     assert config.to_json() == before
+
+
+def test_sampling_holds_no_collective(config: ConfigDict) -> None:
+    """Eight devices, each on its own."""
+    params = build.parameters(config, jax.random.key(0))
+    run = generator(config, 64)
+    text = run.lowered(params, 0).compile().as_text()
+    for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert name not in text
+
+
+def test_seconds_and_utilisation_are_logged(
+    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The buckets sum to the run's time, and FLOPs are those of the step."""
+    monkeypatch.setattr(training, "peak_flops", lambda device: 1e9)
+    trained = run(config, tmp_path)
+    last = workdir.read_lines(tmp_path / "metrics.jsonl")[-1]
+    buckets = {name for name in last if name.startswith("seconds/")}
+    assert buckets == {f"seconds/{name}" for name in trained.seconds}
+    operations = build.flops(config, trained.state)
+    assert operations is not None
+    expected = operations * last["steps_per_second"] / (8 * 1e9)
+    assert last["mfu"] == pytest.approx(expected)
+
+
+def test_a_trace_of_some_steps(config: ConfigDict, tmp_path: Path) -> None:
+    config.parallel.steps_per_call = 1
+    workdir.create(epath.Path(tmp_path), config)
+    loop.train(config, epath.Path(tmp_path), profile=(3, 4))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    with pytest.raises(ValueError, match="5:2"):
+        train.steps_of("5:2")
+
+
+def test_samples_of_parts_are_joined(config: ConfigDict, tmp_path: Path) -> None:
+    params = build.parameters(config, jax.random.key(0))
+    config.sampler.batch_size = 16
+    made = generator(config, 40)
+    output = epath.Path(tmp_path / "x.npz")
+    shards = Shards(output, {"seed": 0}, num=40, size=made.size)
+    assert shards.missing() == [0, 1, 2]
+    for part in (2, 0):
+        shards.write(part, made.rows(params, 0, *shards.rows(part)))
+    again = Shards(output, {"seed": 0}, num=40, size=made.size)
+    assert again.missing() == [1]
+    again.write(1, made.rows(params, 0, *again.rows(1)))
+    small = again.join()
+    found, whole = np.load(tmp_path / "x.npz"), made(params, 0, 40)
+    np.testing.assert_array_equal(found["x"], whole.x)
+    np.testing.assert_array_equal(found["label"], whole.cond["label"])
+    np.testing.assert_array_equal(small["nfe"], whole.nfe)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_parts_of_other_samples_are_refused(tmp_path: Path) -> None:
+    output = epath.Path(tmp_path / "x.npz")
+    Shards(output, {"seed": 0}, num=40, size=8)
+    with pytest.raises(ValueError, match="seed was 0 and is 1"):
+        Shards(output, {"seed": 1}, num=40, size=8)

@@ -28,7 +28,7 @@ ALL = (
 )
 
 
-@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_gradients_are_those_of_one_device(n: int, tmp_path: Path) -> None:
     """To 1e-5 in float32 and 1e-12 in float64, each process with its rows."""
     output = tmp_path / "found.npz"
@@ -60,7 +60,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     return curve(tmp_path_factory.mktemp("alone") / "run")
 
 
-@pytest.mark.parametrize("sizes", ALL, ids="-".join)
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", ALL, ids=["data", "fsdp", "hybrid", "tensor2", "tensor4", "both"])
 def test_loss_curves_on_eight_devices(sizes: list[str], alone: np.ndarray, tmp_path: Path) -> None:
     got = curve(tmp_path / "run", f"--config.parallel.layout={sizes[0]}", *sizes[1:], devices=8)
     assert len(got) == 50
@@ -69,7 +70,11 @@ def test_loss_curves_on_eight_devices(sizes: list[str], alone: np.ndarray, tmp_p
 
 @pytest.mark.parametrize(
     ("n", "sizes"),
-    [(2, ["data"]), (2, ["tensor", "--config.parallel.axes.tensor=4"]), (4, ["fsdp"])],
+    [
+        (2, ["data"]),
+        pytest.param(2, ["tensor", "--config.parallel.axes.tensor=4"], marks=pytest.mark.slow),
+        pytest.param(4, ["fsdp"], marks=pytest.mark.slow),
+    ],
     ids=["2-data", "2-tensor", "4-fsdp"],
 )
 def test_loss_curves_of_several_processes(

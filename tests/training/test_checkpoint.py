@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxflow import couplings, draws, losses, paths, times
 from jaxflow.training import layout, program, trainer
-from jaxflow.training.checkpoint import Checkpoints
+from jaxflow.training.checkpoint import Checkpoints, read_params
 from jaxflow.training.fingerprint import fingerprint
 
 PATH = paths.linear()
@@ -257,3 +257,56 @@ def test_fingerprint_does_not_know_of_sharding():
     for spec in [("data",), (None, "data")]:
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
         np.testing.assert_array_equal(fingerprint([jax.device_put(x, sharding)]), fingerprint([x]))
+
+
+def test_params_alone_in_one_call(tmp_path):
+    """Without network, optimiser or config; the average or not, of a step or the newest whole."""
+    states = saved(tmp_path, 1, 2, 3)
+    for ema, name in ((True, "ema"), (False, "params")):
+        read = read_params(tmp_path, ema=ema)
+        assert read.step == 3
+        jax.tree.map(np.testing.assert_array_equal, read.params, getattr(states[3], name))
+    assert_bitwise(read_params(tmp_path, step=2).params, states[2].ema)
+    flip(tmp_path / "3")
+    assert read_params(tmp_path).step == 2
+    with pytest.raises(ValueError, match="step 3"):
+        read_params(tmp_path, step=3)
+    with pytest.raises(FileNotFoundError, match="checkpoint 7"):
+        read_params(tmp_path, step=7)
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        read_params(tmp_path / "elsewhere")
+
+
+def test_keeps_the_best_and_every_so_many(tmp_path):
+    """Beside the newest: the lowest of a metric, and the multiples of a number of steps."""
+    values = {1: 3.0, 2: 1.0, 3: 2.0, 4: 5.0, 5: 4.0, 6: 4.5}
+    with Checkpoints(tmp_path, keep=1, keep_every=4, best="loss") as checkpoints:
+        state = fresh()
+        for step, loss in values.items():
+            state, _ = go(state, step)
+            checkpoints.save(state, metrics={"loss": loss})
+            checkpoints.wait()
+        assert checkpoints.steps() == [2, 4, 6]
+    with Checkpoints(tmp_path, keep=1, keep_every=4, best="loss") as checkpoints:
+        state, _ = go(state, 7)
+        checkpoints.save(state, metrics={"loss": 9.0})
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 4, 7]
+
+
+def test_another_course_sets_later_steps_aside(tmp_path):
+    saved(tmp_path, 1, 2, 3)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.forget_after(1)
+        assert checkpoints.steps() == [1]
+        assert int(checkpoints.restore(fresh()).state.step) == 1
+    assert {p.name for p in tmp_path.glob("refused-*")} == {"refused-2-0", "refused-3-0"}
+
+
+def test_what_was_saved_beside_the_arrays_is_checked(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(go(fresh(), 1)[0], {"left_out": 4711})
+    record = tmp_path / "1" / "meta" / "metadata"
+    record.write_text(record.read_text().replace("4711", "4710"))
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="saved beside"):
+        checkpoints.restore(fresh())
