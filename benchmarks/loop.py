@@ -64,6 +64,7 @@ def bare(config: ConfigDict, stride: int) -> Callable[[], float]:
 
 
 def main() -> None:
+    """Measure, and print one line a case."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds

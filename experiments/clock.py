@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["Clock"]
+__all__ = ["Clock", "Rate"]
 
 
 class Clock:
@@ -33,3 +33,23 @@ class Clock:
         """All buckets, steps among them; they sum to the total."""
         total = self.total()
         return {**self.seconds, "steps": total - sum(self.seconds.values())}
+
+
+class Rate:
+    """The rate of steps between two lines of the log, what is not training left out."""
+
+    def __init__(self, clock: Clock, step: int):
+        self._clock = clock
+        self._step = step
+        self._at = self._training()
+
+    def _training(self) -> float:
+        found = self._clock.report()
+        return found["steps"] + found["data"] + found["compile"]
+
+    def at(self, step: int) -> float:
+        """Steps a second since the last time it was asked."""
+        now = self._training()
+        rate = (step - self._step) / max(now - self._at, 1e-9)
+        self._step, self._at = step, now
+        return rate

@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import build, workdir
-from experiments.clock import Clock
+from experiments.clock import Clock, Rate
 from experiments.exits import Preempted
 from experiments.feed import Feed, feed
 from experiments.generate import generator
@@ -19,6 +19,7 @@ from experiments.health import NotFinite, Window, diagnose
 from experiments.pictures import draw_loss, draw_samples
 from experiments.positions import Positions
 from experiments.reporting import Writers, console, training_bar
+from experiments.tracer import Steps, Tracer
 from jaxflow import training
 from jaxflow.training import Preemption, Program, Watchdog, processes
 from jaxflow.training.checkpoint import Checkpoints
@@ -27,8 +28,6 @@ from jaxflow.types import TrainState
 __all__ = ["Trained", "initial_state", "program", "train"]
 
 PICTURED = 100
-
-Steps = tuple[int, int]
 
 
 class Trained(NamedTuple):
@@ -191,9 +190,9 @@ class _Loop:
         writers = Writers(self.folder, config, start)
         with self.clock("start"):
             fed = feed(config, self.compiled, run.state, run.positions, self.clock)
-        tracer = _Tracer(self.profile, self.folder)
+        tracer = Tracer(self.profile, self.folder)
         draw = _pictures(config, self.compiled, self.folder)
-        mark = _Mark(self.clock, start)
+        pace = Rate(self.clock, start)
         last: Mapping[str, float] = {}
         try:
             with training_bar(config.steps, start) as update:
@@ -203,7 +202,7 @@ class _Loop:
                     tracer.after(step, run.state)
                     ends = step == config.steps
                     if step % config.log.every == 0 or ends:
-                        last = self._log(run, fed, step, writers, mark)
+                        last = self._log(run, fed, step, writers, pace)
                         loss = last["loss"]
                         update(step, math.nan if loss is None else loss, last["steps_per_second"])
                     told = self.preemption.reached(step // fed.stride)
@@ -216,7 +215,8 @@ class _Loop:
                     if step % config.log.pictures_every == 0 or ends:
                         with self.clock("pictures"):
                             draw(run.state, step)
-                            draw_loss(self.folder / "loss.png", writers.lines())
+                            if processes.is_first():
+                                draw_loss(self.folder / "loss.png", writers.lines())
                     self.watchdog.beat()
             with self.clock("checkpoint"):
                 self.checkpoints.wait()
@@ -241,10 +241,10 @@ class _Loop:
         run.window.add(metrics)
 
     def _log(
-        self, run: Run, fed: Feed, step: int, writers: Writers, mark: "_Mark"
+        self, run: Run, fed: Feed, step: int, writers: Writers, pace: Rate
     ) -> dict[str, float]:
         line = run.window.summary(step)
-        rate = line["steps_per_second"] = mark.rate(step)
+        rate = line["steps_per_second"] = pace.at(step)
         if self.useful is not None:
             line["mfu"] = rate * self.useful
         spikes = optax.tree.get(run.state.opt_state, "spikes", default=None)
@@ -255,47 +255,6 @@ class _Loop:
         seconds = {f"seconds/{name}": value for name, value in self.clock.report().items()}
         writers.scalars(step, {**line, **seconds})
         return line
-
-
-class _Mark:
-    """The rate of steps between two lines of the log, what is not training left out."""
-
-    def __init__(self, clock: Clock, step: int):
-        self._clock = clock
-        self._step = step
-        self._at = self._training()
-
-    def _training(self) -> float:
-        found = self._clock.report()
-        return found["steps"] + found["data"] + found["compile"]
-
-    def rate(self, step: int) -> float:
-        now = self._training()
-        rate = (step - self._step) / max(now - self._at, 1e-9)
-        self._step, self._at = step, now
-        return rate
-
-
-class _Tracer:
-    """Writes a trace of the steps `first` to `last` into `profile/`."""
-
-    def __init__(self, steps: Steps | None, folder: epath.Path):
-        self._steps = steps
-        self._folder = folder / "profile"
-        self._on = False
-
-    def before(self, step: int) -> None:
-        if self._steps and not self._on and self._steps[0] <= step <= self._steps[1]:
-            jax.profiler.start_trace(str(self._folder))
-            self._on = True
-
-    def after(self, step: int, state: TrainState) -> None:
-        if self._steps and self._on and step >= self._steps[1]:
-            jax.block_until_ready(state)
-            jax.profiler.stop_trace()
-            self._on = False
-            self._steps = None
-            console.print(f"the trace is in {self._folder}")
 
 
 def _pictures(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxflow.training import processes
-from tests.commands import DIGITS, finish, lines, started, state_of, until
+from tests.commands import DIGITS, Child, finish, free_port, lines, started, state_of, until
 from tests.training import test_layouts as cases
 
 pytestmark = pytest.mark.faults
@@ -184,3 +184,30 @@ def test_wrong_numbers_of_processes() -> None:
     ]:
         with pytest.raises(ValueError, match=received):
             processes.connect(*given)
+
+
+ALONE = "from jaxflow.training import processes; print('found', processes.connect())"
+
+
+def test_processes_find_each_other_by_the_variables_of_slurm(tmp_path: Path) -> None:
+    """And a process without such variables is one alone."""
+    job = str(free_port() % 2**12)
+    children = []
+    try:
+        for i in range(2):
+            slurm = {
+                "SLURM_JOB_ID": job,
+                "SLURM_STEP_NODELIST": "127.0.0.1",
+                "SLURM_NTASKS": "2",
+                "SLURM_PROCID": str(i),
+                "SLURM_LOCALID": str(i),
+                "SLURM_STEP_NUM_NODES": "1",
+            }
+            children.append(Child(["-c", ALONE], tmp_path / f"log{i}", **slurm))
+        children.append(Child(["-c", ALONE], tmp_path / "log2"))
+        assert [child.wait(60) for child in children] == [0, 0, 0], children[0].output()
+        assert ["found 2" in child.output() for child in children] == [True, True, False]
+        assert "found 1" in children[2].output()
+    finally:
+        for child in children:
+            child.kill()

@@ -3,18 +3,13 @@
 python -m tests.processes.worker --layout=NAME --output=FILE.npz --coordinator=...
 """
 
+import argparse
+
 import jax
 import numpy as np
-from absl import app, flags
 
 from jaxflow.training import processes
 from tests.training import test_layouts as cases
-
-_LAYOUT = flags.DEFINE_list("layout", None, "Names in LAYOUTS.")
-_OUTPUT = flags.DEFINE_string("output", None, "FILE.npz of the first process.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which.")
 
 
 def gradient(name: str, dtype: str) -> dict[str, np.ndarray]:
@@ -31,17 +26,24 @@ def gradient(name: str, dtype: str) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(a) for p, a in paths}
 
 
-def main(_: list[str]) -> None:
-    processes.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--layout")
+    parser.add_argument("--output")
+    parser.add_argument("--coordinator")
+    parser.add_argument("--num_processes", type=int)
+    parser.add_argument("--process_id", type=int)
+    given = parser.parse_args()
+    processes.connect(given.coordinator, given.num_processes, given.process_id)
     found = {}
-    for name in _LAYOUT.value:
+    for name in given.layout.split(","):
         for dtype in ("float32", "float64"):
             with jax.enable_x64(dtype == "float64"):
                 got = gradient(name, dtype)
             found |= {f"{name}|{dtype}|{path}": a for path, a in got.items()}
     if processes.is_first():
-        np.savez(_OUTPUT.value, **found)
+        np.savez(given.output, **found)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

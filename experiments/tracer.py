@@ -1,0 +1,35 @@
+"""A trace of some steps, for `tensorboard` or `xprof` to show."""
+
+import jax
+from etils import epath
+
+from experiments.reporting import console
+from jaxflow.types import TrainState
+
+__all__ = ["Steps", "Tracer"]
+
+Steps = tuple[int, int]
+
+
+class Tracer:
+    """Writes a trace of the steps `first` to `last` into `profile/`."""
+
+    def __init__(self, steps: Steps | None, folder: epath.Path):
+        self._steps = steps
+        self._folder = folder / "profile"
+        self._on = False
+
+    def before(self, step: int) -> None:
+        """Start, where `step` is the first."""
+        if self._steps and not self._on and self._steps[0] <= step <= self._steps[1]:
+            jax.profiler.start_trace(str(self._folder))
+            self._on = True
+
+    def after(self, step: int, state: TrainState) -> None:
+        """Stop, where `step` was the last."""
+        if self._steps and self._on and step >= self._steps[1]:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self._on = False
+            self._steps = None
+            console.print(f"the trace is in {self._folder}")

@@ -1,0 +1,53 @@
+"""A run's folder in an object store, with a file system in memory in its place."""
+
+import fsspec
+import numpy as np
+import pytest
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
+from ml_collections import ConfigDict
+
+from experiments import workdir
+from experiments.generate import Samples
+from experiments.pictures import draw_loss, draw_samples
+from experiments.shards import Shards
+
+
+class Bucket(MemoryFileSystem):
+    """Answers to gs://."""
+
+    protocol = ("gs", "gcs")
+    store: dict = {}  # noqa: RUF012
+    pseudo_dirs = [""]  # noqa: RUF012
+
+
+@pytest.fixture
+def remote() -> epath.Path:
+    for name in ("gs", "gcs"):
+        fsspec.register_implementation(name, Bucket, clobber=True)
+    return epath.Path("gs://bucket/run")
+
+
+def test_everything_but_checkpoints_lands_there(remote: epath.Path, config: ConfigDict) -> None:
+    workdir.create(remote, config)
+    log = remote / "metrics.jsonl"
+    for step in (1, 2, 3):
+        workdir.append_line(log, {"step": step, "loss": 1.0 / step})
+    workdir.forget_after(log, 2)
+    assert [line["step"] for line in workdir.read_lines(log)] == [1, 2]
+    draw_samples(remote / "samples.png", np.zeros((4, 8, 8, 1)))
+    draw_loss(remote / "loss.png", workdir.read_lines(log))
+    shards = Shards(remote / "x.npz", {"seed": 0}, num=4, size=2)
+    for part in shards.missing():
+        rows = np.full((2, 3), part), {"label": np.arange(2)}, np.ones(2, int), np.ones(2, bool), 1
+        shards.write(part, Samples(*rows))
+    shards.join()
+    assert {p.name for p in remote.iterdir()} == {
+        "checkpoints", "config.json", "loss.png", "metrics.jsonl", "samples", "samples.png",
+        "x.npz",
+    }  # fmt: skip
+    with (remote / "x.npz").open("rb") as file:
+        np.testing.assert_array_equal(np.load(file)["x"], [[0] * 3] * 2 + [[1] * 3] * 2)
+    config.seed = 1
+    with pytest.raises(ValueError, match="seed was 0 and is 1"):
+        workdir.create(remote, config)
