@@ -88,7 +88,7 @@ def test_sigterm_to_one_of_two_stops_both(uninterrupted_by_two: Path, tmp_path: 
     assert_same_run(folder, uninterrupted_by_two, 200)
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_peer_ends_the_other(
     uninterrupted_by_two: Path, tmp_path: Path, lost: int
 ) -> None:

@@ -28,7 +28,8 @@ ALL = (
 )
 
 
-@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 4])
 def test_gradients_are_those_of_one_device(n: int, tmp_path: Path) -> None:
     """To 1e-5 in float32 and 1e-12 in float64, each process with its rows."""
     output = tmp_path / "found.npz"
