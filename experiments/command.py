@@ -50,6 +50,7 @@ def run(main: Callable[[], None]) -> None:
             _connect()
             _cache_compiled()
             main()
+            processes.together("jaxflow end")
         except exits.Preempted as told:
             _fail(str(told), exits.PREEMPTED)
         except KeyboardInterrupt:

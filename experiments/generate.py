@@ -44,7 +44,8 @@ def conditions(config: ConfigDict, num: int) -> dict[str, np.ndarray]:
 
 class Generator(NamedTuple):
     """Compiled samples of a run; `rows(params, seed, i, j)` are the samples `i` to `j - 1`, made
-    `size` a call; `lowered(params, seed)` is the program of a call.
+    `size` a call; `lowered(params, seed)` is the program of a call, and `place(params)` lays them
+    on the devices once for many calls.
 
     Sample `i` has the key `fold_in(key(seed), i)` and the condition of its number, however many
     there are, in batches of whatever size, on whatever devices.
@@ -52,6 +53,7 @@ class Generator(NamedTuple):
 
     rows: Callable[..., Samples]
     lowered: Callable[..., Any]
+    place: Callable[[Params], Params]
     size: int
 
     def __call__(self, params: Params, seed: int, num: int) -> Samples:
@@ -97,7 +99,7 @@ def generator(config: ConfigDict, num: int) -> Generator:
     def lowered(params: Params, seed: int) -> Any:
         return run.lower(*prepared(params, seed, 0, num))
 
-    return Generator(rows, lowered, size)
+    return Generator(rows, lowered, lambda params: jax.device_put(params, whole), size)
 
 
 def _compiled(config: ConfigDict, mesh: Mesh) -> Any:
@@ -136,7 +138,7 @@ def spread(
     each = -(-num // jax.process_count())
     start = min(jax.process_index() * each, num - 1)
     stop = min(start + each, num)
-    parts = []
+    parts, params = [], run.place(params)
     for first in range(start, stop, run.size):
         parts.append(run.rows(params, seed, first, min(first + run.size, stop)))
         if on_rows is not None:

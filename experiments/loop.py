@@ -125,10 +125,10 @@ def _useful(config: ConfigDict, compiled: Program, state: TrainState) -> float |
 
 
 def _restored(config: ConfigDict, compiled: Program, checkpoints: Checkpoints) -> Run:
-    state = initial_state(config, compiled)
-    restored = checkpoints.restore(state)
+    shapes = jax.eval_shape(lambda: initial_state(config, compiled))
+    restored = checkpoints.restore(compiled.layout.like(shapes))
     if restored is None:
-        return Run(state, Window(config.health.abort_after))
+        return Run(initial_state(config, compiled), Window(config.health.abort_after))
     console.print(f"going on from step {int(restored.state.step)} in {checkpoints.directory}")
     for step, reason in restored.refused.items():
         console.print(f"checkpoint {step} was refused: {reason}")

@@ -42,10 +42,11 @@ def main() -> None:
     processes.together("jaxflow plan of samples")
     mine = shards.missing()[jax.process_index() :: jax.process_count()]
     processes.together("jaxflow parts shared out")
-    evaluations = build.velocity(config, read.params).evaluations
+    params = run.place(read.params)
+    evaluations = build.velocity(config, params).evaluations
     with counting("sampling", len(mine)) as update:
         for done, part in enumerate(mine):
-            shards.write(part, run.rows(read.params, _SEED.value, *shards.rows(part)))
+            shards.write(part, run.rows(params, _SEED.value, *shards.rows(part)))
             update(done + 1)
     processes.together("jaxflow samples")
     if not processes.is_first():

@@ -15,12 +15,13 @@ import numpy as np
 from etils import epath
 
 from experiments.generate import Samples
+from jaxflow.training import processes
 
 __all__ = ["Shards"]
 
 
 class Shards:
-    """The parts of one file.
+    """The parts of one file; of several processes the first writes the plan.
 
     Args:
         output: the file to be, `FILE.npz`.
@@ -37,14 +38,16 @@ class Shards:
         self.folder = output.with_name(output.name + ".parts")
         self.num, self.size = num, size
         self._plan = json.dumps({**plan, "num": num, "size": size}, sort_keys=True, indent=1)
-        self.folder.mkdir(parents=True, exist_ok=True)
         record = self.folder / "plan.json"
-        if record.exists() and record.read_text() != self._plan:
+        if not record.exists():
+            if processes.is_first():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                _write(record, self._plan.encode())
+        elif record.read_text() != self._plan:
             raise ValueError(
                 f"{self.folder} holds a part of other samples ({_difference(record, self._plan)}): "
                 "delete it, or choose another --output"
             )
-        _write(record, self._plan.encode())
 
     def missing(self) -> list[int]:
         """The parts that are yet to be made."""

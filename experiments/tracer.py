@@ -20,8 +20,8 @@ class Tracer:
         self._on = False
 
     def before(self, step: int) -> None:
-        """Start, where `step` is the first."""
-        if self._steps and not self._on and self._steps[0] <= step <= self._steps[1]:
+        """Start, where the call that ends with `step` holds the first or comes after it."""
+        if self._steps and not self._on and step >= self._steps[0]:
             jax.profiler.start_trace(str(self._folder))
             self._on = True
 

@@ -83,7 +83,7 @@ class Checkpoints:
         self,
         state: TrainState,
         meta: Mapping[str, Any] | None = None,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Mapping[str, float | None] | None = None,
     ) -> None:
         """Save a state under its step and return while it is being written.
 
@@ -92,10 +92,11 @@ class Checkpoints:
         Args:
             state: may be donated to the next step at once.
             meta: anything that JSON holds.
-            metrics: by which the best is known.
+            metrics: by which the best is known; None is a value that is not.
 
         Raises:
             RuntimeError: where the folder holds a newer step.
+            ValueError: where the metrics lack the one that tells the best.
             OSError: where this or the last checkpoint could not be written.
         """
         step = int(state.step)
@@ -112,9 +113,21 @@ class Checkpoints:
             state=ocp.args.StandardSave(state),
             meta=ocp.args.JsonSave(with_sums(state, dict(meta or {}))),
         )
-        known = {self._best: metrics[self._best]} if metrics and self._best in metrics else None
+        known = self._known(metrics or {})
         with _said_as_os_error(self.directory):
             self._manager.save(step, args=args, metrics=known, force=True)
+
+    def _known(self, metrics: Mapping[str, float | None]) -> dict[str, float] | None:
+        """The metric that tells the best, where there is one."""
+        if not self._best or not metrics:
+            return None
+        if self._best not in metrics:
+            raise ValueError(
+                f"the best checkpoint is to be told by {self._best!r}, but the metrics are "
+                f"{', '.join(metrics)}"
+            )
+        value = metrics[self._best]
+        return None if value is None else {self._best: value}
 
     def restore(self, like: TrainState) -> Restored | None:
         """The newest whole checkpoint, or None where the folder has none at all.
@@ -128,13 +141,10 @@ class Checkpoints:
         abstract = jax.tree.map(_abstract, like)
         refused: dict[int, str] = {}
         for step in reversed(self.steps()):
-            state, meta, why = None, {}, ""
             try:
-                state, meta = self._read(step, abstract)
+                state, meta = self._checked(step, abstract)
             except Exception as error:
-                why = str(error).strip().split("\n")[0][:200] or type(error).__name__
-            if not processes.agree(not why) or state is None:
-                refused[step] = why or "another process could not read it"
+                refused[step] = _first_line(error)
                 logger.warning("checkpoint %s refused: %s", step, refused[step])
                 continue
             self._refused = refused
@@ -158,13 +168,23 @@ class Checkpoints:
             self._refused = {k: why for k, why in self._refused.items() if k not in steps}
             self._manager.reload()
 
-    def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, Mapping[str, Any]]:
+    def _checked(self, step: int, abstract: TrainState) -> tuple[TrainState, Mapping[str, Any]]:
+        """Read, then compare: all processes go on to the comparison, or none does."""
+        read, why = None, ""
+        try:
+            read = self._read(step, abstract)
+        except Exception as error:
+            why = _first_line(error)
+        if not processes.agree(not why) or read is None:
+            raise ValueError(why or "another process could not read it")
+        check_sums(read.state, read.meta)
+        return read.state, read.meta["meta"]
+
+    def _read(self, step: int, abstract: TrainState) -> Any:
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
         )
-        read: Any = self._manager.restore(step, args=args)
-        check_sums(read.state, read.meta)
-        return read.state, read.meta["meta"]
+        return self._manager.restore(step, args=args)
 
     def wait(self) -> None:
         """Until what is being written is whole on disk.
@@ -207,7 +227,7 @@ def read_params(directory: str | Path, *, ema: bool = True, step: int | None = N
         try:
             return Read(_read_item(folder / str(each), "ema" if ema else "params"), each)
         except Exception as error:
-            refused.append(f"step {each}: {str(error).strip().splitlines()[0][:200]}")
+            refused.append(f"step {each}: {_first_line(error)}")
     raise ValueError(f"no checkpoint in {folder} is whole ({'; '.join(refused)})")
 
 
@@ -227,6 +247,10 @@ def _read_item(folder: epath.Path, name: str) -> Params:
     meta = json.loads((folder / "meta" / "metadata").read_text())
     check_sums(read, meta)
     return read[name]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
 def _folder(directory: str | Path) -> epath.Path:

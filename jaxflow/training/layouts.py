@@ -114,6 +114,14 @@ class Layout:
             skipped=self.whole,
         )
 
+    def like(self, state: TrainState) -> TrainState:
+        """A state as shapes with shardings, for `Checkpoints.restore`; it may be abstract."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            state,
+            self.shardings(state),
+        )
+
     def table(self, state: TrainState) -> list[Placed]:
         """What lies where, array by array, the largest first."""
         shardings = dict(_leaves(self.shardings(state)))

@@ -1,11 +1,12 @@
 """A thread that ends a run which has stopped moving, and says where every thread stood."""
 
 import faulthandler
-import os
 import sys
 import threading
 import time
 from types import TracebackType
+
+from jaxflow.training.processes import leave
 
 __all__ = ["STALLED", "Watchdog"]
 
@@ -63,4 +64,4 @@ class Watchdog:
         sys.stderr.flush()
         faulthandler.dump_traceback(all_threads=True)
         sys.stderr.flush()
-        os._exit(STALLED)
+        leave(STALLED)

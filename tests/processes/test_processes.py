@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from jaxflow.training import processes
-from tests.commands import DIGITS, Child, finish, free_port, lines, started, state_of, until
+from tests.commands import (
+    DIGITS,
+    Child,
+    finish,
+    free_port,
+    lines,
+    started,
+    state_of,
+    steps_saved,
+    until,
+)
 from tests.training import test_layouts as cases
 
 pytestmark = pytest.mark.faults
@@ -212,3 +222,21 @@ def test_processes_find_each_other_by_the_variables_of_slurm(tmp_path: Path) -> 
     finally:
         for child in children:
             child.kill()
+
+
+@pytest.mark.parametrize("part", ["ocdbt.process_1/d/*", "**/d/*"])
+def test_two_processes_meet_a_damaged_checkpoint_together(part: str, tmp_path: Path) -> None:
+    """Both refuse it where it matters to either; neither waits for the other for ever."""
+    folder = tmp_path / "run"
+    run = ("experiments.train", *DIGITS, "--config.checkpoint.every=10", f"--workdir={folder}")
+    run = (*run, "--config.parallel.layout=fsdp")
+    finish(*run, "--config.steps=20", log=tmp_path / "log", n=2)
+    torn = [f for f in (folder / "checkpoints" / "20" / "state").glob(part) if f.is_file()]
+    assert torn
+    for file in torn:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    output = finish(*run, "--config.steps=30", log=tmp_path / "log", n=2)
+    if part == "**/d/*":
+        assert "checkpoint 20 was refused" in output
+        assert "going on from step 10" in output
+    assert steps_saved(folder)[-1] == 30
