@@ -234,7 +234,7 @@ def read_params(directory: str | Path, *, ema: bool = True, step: int | None = N
 def _read_item(folder: epath.Path, name: str) -> Params:
     handler = ocp.PyTreeCheckpointer()
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    described: Any = handler.metadata(folder / "state").item_metadata
+    described: Any = ocp.PyTreeCheckpointHandler().metadata(folder / "state")
     tree = described.tree[name]
     like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=place), tree)
     partial: Any = ocp.args.PyTreeRestore
