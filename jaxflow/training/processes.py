@@ -1,7 +1,7 @@
 """Several processes as one run: how they find each other, and what each can read of an array."""
 
-import multiprocessing
 import os
+import sys
 from typing import Any, NoReturn
 
 import jax
@@ -108,6 +108,7 @@ def local(tree: PyTree, whole: jax.sharding.Sharding) -> PyTree:
 
 def leave(code: int) -> NoReturn:
     """End this process and its workers at once, without waiting for peers who may never come."""
-    for child in multiprocessing.active_children():
-        child.kill()
+    if "multiprocessing" in sys.modules:
+        for child in sys.modules["multiprocessing"].active_children():
+            child.kill()
     os._exit(code)
