@@ -172,19 +172,15 @@ class Checkpoints:
         """Read, then compare: all processes go on to the comparison, or none does."""
         read, why = None, ""
         try:
-            read = self._read(step, abstract)
+            read = _read_whole(self.directory / str(step), abstract)
         except Exception as error:
             why = _first_line(error)
         if not processes.agree(not why) or read is None:
             raise ValueError(why or "another process could not read it")
-        check_sums(read.state, read.meta)
-        return read.state, read.meta["meta"]
+        state, record = read
+        check_sums(state, record)
+        return state, record["meta"]
 
-    def _read(self, step: int, abstract: TrainState) -> Any:
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
-        )
-        return self._manager.restore(step, args=args)
 
     def wait(self) -> None:
         """Until what is being written is whole on disk.
@@ -231,10 +227,25 @@ def read_params(directory: str | Path, *, ema: bool = True, step: int | None = N
     raise ValueError(f"no checkpoint in {folder} is whole ({'; '.join(refused)})")
 
 
+def _read_whole(folder: epath.Path, abstract: TrainState) -> tuple[TrainState, Mapping[str, Any]]:
+    """A state and its record, unchecked.
+
+    By Orbax's handler and not its manager, which meets the other processes after a good read and
+    not after a bad one: one of them would wait for ever.
+    """
+    handler = ocp.StandardCheckpointHandler()
+    state: Any = handler.restore(folder / "state", args=ocp.args.StandardRestore(abstract))
+    return state, _record(folder)
+
+
+def _record(folder: epath.Path) -> Mapping[str, Any]:
+    return json.loads((folder / "meta" / "metadata").read_text())
+
+
 def _read_item(folder: epath.Path, name: str) -> Params:
-    handler = ocp.PyTreeCheckpointer()
+    handler = ocp.PyTreeCheckpointHandler()
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    described: Any = ocp.PyTreeCheckpointHandler().metadata(folder / "state")
+    described: Any = handler.metadata(folder / "state")
     tree = described.tree[name]
     like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=place), tree)
     partial: Any = ocp.args.PyTreeRestore
@@ -243,9 +254,8 @@ def _read_item(folder: epath.Path, name: str) -> Params:
         restore_args={name: ocp.checkpoint_utils.construct_restore_args(like)},
         partial_restore=True,
     )
-    read = handler.restore(folder / "state", args=arguments)
-    meta = json.loads((folder / "meta" / "metadata").read_text())
-    check_sums(read, meta)
+    read: Any = handler.restore(folder / "state", args=arguments)
+    check_sums(read, _record(folder))
     return read[name]
 
 
