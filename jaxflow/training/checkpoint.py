@@ -181,7 +181,6 @@ class Checkpoints:
         check_sums(state, record)
         return state, record["meta"]
 
-
     def wait(self) -> None:
         """Until what is being written is whole on disk.
 
