@@ -240,10 +240,10 @@ def example_batch(config: ConfigDict, n: int = 1) -> Batch:
 
 
 def parameters(config: ConfigDict, key: Array) -> Params:
-    """Fresh parameters for the shapes of the data."""
+    """Fresh parameters for the shapes of the data, on the host."""
     batch = example_batch(config)
     x1 = jnp.asarray(batch["x1"])
-    return network(config).init(key, jnp.zeros(len(x1)), x1, **batch["cond"])
+    return network(config).init_on_host(key, jnp.zeros(len(x1)), x1, **batch["cond"])
 
 
 def learned(config: ConfigDict, params: Params) -> Velocity:

@@ -1,22 +1,27 @@
 """From the data of a config to steps: each call takes the next batches, from wherever they come."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import build
 from experiments.clock import Clock
 from experiments.positions import Positions, Shifted
+from experiments.reporting import console
 from jaxflow import data, draws, training
 from jaxflow.training import Program, processes
 from jaxflow.types import Array, Batch, TrainState
 
 __all__ = ["Feed", "batch_of", "feed"]
+
+SCALE = 0.03, 30.0
 
 Metrics = Mapping[str, Array]
 
@@ -41,11 +46,17 @@ def feed(
     source = build.batches(config, positions.of(start), _share(compiled))
     if hasattr(source, "batch") and not compiled.drawn and config.parallel.mode != "pmap":
         stride = _stride(config, start)
-        stream = processes.replicated(source, compiled.layout.whole)
+        if start == 0:
+            _check_first(config, jax.device_get(_batch(source, positions.of(0))))
+        stream = processes.lay(source, compiled.layout.whole)
         if positions.left_out:
             stream = Shifted(stream, positions)
         return Feed(lambda s: compiled.steps(s, stream, stride), stride, lambda: None, lambda: 0)
-    host = _checked_first(config, _host_batches(source, positions, start))
+    host = _host_batches(source, positions, start)
+    if start == 0:
+        first = next(host)
+        _check_first(config, first)
+        host = itertools.chain([first], host)
     placed = data.prefetch(_completed(config, compiled, state, host, start), compiled.place)
 
     def advance(state: TrainState) -> tuple[TrainState, Metrics]:
@@ -99,10 +110,9 @@ def _stride(config: ConfigDict, start: int) -> int:
 def _host_batches(source: Any, positions: Positions, start: int) -> Iterator[Any]:
     """Batches of the steps from `start`; a stream is drawn, a pipeline jumps what is left out."""
     if hasattr(source, "batch"):
-        draw = jax.jit(lambda source, place: source.batch(place))
         step = start
         while True:
-            yield draw(source, positions.of(step))
+            yield _batch(source, positions.of(step))
             step += 1
     step = start
     while True:
@@ -112,8 +122,25 @@ def _host_batches(source: Any, positions: Positions, start: int) -> Iterator[Any
         step += 1
 
 
-def _checked_first(config: ConfigDict, batches: Iterator[Any]) -> Iterator[Any]:
-    first = data.check(next(batches))
-    build.check_labels(config, first.get("cond", {}))
-    yield first
-    yield from batches
+@jax.jit
+def _batch(source: Any, position: Array | int) -> Batch:
+    return source.batch(position)
+
+
+def _check_first(config: ConfigDict, batch: Batch) -> None:
+    """Refuse a batch of wrong shapes, dtypes, labels or values; warn of data far from unit scale.
+
+    Of a run's first batch alone: a run that goes on meets its batches as one never interrupted.
+
+    Raises:
+        ValueError: naming the entry and what is wrong with it.
+    """
+    data.check(batch)
+    build.check_labels(config, batch.get("cond", {}))
+    x1 = np.asarray(batch["x1"], np.float64)
+    size = np.sqrt(np.mean(x1**2))
+    if not SCALE[0] <= size <= SCALE[1] and jnp.issubdtype(batch["x1"].dtype, jnp.floating):
+        console.print(
+            f"warning: the first batch's x1 runs from {x1.min():.4g} to {x1.max():.4g}, root mean "
+            f"square {size:.3g}, where noise has 1: scale the data (transforms.scale for pixels)"
+        )

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxflow.data.transforms import pixels
@@ -26,8 +25,7 @@ def draw_samples(path: epath.Path, x: np.ndarray, columns: int = 10) -> None:
         with path.open("wb") as file:
             _grid(x, columns).save(file, "PNG")
         return
-    figure = Figure(figsize=(5, 5))
-    axes = figure.add_subplot()
+    figure, axes = _figure(5, 5)
     if x.ndim == 2 and x.shape[1] == 2:
         axes.scatter(*x.T, s=2)
         axes.set_aspect("equal")
@@ -50,15 +48,21 @@ def _grid(x: np.ndarray, columns: int) -> Image.Image:
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
 
 
-def _save(figure: Figure, path: epath.Path) -> None:
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # a second, and only a process that draws needs it
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Any, path: epath.Path) -> None:
     with path.open("wb") as file:
         figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
 
 
 def draw_loss(path: epath.Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """The loss over steps."""
-    figure = Figure(figsize=(6, 3.5))
-    axes = figure.add_subplot()
+    figure, axes = _figure(6, 3.5)
     axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], linewidth=1)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxflow.types import Array, Cond, Data, Float, Key, Keys, Time
 
@@ -109,11 +110,7 @@ def per_sample(sample: Callable[[Key], Array], keys: Keys) -> Array:
 
 def is_concrete(x: Any) -> bool:
     """Whether the values of `x` are known now, outside of any trace."""
-    try:
-        np.asarray(x)
-    except jax.errors.TracerArrayConversionError:
-        return False
-    return True
+    return not isinstance(x, Tracer)
 
 
 def bisect(f: Callable[[Array], Array], y: Array, low: float, high: float) -> Array:

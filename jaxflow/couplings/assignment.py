@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 
 from jaxflow.types import Array
 
@@ -56,6 +55,8 @@ def assign_on_host(cost: Float[np.ndarray, "n n"]) -> Int[np.ndarray, "n"]:
     The products are not left to BLAS, whose threads wait for each other by spinning while the
     training step has the cores.
     """
+    from scipy.optimize import linear_sum_assignment  # a third of a second, and few runs need it
+
     cost = cost - cost.min(axis=1, keepdims=True)
     cost -= cost.min(axis=0)
     heat = max(TEMPERATURE * cost.mean(), cost.max() / LARGEST_EXPONENT)

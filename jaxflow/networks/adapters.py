@@ -63,6 +63,10 @@ class Linen:
 
         See `jaxflow.networks.initialise`.
         """
+        return jax.device_put(self.init_on_host(key, t, x, **cond))
+
+    def init_on_host(self, key: Key, t: Time, x: Data, **cond: Array) -> Params:
+        """The same as NumPy arrays, for a layout to lay: no device holds them whole."""
         return initialise(self.module, key, t, x, **self._options(None), **cond)
 
     def __call__(

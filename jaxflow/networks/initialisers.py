@@ -32,8 +32,9 @@ __all__ = ["Initialiser", "initialise", "lecun", "normal", "ones", "xavier", "ze
 
 Shape = tuple[int, ...]
 
-_BLOCK = 1 << 14
-_LANES = 8
+_BLOCK = 1 << 14  # numbers that have a key of their own
+_LANES = 8  # blocks drawn side by side
+_PIECE = 1 << 13  # blocks drawn in a call, 512 MiB
 _CUT_DEVIATION = 0.87962566103423978
 _recording: ContextVar[bool] = ContextVar("recording", default=False)
 
@@ -122,10 +123,11 @@ class _Spec(NamedTuple):
 
 
 def initialise(module: nn.Module, key: Key, *args: Any, **kwargs: Any) -> Params:
-    """The parameters of a Linen module, without compiling its forward pass.
+    """The parameters of a Linen module as NumPy arrays, without compiling its forward pass.
 
-    Works eagerly, under `jax.jit` (with `out_shardings`) and under `jax.eval_shape`. A module that
-    uses initialisers other than this file's gets what `module.init` gives.
+    A device draws them in pieces, so that a network may be larger than its memory. Works eagerly,
+    under `jax.jit` (with `out_shardings`) and under `jax.eval_shape`. A module that uses
+    initialisers other than this file's gets what `module.init` gives, drawn on one device.
 
     Args:
         module: the network.
@@ -184,25 +186,28 @@ def _by_module(init: Callable[..., Any], key: Key, inputs: Any) -> Params:
         examples = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return nn.unbox(init(key, *examples)["params"])
 
-    return jax.jit(draw)(key)
+    drawn = jax.jit(draw)(key)
+    return jax.device_get(drawn) if all(map(is_concrete, jax.tree.leaves(drawn))) else drawn
 
 
 def _draw(key: Key, paths: Sequence[int], specs: Sequence[_Spec]) -> list[Array]:
     """Each parameter by (1), from its own run of blocks of `z`."""
     counts = [-(-math.prod(spec.shape) // _BLOCK) if spec.deviation else 0 for spec in specs]
     total = sum(counts)
-    padding = -total % _LANES
+    pieces = max(1, -(-total // _PIECE))
+    padding = -total % (pieces * _LANES)
     owners = np.pad(np.repeat(np.array(paths, np.uint32), counts), (0, padding))
     indices = np.pad(np.concatenate([np.arange(n, dtype=np.uint32) for n in counts]), (0, padding))
-    z = _blocks(key, owners.reshape(-1, _LANES), indices.reshape(-1, _LANES)).reshape(-1, _BLOCK)
+    places = owners.reshape(pieces, -1, _LANES), indices.reshape(pieces, -1, _LANES)
     # Outside of a trace NumPy cuts the parameters out, since XLA would compile every cut.
-    xp, z = (np, np.asarray(z)) if is_concrete(z) else (jnp, z)
+    xp = np if is_concrete(jax.random.fold_in(key, 0)) else jnp
+    drawn = [xp.asarray(_blocks(key, *at)) for at in zip(*places, strict=True)]
+    z = drawn[0] if pieces == 1 else xp.concatenate(drawn)
     starts = np.cumsum([0, *counts])[:-1]
-    parameters = [
+    return [
         _cut(xp, z[start : start + count], spec)
         for start, count, spec in zip(starts, counts, specs, strict=True)
     ]
-    return jax.device_put(parameters) if xp is np else parameters
 
 
 @jax.jit
@@ -212,7 +217,7 @@ def _blocks(key: Key, owners: Array, indices: Array) -> Array:
     def block(owner: Array, index: Array) -> Array:
         return _standard(jax.random.fold_in(jax.random.fold_in(key, owner), index), (_BLOCK,))
 
-    return jax.lax.map(lambda at: jax.vmap(block)(*at), (owners, indices))
+    return jax.lax.map(lambda at: jax.vmap(block)(*at), (owners, indices)).reshape(-1, _BLOCK)
 
 
 def _cut(xp: Any, z: Any, spec: _Spec) -> Any:

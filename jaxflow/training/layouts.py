@@ -83,6 +83,17 @@ class Layout:
         parts = sorted({index[0].indices(self.batch_parts)[0] for index in places.values()})
         return parts[0] // len(parts), self.batch_parts // len(parts)
 
+    def split(self, params: PyTree) -> PyTree:
+        """The sharding of each parameter; they may be abstract.
+
+        Raises:
+            ValueError: for one that the tensor axis should split and does not divide.
+        """
+        specs = dict(self._specs(params))
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: NamedSharding(self.mesh, specs[path]), params
+        )
+
     def shardings(self, state: TrainState) -> TrainState:
         """The sharding of each array of a state, which may be abstract.
 
@@ -97,18 +108,12 @@ class Layout:
             own = next((e for e in ends if shapes.get(e) == leaf.shape), None)
             return NamedSharding(self.mesh, PartitionSpec() if own is None else params[own])
 
-        def split(tree: PyTree) -> PyTree:
-            specs = dict(self._specs(tree))
-            return jax.tree_util.tree_map_with_path(
-                lambda path, _: NamedSharding(self.mesh, specs[path]), tree
-            )
-
         return dataclasses.replace(
             state,
             step=self.whole,
-            params=split(state.params),
-            ema=split(state.ema),
-            frozen=split(state.frozen),
+            params=self.split(state.params),
+            ema=self.split(state.ema),
+            frozen=self.split(state.frozen),
             opt_state=jax.tree_util.tree_map_with_path(follow, state.opt_state),
             key=self.whole,
             skipped=self.whole,

@@ -16,9 +16,10 @@ from jax.sharding import PartitionSpec
 
 from jaxflow.arrays import batch_size
 from jaxflow.draws import on_host
+from jaxflow.training import processes
 from jaxflow.training.layouts import Layout, layout
 from jaxflow.training.trainer import draw_key
-from jaxflow.types import Array, Batch, Trainer, TrainState
+from jaxflow.types import Array, Batch, Key, Params, Trainer, TrainState
 
 __all__ = ["MODES", "Program", "program"]
 
@@ -37,12 +38,13 @@ class Stream(Protocol):
 class Program(NamedTuple):
     """A compiled training run.
 
-    `init(params, key, frozen=None)` lays a state over the mesh. `step(state, batch)` takes one
-    step and gives up the state it is given. `steps(state, stream, n)` takes `n` steps in one call
-    on batches that the stream makes on the device, with metrics `[n]`. `place(batch)` lays a
-    host's batch over the devices: the rows of this process, where there are several. `layout` says
-    where all of it lies; `drawn` that `step` wants batches that `draws.ahead` has completed, since
-    a part of the draw runs on the host.
+    `init(params, key, frozen=None)` lays a state over the mesh; parameters that come as NumPy
+    arrays go to each device in its part alone, so that no device ever holds them whole.
+    `step(state, batch)` takes one step and gives up the state it is given. `steps(state, stream,
+    n)` takes `n` steps in one call on batches that the stream makes on the device, with metrics
+    `[n]`. `place(batch)` lays a host's batch over the devices: the rows of this process, where
+    there are several. `layout` says where all of it lies; `drawn` that `step` wants batches that
+    `draws.ahead` has completed, since a part of the draw runs on the host.
     """
 
     init: Callable[..., TrainState]
@@ -93,7 +95,12 @@ def program(trainer: Trainer, *, mode: str = "jit", over: Layout | None = None) 
     def many(state: TrainState, stream: Stream, n: int) -> tuple[TrainState, Mapping[str, Array]]:
         return jax.lax.scan(lambda s, _: one(s, stream.batch(s.step)), state, length=n)
 
-    init = jax.jit(lambda params, key, frozen=None: laid(trainer.init(params, key, frozen)))
+    begin = jax.jit(lambda params, key, frozen: laid(trainer.init(params, key, frozen)))
+
+    def init(params: Params, key: Key, frozen: Params = None) -> TrainState:
+        params, frozen = (processes.lay(tree, over.split(tree)) for tree in (params, frozen))
+        return begin(params, key, frozen)
+
     place = partial(_place, over, drawn)
     if mode == "pmap":
         return Program(init, _pmapped(trainer, over, complete), _no_scan, place, over, drawn)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxflow.arrays import is_concrete
 from jaxflow.types import PyTree
 
-__all__ = ["agree", "connect", "gathered", "is_first", "leave", "local", "replicated", "together"]
+__all__ = ["agree", "connect", "gathered", "is_first", "lay", "leave", "local", "together"]
 
 
 def connect(
@@ -78,13 +79,18 @@ def gathered(rows: PyTree) -> PyTree:
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked)
 
 
-def replicated(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
-    """Arrays that every process holds alike, laid whole over all devices."""
-    return jax.tree.map(lambda leaf: _laid(leaf, sharding), tree)
+def lay(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Arrays that every process holds alike, laid over all devices, to each what it is to hold.
+
+    Args:
+        tree: arrays on the host, on one device, or traced.
+        shardings: one for all, or a tree of them.
+    """
+    return jax.tree.map(_laid, tree, jax.tree.broadcast(shardings, tree))
 
 
 def _laid(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or not is_concrete(leaf) or not _is_local(leaf):
         return jax.device_put(leaf, sharding)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = np.asarray(jax.random.key_data(leaf))
@@ -93,6 +99,10 @@ def _laid(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
         return jax.random.wrap_key_data(laid, impl=implementation)
     data = np.asarray(leaf)
     return jax.make_array_from_callback(data.shape, sharding, data.__getitem__)
+
+
+def _is_local(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
 
 
 def local(tree: PyTree, whole: jax.sharding.Sharding) -> PyTree:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -125,6 +127,39 @@ def test_data_that_is_not_finite(config: ConfigDict, tmp_path: Path, on_device: 
     config.data.source = {"name": "tfds", "kwargs": kwargs}
     with pytest.raises(ValueError, match=r"not finite|NaN|nan"):
         loop.train(config, tmp_path)
+
+
+@jax.tree_util.register_static
+class Broken:
+    """Batches made on the device, the first of them with a NaN."""
+
+    def batch(self, step: jax.Array) -> dict[str, jax.Array]:
+        return {"x1": jnp.where(step == 0, jnp.nan, jnp.ones((16, 8, 8, 1)))}
+
+
+def test_the_first_batch_that_a_device_draws(
+    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "batches", lambda *args: Broken())
+    with pytest.raises(ValueError, match="x1 holds nan in example 0"):
+        loop.train(config, tmp_path)
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_data_far_from_the_scale_of_the_noise_is_warned_of(
+    config: ConfigDict, tmp_path: Path, on_device: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x1 = np.full((16, 4), 255, np.float32)
+    data.store("unscaled", {"train": data.arrays(x1=x1, label=np.zeros(16, np.int64))}, tmp_path)
+    kwargs = {"name": "unscaled", "split": "train", "data_dir": str(tmp_path)}
+    config.data.update({"transforms": (), "on_device": on_device})
+    config.data.source = {"name": "tfds", "kwargs": kwargs}
+    config.steps = 2
+    workdir.create(tmp_path / "run", config)
+    loop.train(config, tmp_path / "run")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "x1 runs from 255 to 255" in said
+    assert "scale the data" in said
 
 
 def test_labels_without_a_class(config: ConfigDict, tmp_path: Path) -> None:

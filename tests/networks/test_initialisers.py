@@ -130,6 +130,15 @@ def test_parameters_are_born_sharded(transformer):
     assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(params))
 
 
+def test_a_network_larger_than_a_piece_is_the_same(transformer, monkeypatch):
+    network, inputs, cond = transformer
+    whole = network.init_on_host(KEY, *inputs, **cond)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(whole))
+    monkeypatch.setattr(initialisers, "_PIECE", 8)
+    pieces = network.init_on_host(KEY, *inputs, **cond)
+    jax.tree.map(np.testing.assert_array_equal, whole, pieces)
+
+
 def test_foreign_initialisers_give_what_the_module_gives():
     class Foreign(nn.Module):
         @nn.compact

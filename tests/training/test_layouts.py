@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxflow import draws, losses, networks, paths
-from jaxflow.training import layout, program, trainer
+from jaxflow.training import layout, processes, program, trainer
 from jaxflow.training.checkpoint import Checkpoints
 
 PATH = paths.linear()
@@ -103,6 +103,20 @@ def on_one_device(tree):
 
 def whole(tree):
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", ["fsdp", "tensor"])
+def test_a_state_starts_in_its_parts_and_with_the_same_values(name):
+    """Parameters go from the host to each device in its part, and none is whole anywhere."""
+    params = parameters("float32")
+    run = compiled(laid(name), optax.adam(1e-3))
+    placed = processes.lay(params, run.layout.split(params))
+    state = run.init(params, jax.random.key(0))
+    for part, leaf in zip(jax.tree.leaves(placed), jax.tree.leaves(state.params), strict=True):
+        assert part.sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
+    assert on_one_device(placed) < (0.2 if name == "fsdp" else 0.8) * whole(placed)
+    for start in (state.params, state.ema):
+        jax.tree.map(np.testing.assert_array_equal, start, params)
 
 
 def test_fsdp_holds_an_eighth_and_gathers_where_it_uses():
