@@ -9,7 +9,7 @@
 #   watch    wait until the slice is there; with --restart, see the run to its end: set up, run,
 #            run again, and replace a slice that was taken away
 #   logs     the last lines of every worker
-#   stop     ask the run to save a checkpoint and end
+#   stop     ask the run to save a checkpoint and end, and wait until it has
 #   delete   give the slice back
 #
 #   --project --zone --name        where, and what it is called
@@ -21,7 +21,7 @@
 #   --data=gs://BUCKET/DATA        copied to ~/tensorflow_datasets of every worker
 #   --workdir=gs://BUCKET/RUN --config=configs/NAME.py --task=train
 #   --worker=all --tail=20 --follow          of logs
-#   --restart --max-restarts=50 --poll=60    of watch
+#   --restart --max-restarts=50 --poll=60    of watch, which needs --type and --spot then
 #   --print                        show the commands, and run none
 #
 # What follows -- goes to the run: -- --config.batch_size=1024. An option may also come from the
@@ -33,6 +33,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . cloud/common.sh
 
+PATIENCE=30       # looks at workers that do not answer
 FILES=runs/tpu_vm # in ~/jaxflow of each worker: log, pid, exit (the code), stopped (by hand)
 
 queued() {
@@ -85,7 +86,10 @@ start() {
 }
 
 stop() {
-  remote all "cd jaxflow/$FILES && kill -TERM \$(cat pid) && touch stopped"
+  local line="cd jaxflow/$FILES && pid=\$(cat pid) && kill -TERM \$pid && touch stopped || exit 1"
+  line+="; for i in \$(seq 300); do kill -0 \$pid 2> /dev/null || exit 0; sleep 1; done"
+  line+="; echo it is still saving after five minutes >&2; exit 1"
+  remote all "$line"
 }
 
 logs() {
@@ -126,8 +130,27 @@ count_restart() {
 replace() {
   count_restart
   say "it was taken away: asking for another"
-  delete || true # it may be gone already
-  create
+  until { delete || true; } && create; do # it may be gone already, or not gone yet
+    count_restart
+    say "it could not be asked for: trying again"
+    sleep "$POLL"
+  done
+  SILENT=0
+}
+
+# Nobody answered: the slice is gone, or a worker is, or this machine may not enter.
+silent() {
+  case $(state_of_node || true) in
+    PREEMPTED | TERMINATED) replace && return ;;
+  esac
+  SILENT=$((SILENT + 1))
+  if ((SILENT < PATIENCE)); then
+    say "the workers do not answer: trying again"
+  elif [[ $ANSWERED == no ]]; then
+    fail "the workers of $NAME never answered: try cloud/tpu_vm.sh logs; the slice costs until it is deleted"
+  else
+    replace
+  fi
 }
 
 # Run the command again, or end with its code.
@@ -154,12 +177,11 @@ ended() {
 attend() {
   local words
   words=$(report | sed -n 's/^worker //p' | tr '\n' ' ') || words=""
+  [[ -z $words ]] || { ANSWERED=yes && SILENT=0; }
   case " $words" in
     " ")
-      case $(state_of_node || true) in
-        PREEMPTED | TERMINATED) replace ;;
-        *) say "the workers do not answer: trying again" ;;
-      esac
+      silent
+      return
       ;;
     *" none "*)
       say "setting up, and running"
@@ -179,7 +201,7 @@ attend() {
 
 watch() {
   local found failures=0
-  RESTARTS=0
+  RESTARTS=0 SILENT=0 ANSWERED=no
   while true; do
     found=$(state_of_queue) || found=unknown
     case $found in
@@ -213,6 +235,7 @@ verb=${1:-help}
 (($# == 0)) || shift
 parse "project zone name type runtime service-account repository branch data workdir config task \
 worker tail max-restarts poll" "spot restart follow" "$@"
+[[ $verb-$RESTART != watch-yes ]] || need type # the same for the next slice
 TYPE=${TYPE:-v5litepod-8}
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 BRANCH=${BRANCH:-main}

@@ -1,6 +1,6 @@
 """CIFAR-10 by the published recipe, 400,000 steps; the same on CPU, GPU and TPU.
 
-    python -m experiments.prepare --dataset=cifar10 --source=FILE
+    python -m experiments.prepare --dataset=cifar10 --source=cifar-10-batches-bin
     python -m experiments.train   --config=configs/cifar10.py --workdir=runs/cifar10
 
 U-Net of 35.7 M parameters, Adam at a constant rate after warm-up, gradients clipped at 1, an

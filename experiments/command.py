@@ -33,6 +33,7 @@ _HEARTBEAT = flags.DEFINE_integer(
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
+NO_BUCKETS = "folders at gs:// need gcsfs: pip install -e '.[gcs]'"
 REPLACE = (
     "a config takes only the keys it has; replace a component whole to give it others, as "
     """--config.path="{'name': 'vp', 'kwargs': {'beta_max': 10.0}}" """
@@ -55,6 +56,10 @@ def run(main: Callable[[], None]) -> None:
             _fail(str(told), exits.PREEMPTED)
         except KeyboardInterrupt:
             _fail("interrupted; the same command goes on from what was saved", exits.INTERRUPTED)
+        except ImportError as error:
+            if _DEBUG.value or "gcsfs" not in str(error):
+                raise
+            _fail(NO_BUCKETS, exits.REFUSED)
         except jax.errors.JaxRuntimeError as error:
             if _DEBUG.value:
                 raise
@@ -120,6 +125,8 @@ def _snapshot() -> ConfigDict:
                 return workdirs.read_config(epath.Path(folder))
             except (ValueError, OSError) as error:
                 _fail(str(error), exits.REFUSED)
+            except ImportError:
+                _fail(NO_BUCKETS, exits.REFUSED)
     return _fail("--workdir=DIR is needed: the folder of a trained run", exits.WRONG_FLAG)
 
 

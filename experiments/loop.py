@@ -10,7 +10,7 @@ import optax
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import build, workdir
+from experiments import build, starts, workdir
 from experiments.clock import Clock, Rate
 from experiments.exits import Preempted
 from experiments.feed import Feed, feed
@@ -81,7 +81,8 @@ def train(config: ConfigDict, folder: epath.Path, profile: Steps | None = None) 
         profile: first and last step of a trace to write.
 
     Raises:
-        ValueError: where data, network and config do not fit each other.
+        ValueError: where data, network and config do not fit each other, or the run was started
+            too often without getting on.
         ArithmeticError: where too many steps in a row were not finite, with a diagnosis.
         OSError: where a file could not be written.
         Preempted: after SIGTERM, saved.
@@ -105,12 +106,13 @@ def train(config: ConfigDict, folder: epath.Path, profile: Steps | None = None) 
             config, folder, compiled, checkpoints, clock, watchdog, preemption, profile, useful
         )
         start = int(run.state.step)
-        while True:
-            try:
-                last = loop.go(run)
-                return Trained(run.state, start, last, clock.report())
-            except NotFinite as error:
-                run = _rolled_back(config, folder, compiled, checkpoints, run, error)
+        with starts.counted(folder, start):
+            while True:
+                try:
+                    last = loop.go(run)
+                    return Trained(run.state, start, last, clock.report())
+                except NotFinite as error:
+                    run = _rolled_back(config, folder, compiled, checkpoints, run, error)
 
 
 def _useful(config: ConfigDict, compiled: Program, state: TrainState) -> float | None:

@@ -2,8 +2,8 @@
 
     python -m experiments.prepare --dataset=fashion_mnist --source=DIR [--output=DATA_DIR]
 
-`--dataset` says the form of the source: `mnist` and `fashion_mnist` (idx files), `cifar10` (a pack
-of JPEGs), `npz` (arrays `image` or `x`, and `label`), `folder` (images, a subfolder a class).
+`--dataset` says the form of the source: `mnist` and `fashion_mnist` (idx files), `cifar10` (the
+binary version), `npz` (arrays `image` or `x`, and `label`), `folder` (images, a subfolder a class).
 """
 
 import difflib
@@ -21,7 +21,7 @@ from jaxflow.data.readers import Splits
 from jaxflow.data.sources import DATA_DIR
 
 READERS: dict[str, Callable[[str], Splits]] = {
-    "cifar10": readers.jpeg_pack,
+    "cifar10": readers.cifar10,
     "fashion_mnist": readers.idx,
     "folder": readers.image_folder,
     "mnist": readers.idx,

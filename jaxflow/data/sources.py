@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from etils import epath
 
 from jaxflow.data.store import VERSION, store
 
@@ -70,7 +71,7 @@ def tfds(
         name: of a data set in `data_dir`, with `/config` or `:version` where there are several; or
             the folder itself, the one with `dataset_info.json`.
         split: in TFDS's notation: `"train"`, `"train[:90%]"`, `"train+test"`.
-        data_dir: the folder that holds data sets; `~/tensorflow_datasets` by default.
+        data_dir: the folder that holds data sets, `gs://` too; `~/tensorflow_datasets` by default.
 
     Raises:
         FileNotFoundError: where there is no such data set.
@@ -137,12 +138,12 @@ def _digits() -> dict[str, Arrays]:
     }
 
 
-def _directory(name: str | PathLike[str], data_dir: str | PathLike[str] | None) -> Path:
+def _directory(name: str | PathLike[str], data_dir: str | PathLike[str] | None) -> epath.Path:
     """The folder with the `dataset_info.json` of a data set: the newest version of those there."""
-    folder = Path(name).expanduser()
+    folder = epath.Path(name).expanduser()
     if (folder / "dataset_info.json").exists():
         return folder
-    root = Path(data_dir or DATA_DIR).expanduser()
+    root = epath.Path(data_dir or DATA_DIR).expanduser()
     base, _, version = str(name).partition(":")
     versions = _versions(root, f"{base}/{version or '*'}")
     if versions:
@@ -157,11 +158,11 @@ def _directory(name: str | PathLike[str], data_dir: str | PathLike[str] | None) 
     )
 
 
-def _names(root: Path) -> list[str]:
+def _names(root: epath.Path) -> list[str]:
     return sorted({path.parent.name for path in _versions(root, "*/*")})
 
 
-def _versions(root: Path, pattern: str) -> list[Path]:
+def _versions(root: epath.Path, pattern: str) -> list[epath.Path]:
     """Whole data sets: folders named by a version, unlike those still being written."""
     found = [path.parent for path in root.glob(f"{pattern}/dataset_info.json")]
     return [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]

@@ -60,7 +60,8 @@ COMMANDS = {
     "slurm job": ["slurm.sh", "job", *RUN, *FLAGS],
     "slurm job node": ["slurm.sh", "job", "--per=node", "--gpus=4", *RUN],
 }
-WATCH = ["tpu_vm.sh", "watch", "--restart", "--poll=0", *SLICE, *CODE, *RUN]
+SPOT = ["--type=v5litepod-64", "--spot"]
+WATCH = ["tpu_vm.sh", "watch", "--restart", "--poll=0", *SLICE, *SPOT, *CODE, *RUN]
 
 FAKE = """#!/bin/bash
 { printf %s "${0##*/}"; printf ' %q' "$@"; echo; } >> "$CALLS"
@@ -351,6 +352,18 @@ def test_stop_sends_sigterm_and_is_remembered_until_the_next_run(desk, worker):
     assert reported(desk, worker) == "worker 0"
 
 
+def test_stop_waits_until_the_run_has_saved(desk, worker):
+    python = worker.home / "jaxflow/.venv/bin/python"
+    python.write_text(python.read_text().replace("'exit 75'", "'sleep 2; touch saved; exit 75'"))
+    (start,) = printed(desk, COMMANDS["tpu run"])
+    (stop,) = printed(desk, COMMANDS["tpu stop"])
+    assert worker.shell(stop).returncode == 1
+    worker.shell(start)
+    worker.read("log")
+    assert worker.shell(stop).returncode == 0
+    assert (worker.home / "jaxflow/saved").exists()
+
+
 def test_a_killed_run_has_a_code_and_a_lost_one_is_known(desk, worker):
     (start,) = printed(desk, COMMANDS["tpu run"])
     worker.shell(start)
@@ -374,6 +387,9 @@ STORY = """
 next() { head -n 1 "$HOME/$1"; [[ $(wc -l < "$HOME/$1") == 1 ]] || sed -i 1d "$HOME/$1"; }
 case $* in
   *queued-resources\\ describe*) next states ;;
+  *queued-resources\\ create*)
+    [[ ! -s $HOME/refusals ]] || { sed -i 1d "$HOME/refusals"; exit 1; }
+    ;;
   *tpu-vm\\ describe*) echo "${NODE:-READY}" ;;
   *worker\\ lost*) for word in $(next words); do
     [[ $word != silent ]] || exit 255
@@ -436,6 +452,37 @@ def test_watch_gives_up(desk):
     code, steps, said = told(desk, "ACTIVE", "76", "--max-restarts=2")
     assert (code, steps) == (2, ["run", "run"])
     assert "gave up after 2 restarts" in said
+
+
+def test_watch_asks_again_for_what_it_could_not_ask_for(desk):
+    (desk.folder / "refusals").write_text("quota\nquota\n")
+    code, steps, said = told(desk, "SUSPENDED ACTIVE", "0")
+    assert (code, steps) == (0, ANOTHER * 3), said
+    assert said.count("could not be asked for") == 2
+    (desk.folder / "refusals").write_text("quota\n" * 9)
+    code, _, said = told(desk, "SUSPENDED ACTIVE", "0", "--max-restarts=3")
+    assert code == 2
+    assert "gave up after 3 restarts" in said
+
+
+def test_watch_gives_up_workers_that_never_answered(desk):
+    code, steps, said = told(desk, "ACTIVE", "silent")
+    assert (code, steps) == (2, [])
+    assert "the workers of flow never answered" in said
+
+
+def test_watch_replaces_workers_that_fell_silent(desk):
+    words = ";".join(["running", *["silent"] * 30, "0"])
+    code, steps, said = told(desk, "ACTIVE", words)
+    assert (code, steps) == (0, ANOTHER), said
+
+
+def test_watch_replaces_a_slice_by_one_of_its_kind(desk):
+    (created,) = [c for c in printed(desk, WATCH) if "create" in c]
+    assert {"--accelerator-type=v5litepod-64", "--spot"} <= set(created)
+    done = desk.run([word for word in WATCH if not word.startswith("--type")])
+    assert done.returncode == 2
+    assert done.stderr == "error: no type: give --type=VALUE or set JAXFLOW_TYPE\n"
 
 
 def test_watch_alone_only_waits(desk):

@@ -117,6 +117,52 @@ def test_jpeg_pack_damaged(tmp_path):
         readers.jpeg_pack(tmp_path)
 
 
+def write_cifar10(folder):
+    """Two images a file, whose red, green and blue are told apart."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (12, 32, 32, 3), np.uint8), rng.integers(0, 10, 12)
+    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+    folder.mkdir(parents=True)
+    for i, name in enumerate(names):
+        records = [
+            bytes([label, *image[..., 0].flat, *image[..., 1].flat, *image[..., 2].flat])
+            for image, label in zip(images[2 * i : 2 * i + 2], labels[2 * i :], strict=False)
+        ]
+        (folder / name).write_bytes(b"".join(records))
+    return images, labels
+
+
+def test_cifar10_as_its_authors_give_it(tmp_path):
+    images, labels = write_cifar10(tmp_path / "cifar-10-batches-bin")
+    for path in (tmp_path, tmp_path / "cifar-10-batches-bin"):
+        splits = readers.cifar10(path)
+        whole = [load(splits.sources[split]) for split in ("train", "test")]
+        np.testing.assert_array_equal(np.concatenate([w["image"] for w in whole]), images)
+        np.testing.assert_array_equal(np.concatenate([w["label"] for w in whole]), labels)
+        assert len(whole[1]["image"]) == 2
+        assert splits.classes is not None
+        assert len(splits.classes) == 10
+
+
+def test_cifar10_damaged(tmp_path):
+    write_cifar10(tmp_path / "whole")
+    (tmp_path / "whole" / "data_batch_3.bin").write_bytes(b"\x01" * 3000)
+    with pytest.raises(ValueError, match=r"data_batch_3\.bin is not .* or cut short"):
+        readers.cifar10(tmp_path / "whole")
+    (tmp_path / "whole" / "data_batch_3.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks data_batch_3\.bin"):
+        readers.cifar10(tmp_path / "whole")
+    (tmp_path / "data_batch_1").touch()
+    with pytest.raises(ValueError, match="fetch the binary version"):
+        readers.cifar10(tmp_path)
+
+
+def test_a_pack_stands_for_cifar10(tmp_path):
+    write_pack(tmp_path / "pack.npz")
+    for path in (tmp_path, tmp_path / "pack.npz"):
+        assert set(readers.cifar10(path).sources) == set(readers.jpeg_pack(path).sources)
+
+
 def test_npz(tmp_path):
     path = tmp_path / "points.npz"
     np.savez(path, x=RNG.normal(size=(6, 2)), label=LABELS)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -30,6 +31,12 @@ def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     ("module", "arguments", "words"),
     [
         ("train", [DIGITS, "--config.optimzer.clip=2.0"], "optimizer"),
+        pytest.param(
+            "train",
+            [DIGITS, "--workdir=gs://bucket/run"],
+            "pip install -e '.[gcs]'",
+            marks=pytest.mark.skipif(find_spec("gcsfs") is not None, reason="gcsfs is there"),
+        ),
         ("train", [DIGITS, "--config.path.kwargs.sigma_mn=0.1"], "sigma_mn"),
         ("train", [DIGITS, "--config.path.name=linaer"], "did you mean 'linear'"),
         ("train", ["--config=configs/no_such.py"], "no_such"),

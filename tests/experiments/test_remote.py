@@ -1,5 +1,7 @@
 """A run's folder in an object store, with a file system in memory in its place."""
 
+from typing import Any
+
 import fsspec
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from experiments import workdir
 from experiments.generate import Samples
 from experiments.pictures import draw_loss, draw_samples
 from experiments.shards import Shards
+from jaxflow.data import sources
 
 
 class Bucket(MemoryFileSystem):
@@ -20,12 +23,28 @@ class Bucket(MemoryFileSystem):
     store: dict = {}  # noqa: RUF012
     pseudo_dirs = [""]  # noqa: RUF012
 
+    def glob(self, path: str, **kwargs: Any) -> list[str]:
+        """Paths that begin with the bucket, as those of gcsfs do."""
+        return [found.split("gs:/")[-1].lstrip("/") for found in super().glob(path, **kwargs)]
+
 
 @pytest.fixture
 def remote() -> epath.Path:
+    Bucket.store.clear()
+    Bucket.pseudo_dirs[:] = [""]
     for name in ("gs", "gcs"):
         fsspec.register_implementation(name, Bucket, clobber=True)
     return epath.Path("gs://bucket/run")
+
+
+def test_data_sets_are_found_there(remote: epath.Path) -> None:
+    for version in ("1.0.0", "1.10.0", "1.9.0"):
+        (remote / "pets" / version).mkdir(parents=True)
+        (remote / "pets" / version / "dataset_info.json").write_text("{}")
+    for name, data_dir in [("pets", str(remote)), (str(remote / "pets" / "1.10.0"), None)]:
+        assert str(sources._directory(name, data_dir)) == "gs://bucket/run/pets/1.10.0"
+    with pytest.raises(FileNotFoundError, match=r"in gs://bucket/run \(did you mean 'pets'"):
+        sources._directory("pet", remote)
 
 
 def test_everything_but_checkpoints_lands_there(remote: epath.Path, config: ConfigDict) -> None:
