@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
         },
         "clip": 1.0,
         "ema_decay": 0.9999,
+        "spike_deviations": 0.0,
     }
     config.parallel = {
         "layout": "data",
@@ -57,7 +58,6 @@ def get_config() -> ConfigDict:
     config.health = {
         "abort_after": 20,
         "rollbacks": 0,
-        "spike_deviations": 0.0,
         "stall_seconds": 1_800,
     }
     config.log = {"every": 100, "pictures_every": 5_000, "wandb_project": ""}

@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
         "kwargs": {"learning_rate": {"name": "cosine", "kwargs": {"peak": 1e-3, "warmup": 200}}},
         "clip": 1.0,
         "ema_decay": 0.999,
+        "spike_deviations": 0.0,
     }
     config.parallel = {
         "layout": "data",
@@ -49,7 +50,6 @@ def get_config() -> ConfigDict:
     config.health = {
         "abort_after": 20,
         "rollbacks": 0,
-        "spike_deviations": 0.0,
         "stall_seconds": 1_800,
     }
     config.log = {"every": 200, "pictures_every": 2_000, "wandb_project": ""}

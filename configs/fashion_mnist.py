@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
         "kwargs": {"learning_rate": {"name": "cosine", "kwargs": {"peak": 1e-3, "warmup": 100}}},
         "clip": 1.0,
         "ema_decay": 0.998,
+        "spike_deviations": 0.0,
     }
     config.parallel = {
         "layout": "data",
@@ -64,7 +65,6 @@ def get_config() -> ConfigDict:
     config.health = {
         "abort_after": 20,
         "rollbacks": 0,
-        "spike_deviations": 0.0,
         "stall_seconds": 1_800,
     }
     config.log = {"every": 50, "pictures_every": 1_250, "wandb_project": ""}

@@ -28,65 +28,7 @@ from jaxflow.types import (
     Velocity,
 )
 
-SECTIONS = [
-    "data",
-    "source",
-    "coupling",
-    "times",
-    "path",
-    "drop",
-    "network",
-    "loss",
-    "optimizer",
-    "parallel",
-    "checkpoint",
-    "health",
-    "log",
-    "sampler",
-    "evaluation",
-]
-NUMBERS = ("seed", "steps", "batch_size")
-
 Stream = Any
-
-
-def check(config: ConfigDict) -> None:
-    """Refuse a config that lacks a section or a number, or of which a part cannot be built.
-
-    Raises:
-        ValueError: naming what is missing or wrong.
-    """
-    missing = [name for name in (*NUMBERS, *SECTIONS) if name not in config]
-    if missing:
-        raise ValueError(f"the config lacks {', '.join(missing)}")
-    for name in ("steps", "batch_size"):
-        if config[name] < 1:
-            raise ValueError(f"config.{name} must be at least 1; it is {config[name]}")
-    for name in ("every", "keep"):
-        if config.checkpoint[name] < 1:
-            raise ValueError(f"config.checkpoint.{name} must be at least 1")
-    _check_health(config)
-    layout(config)
-    if config.parallel.mode not in training.MODES:
-        raise ValueError(
-            f"config.parallel.mode is {config.parallel.mode!r}; known are "
-            f"{', '.join(training.MODES)}"
-        )
-    trainer(config)
-    sampler(config)
-    _transforms(config)
-
-
-def _check_health(config: ConfigDict) -> None:
-    if config.health.abort_after < 1:
-        raise ValueError(
-            f"config.health.abort_after must be at least 1; it is {config.health.abort_after}"
-        )
-    for name in ("rollbacks", "spike_deviations", "stall_seconds"):
-        if config.health[name] < 0:
-            raise ValueError(
-                f"config.health.{name} must not be negative; it is {config.health[name]}"
-            )
 
 
 def layout(config: ConfigDict) -> training.Layout:
@@ -133,8 +75,8 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     transformation = component("optimizer", _spec(section), steps=config.steps)
     if section.clip is not None:
         transformation = optax.chain(optax.clip_by_global_norm(section.clip), transformation)
-    if config.health.spike_deviations:
-        return training.without_spikes(transformation, deviations=config.health.spike_deviations)
+    if section.spike_deviations:
+        return training.without_spikes(transformation, deviations=section.spike_deviations)
     return transformation
 
 
@@ -177,20 +119,22 @@ def batches(config: ConfigDict, start: int, share: tuple[int, int] = (0, 1)) -> 
     found = component("data.source", section.source)
     if hasattr(found, "sample"):
         return data.stream(found, batch_size=config.batch_size, seed=config.seed)
-    transforms = _transforms(config)
     if section.on_device:
         columns = _columns(data.load(found), section.cond)
         for name, column in columns.items():
             data.check_finite(name, column)
         check_labels(config, columns)
         return data.on_device(
-            columns, batch_size=config.batch_size, seed=config.seed, transforms=transforms
+            columns,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            transforms=transforms(config),
         )
     return data.pipeline(
         found,
         batch_size=config.batch_size,
         seed=config.seed,
-        transforms=transforms,
+        transforms=transforms(config),
         cond=tuple(section.cond),
         start=start,
         process_index=share[0],
@@ -205,7 +149,7 @@ def examples(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
     spec = config.data.source.to_dict()
     spec["kwargs"]["split"] = split
     columns = _columns(data.load(component("data.source", spec)), config.data.cond)
-    kept = [t for t in _transforms(config) if not isinstance(t, Flip)]
+    kept = [t for t in transforms(config) if not isinstance(t, Flip)]
     keys = jax.random.split(jax.random.key(config.seed), len(columns["x1"]))
     scaled = jax.vmap(lambda x, key: apply(kept, x, key))(jnp.asarray(columns["x1"]), keys)
     return {**columns, "x1": np.asarray(scaled)}
@@ -231,8 +175,9 @@ def example_batch(config: ConfigDict, n: int = 1) -> Batch:
         found,
         batch_size=n,
         seed=config.seed,
-        transforms=_transforms(config),
+        transforms=transforms(config),
         cond=tuple(config.data.cond),
+        unreadable_at_most=config.data.unreadable_at_most,
     )
     batch = data.check(next(one))
     one.close()
@@ -248,9 +193,9 @@ def parameters(config: ConfigDict, key: Array) -> Params:
 
 def learned(config: ConfigDict, params: Params) -> Velocity:
     """The velocity that was trained."""
-    prediction = config.loss.kwargs.prediction
+    trained: Any = loss(config)
     return velocities.from_network(
-        network(config), params, path=path(config), prediction=prediction
+        network(config), params, path=path(config), prediction=trained.prediction
     )
 
 
@@ -281,11 +226,12 @@ def _spec(section: ConfigDict) -> dict[str, Any]:
 
 def levels(config: ConfigDict) -> int | None:
     """How many values a pixel takes, where the data is scaled from whole numbers."""
-    found = [t.levels for t in _transforms(config) if hasattr(t, "levels")]
+    found = [t.levels for t in transforms(config) if hasattr(t, "levels")]
     return found[0] if found else None
 
 
-def _transforms(config: ConfigDict) -> tuple[Any, ...]:
+def transforms(config: ConfigDict) -> tuple[Any, ...]:
+    """What is done to each example, in order."""
     return tuple(
         component(f"data.transforms[{i}]", spec, table="transforms")
         for i, spec in enumerate(config.data.transforms)

@@ -53,7 +53,7 @@ def run(main: Callable[[], None]) -> None:
             main()
             processes.together("jaxflow end")
         except exits.Preempted as told:
-            _fail(str(told), exits.PREEMPTED)
+            _saved(told)
         except KeyboardInterrupt:
             _fail("interrupted; the same command goes on from what was saved", exits.INTERRUPTED)
         except ImportError as error:
@@ -156,11 +156,15 @@ def _remedy(error: BaseException) -> str:
     return ""
 
 
+def _saved(told: exits.Preempted) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.write(f"{told}\n")
+    sys.exit(told.code)
+
+
 def _fail(sentence: str, code: int) -> NoReturn:
     """Say it and end at once: other processes may never end, nor writers whose disk is full."""
     sys.stdout.flush()
-    sys.stderr.write(f"{'' if code == exits.PREEMPTED else 'error: '}{sentence}\n")
+    sys.stderr.write(f"error: {sentence}\n")
     sys.stderr.flush()
-    if code == exits.PREEMPTED:
-        sys.exit(code)
     processes.leave(code)

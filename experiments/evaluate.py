@@ -13,12 +13,12 @@ from absl import flags
 from etils import epath
 from rich.table import Table
 
-from experiments import build, command, workdir
+from experiments import command, workdir
+from experiments.check import check
 from experiments.figures import Row, compare, likelihood
-from experiments.generate import generator, spread
+from experiments.generate import average, generator, spread
 from experiments.reporting import console, counting
 from jaxflow.training import processes
-from jaxflow.training.checkpoint import read_params
 
 _CONFIG = command.config_of_run()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
@@ -28,11 +28,11 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.")
 def main() -> None:
     """Evaluate, print the table, and write it down."""
     config, folder = _CONFIG.value, epath.Path(_WORKDIR.value)
-    build.check(config)
+    check(config)
     if config.evaluation.num < 4:
         raise ValueError(f"config.evaluation.num must be at least 4; it is {config.evaluation.num}")
     run = generator(config, config.evaluation.num)
-    read = read_params(folder / "checkpoints")
+    read = average(folder)
     mine = -(-config.evaluation.num // jax.process_count())
     with counting("sampling", mine) as update:
         samples = spread(run, read.params, _SEED.value, config.evaluation.num, update)

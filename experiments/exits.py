@@ -7,7 +7,7 @@
 | 2 | what the sentence says |
 | 75 | told to stop (SIGTERM) and saved: the same command goes on |
 | 76 | stalled, or another process was lost: the same command goes on from the last checkpoint |
-| 130 | interrupted |
+| 130 | interrupted (Ctrl-C: saved, as 75; twice: at once) |
 | 134 | as 76, where JAX noticed first that another process was lost |
 """
 
@@ -19,7 +19,9 @@ WRONG_FLAG, REFUSED, PREEMPTED, LOST, INTERRUPTED = 1, 2, 75, STALLED, 130
 
 
 class Preempted(Exception):
-    """The run was told to stop, and has saved."""
+    """The run was told to stop, and has saved; `code` tells by whom."""
 
-    def __init__(self, step: int):
-        super().__init__(f"told to stop: saved at step {step}; the same command goes on from there")
+    def __init__(self, step: int, *, interrupted: bool = False):
+        said = "interrupted" if interrupted else "told to stop"
+        super().__init__(f"{said}: saved at step {step}; the same command goes on from there")
+        self.code = INTERRUPTED if interrupted else PREEMPTED

@@ -52,7 +52,7 @@ def feed(
         if positions.left_out:
             stream = Shifted(stream, positions)
         return Feed(lambda s: compiled.steps(s, stream, stride), stride, lambda: None, lambda: 0)
-    host = _host_batches(source, positions, start)
+    host = _host_batches(source, positions, start, _share(compiled))
     if start == 0:
         first = next(host)
         _check_first(config, first)
@@ -77,7 +77,7 @@ def batch_of(
 ) -> Batch:
     """The batch of one step, placed; complete where a part of the draw runs on the host."""
     source = build.batches(config, positions.of(step), _share(compiled))
-    host = _host_batches(source, positions, step)
+    host = _host_batches(source, positions, step, _share(compiled))
     return compiled.place(next(_completed(config, compiled, state, host, step)))
 
 
@@ -107,12 +107,17 @@ def _stride(config: ConfigDict, start: int) -> int:
     )
 
 
-def _host_batches(source: Any, positions: Positions, start: int) -> Iterator[Any]:
-    """Batches of the steps from `start`; a stream is drawn, a pipeline jumps what is left out."""
+def _host_batches(
+    source: Any, positions: Positions, start: int, share: tuple[int, int]
+) -> Iterator[Any]:
+    """This process's batches of the steps from `start`, without the positions left out.
+
+    Of a stream its share is cut; a pipeline was made to read no more.
+    """
     if hasattr(source, "batch"):
         step = start
         while True:
-            yield _batch(source, positions.of(step))
+            yield jax.tree.map(partial(_rows, share=share), _batch(source, positions.of(step)))
             step += 1
     step = start
     while True:
@@ -120,6 +125,12 @@ def _host_batches(source: Any, positions: Positions, start: int) -> Iterator[Any
             source.restore(positions.of(step))
         yield next(source)
         step += 1
+
+
+def _rows(a: Array, share: tuple[int, int]) -> Array:
+    i, n = share
+    size = len(a) // n
+    return a[i * size : (i + 1) * size]
 
 
 @jax.jit

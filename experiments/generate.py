@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -12,9 +13,10 @@ from experiments import build
 from experiments.components import component
 from experiments.pictures import is_image
 from jaxflow.training import processes
+from jaxflow.training.checkpoint import Read, read_params
 from jaxflow.types import Params
 
-__all__ = ["Generator", "Samples", "conditions", "generator", "joined", "spread"]
+__all__ = ["Generator", "Samples", "average", "conditions", "generator", "joined", "spread"]
 
 
 class Samples(NamedTuple):
@@ -59,6 +61,18 @@ class Generator(NamedTuple):
     def __call__(self, params: Params, seed: int, num: int) -> Samples:
         """The first `num`, by this process alone."""
         return self.rows(params, seed, 0, num)
+
+
+def average(folder: epath.Path) -> Read:
+    """The average of a run's parameters, at the newest step that every process can read.
+
+    Raises:
+        FileNotFoundError: where the run has no checkpoint.
+        ValueError: where none is whole.
+    """
+    read = read_params(folder / "checkpoints")
+    step = int(processes.gathered(np.asarray([read.step])).min())
+    return read if step == read.step else read_params(folder / "checkpoints", step=step)
 
 
 def generator(config: ConfigDict, num: int) -> Generator:

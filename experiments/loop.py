@@ -85,7 +85,8 @@ def train(config: ConfigDict, folder: epath.Path, profile: Steps | None = None) 
             too often without getting on.
         ArithmeticError: where too many steps in a row were not finite, with a diagnosis.
         OSError: where a file could not be written.
-        Preempted: after SIGTERM, saved.
+        Preempted: after SIGTERM or Ctrl-C, saved.
+        KeyboardInterrupt: after a second Ctrl-C, at once.
     """
     clock = Clock()
     with (
@@ -165,6 +166,11 @@ def _rolled_back(
             f"{told}; look at the data, lower the learning rate, or set config.health.rollbacks "
             f"above {run.rollbacks} to leave that data out"
         ) from error
+    saved = checkpoints.steps()
+    if saved and saved[0] >= error.first and error.first > config.checkpoint.every:
+        raise ArithmeticError(
+            f"{told}; the checkpoints from before, which to go back to, were not kept: keep more"
+        ) from error
     console.print(f"{told}; going back to the last checkpoint, without that data")
     checkpoints.wait()
     checkpoints.forget_after(error.first - 1)
@@ -207,13 +213,13 @@ class _Loop:
                         last = self._log(run, fed, step, writers, pace)
                         loss = last["loss"]
                         update(step, math.nan if loss is None else loss, last["steps_per_second"])
-                    told = self.preemption.reached(step // fed.stride)
+                    told = self.preemption.reached()
                     if step % config.checkpoint.every == 0 or ends or told:
                         with self.clock("checkpoint"):
                             self.checkpoints.save(run.state, run.meta, last)
                     if told and not ends:
                         self.checkpoints.wait()
-                        raise Preempted(step)
+                        raise Preempted(step, interrupted=self.preemption.interrupted)
                     if step % config.log.pictures_every == 0 or ends:
                         with self.clock("pictures"):
                             draw(run.state, step)
@@ -222,10 +228,6 @@ class _Loop:
                     self.watchdog.beat()
             with self.clock("checkpoint"):
                 self.checkpoints.wait()
-        except KeyboardInterrupt:
-            if not any(leaf.is_deleted() for leaf in jax.tree.leaves(run.state)):
-                self.checkpoints.save(run.state, run.meta, last)
-            raise
         finally:
             fed.close()
             writers.close()
@@ -256,6 +258,9 @@ class _Loop:
             line["unreadable"] = float(fed.unreadable())
         seconds = {f"seconds/{name}": value for name, value in self.clock.report().items()}
         writers.scalars(step, {**line, **seconds})
+        best = self.config.checkpoint.best
+        if best and best not in line:
+            raise ValueError(f"config.checkpoint.best is {best!r}; known are {', '.join(line)}")
         return line
 
 

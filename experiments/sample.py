@@ -14,12 +14,12 @@ from absl import flags
 from etils import epath
 
 from experiments import build, command
-from experiments.generate import generator
+from experiments.check import check
+from experiments.generate import average, generator
 from experiments.pictures import draw_samples
 from experiments.reporting import counting, table
 from experiments.shards import Shards
 from jaxflow.training import processes
-from jaxflow.training.checkpoint import read_params
 
 _CONFIG = command.config_of_run()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
@@ -33,10 +33,10 @@ def main() -> None:
     if _OUTPUT.value is None or not _OUTPUT.value.endswith(".npz"):
         raise ValueError(f"--output=FILE.npz is needed; got {_OUTPUT.value!r}")
     config, folder, output = _CONFIG.value, epath.Path(_WORKDIR.value), epath.Path(_OUTPUT.value)
-    build.check(config)
+    check(config)
     output.parent.mkdir(parents=True, exist_ok=True)
     run = generator(config, _NUM.value)
-    read = read_params(folder / "checkpoints")
+    read = average(folder)
     plan = {"seed": _SEED.value, "step": read.step, "sampler": config.sampler.to_dict()}
     shards = Shards(output, plan, num=_NUM.value, size=run.size)
     processes.together("jaxflow plan of samples")

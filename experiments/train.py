@@ -16,6 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from experiments import build, command, loop, workdir
+from experiments.check import check
 from experiments.reporting import console, laid_out, table
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
@@ -29,7 +30,7 @@ def main() -> None:
     if _CONFIG.value is None:
         raise ValueError("--config=configs/NAME.py is needed")
     config = _CONFIG.value
-    build.check(config)
+    check(config)
     if _DRY_RUN.value:
         dry_run(config)
         return

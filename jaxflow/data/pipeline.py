@@ -1,6 +1,9 @@
 """Batches of a source by Grain, where the batch of a step depends on the step alone."""
 
 import logging
+import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -165,7 +168,8 @@ def pipeline(
     import grain
 
     _check_processes(batch_size, process_index, process_count)
-    _check_source(source, cond)
+    readable = _Readable(source, unreadable_at_most)
+    _check_source(readable, cond)
     if not repeat and process_count > 1 and len(source) % batch_size:
         raise ValueError(
             f"one pass over {len(source)} examples does not end on a batch of {batch_size}, so the "
@@ -173,7 +177,6 @@ def pipeline(
         )
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed = {seed}: Grain takes seeds from 0 to 2**32 - 1")
-    readable = _Readable(source, unreadable_at_most)
     examples = grain.MapDataset.source(cast(Any, readable)).seed(seed)
     examples = examples.shuffle() if shuffle else examples
     examples = examples.repeat() if repeat else examples
@@ -196,7 +199,22 @@ def _read(batches: Any, workers: int) -> Any:
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=4)
-    return batches.to_iter_dataset(ahead).mp_prefetch(options)
+    return batches.to_iter_dataset(ahead).mp_prefetch(options, worker_init_fn=_depend)
+
+
+def _depend(worker: int, workers: int) -> None:
+    """In a worker: leave Ctrl-C to the process that reads from it, and end when that does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
 
 
 def _counts(x: np.ndarray) -> bool:
@@ -224,7 +242,7 @@ def _check_processes(batch_size: int, process_index: int, process_count: int) ->
         )
 
 
-def _check_source(source: Source, cond: Sequence[str] | None) -> None:
+def _check_source(source: _Readable, cond: Sequence[str] | None) -> None:
     if not len(source):
         raise ValueError("the source is empty: there is nothing to make batches of")
     names = source[0].keys()

@@ -137,14 +137,17 @@ class Checkpoints:
 
         Raises:
             ValueError: where there are checkpoints and none is whole; it says why for each.
+            jax.errors.JaxRuntimeError: where a device or another process is at fault.
         """
         abstract = jax.tree.map(_abstract, like)
         refused: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
                 state, meta = self._checked(step, abstract)
+            except jax.errors.JaxRuntimeError:
+                raise
             except Exception as error:
-                refused[step] = _first_line(error)
+                refused[step] = _one_line(error)
                 logger.warning("checkpoint %s refused: %s", step, refused[step])
                 continue
             self._refused = refused
@@ -173,8 +176,10 @@ class Checkpoints:
         read, why = None, ""
         try:
             read = _read_whole(self.directory / str(step), abstract)
+        except jax.errors.JaxRuntimeError:
+            raise
         except Exception as error:
-            why = _first_line(error)
+            why = _one_line(error)
         if not processes.agree(not why) or read is None:
             raise ValueError(why or "another process could not read it")
         state, record = read
@@ -222,7 +227,7 @@ def read_params(directory: str | Path, *, ema: bool = True, step: int | None = N
         try:
             return Read(_read_item(folder / str(each), "ema" if ema else "params"), each)
         except Exception as error:
-            refused.append(f"step {each}: {_first_line(error)}")
+            refused.append(f"step {each}: {_one_line(error)}")
     raise ValueError(f"no checkpoint in {folder} is whole ({'; '.join(refused)})")
 
 
@@ -258,8 +263,8 @@ def _read_item(folder: epath.Path, name: str) -> Params:
     return read[name]
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _folder(directory: str | Path) -> epath.Path:

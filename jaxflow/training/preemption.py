@@ -1,29 +1,42 @@
-"""Word that the machine is about to be taken: SIGTERM, in one process or in many."""
+"""Word that a run is to stop: SIGTERM or Ctrl-C, in one process or in many."""
 
+import itertools
+import os
 import signal
 from types import FrameType, TracebackType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 __all__ = ["Preemption"]
 
+# JAX compares it with the moment of the word in all processes, so it begins alike in all of them,
+# wherever the run does, and goes on over the blocks of a process.
+_ASKED = itertools.count(1)
+
 
 class Preemption:
-    """Listens for SIGTERM while open; use it in a `with` block around the training loop.
+    """Listens for SIGTERM and SIGINT while open; a `with` block around the training loop.
 
-    Where processes were joined by `connect`, JAX listens itself, and spreads the word until all
-    agree on a step to stop at; in a process alone a handler of ours takes note of the signal.
+    Where processes were joined by `connect`, JAX listens for SIGTERM itself, and spreads the word
+    until all agree on a moment to stop at. A second SIGINT interrupts at once.
+
+    Attributes:
+        interrupted: whether it was SIGINT that reached this process.
     """
 
     def __init__(self) -> None:
+        self.interrupted = False
         self._told = False
-        self._before: object = None
+        self._before: dict[int, Any] = {}
         self._joined = jax.distributed.is_initialized()
 
     def __enter__(self) -> "Preemption":
+        handlers = {signal.SIGINT: self._interrupt}
         if not self._joined:
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            handlers[signal.SIGTERM] = self._note
+        self._before = {number: signal.signal(number, f) for number, f in handlers.items()}
         return self
 
     def __exit__(
@@ -32,18 +45,20 @@ class Preemption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._joined:
-            signal.signal(signal.SIGTERM, self._before)  # type: ignore[arg-type]
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._told = True
 
-    def reached(self, step: int) -> bool:
-        """Whether all processes are to save and stop now.
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
-        Args:
-            step: counts up by one; every process must ask at every step.
-        """
+    def reached(self) -> bool:
+        """Whether all processes are to save and stop now; each must ask, equally often."""
         if self._joined:
-            return multihost_utils.reached_preemption_sync_point(step)
+            return multihost_utils.reached_preemption_sync_point(next(_ASKED))
         return self._told

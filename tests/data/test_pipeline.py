@@ -176,6 +176,13 @@ def test_unreadable_examples_are_replaced_and_counted():
     batches.close()
 
 
+def test_the_first_example_may_be_unreadable_too():
+    batches = pipeline(Torn(4, {0}), batch_size=4, seed=0, shuffle=False, unreadable_at_most=1)
+    assert next(batches)["x1"].tolist() == [1, 1, 2, 3]
+    assert batches.unreadable == 1
+    batches.close()
+
+
 def test_too_many_unreadable_examples_end_in_a_sentence():
     batches = pipeline(
         Torn(8, {2, 3, 7}), batch_size=8, seed=0, shuffle=False, unreadable_at_most=2

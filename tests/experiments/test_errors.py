@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import build, loop, workdir
+from experiments.check import check
 from jaxflow import data
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +84,16 @@ def test_unwritable_folder(tmp_path: Path) -> None:
         ("optimizer.kwargs", {"learning_rat": 1e-3}, "did you mean 'learning_rate'"),
         ("parallel.layout", "datta", "datta"),
         ("parallel.mode", "pmapp", "pmap"),
-        ("steps", 0, "at least 1"),
+        ("steps", 0, "config.steps must be at least 1; it is 0"),
+        ("parallel.steps_per_call", 0, "config.parallel.steps_per_call must be at least 1"),
+        ("parallel.microbatches", 0, "config.parallel.microbatches must be at least 1"),
+        ("log.every", 0, "config.log.every must be at least 1"),
+        ("log.pictures_every", 0, "config.log.pictures_every must be at least 1"),
+        ("sampler.batch_size", 0, "config.sampler.batch_size must be at least 1"),
+        ("checkpoint.keep_every", -1, "config.checkpoint.keep_every must be at least 0"),
+        ("health.abort_after", 0, "config.health.abort_after must be at least 1"),
+        ("health.stall_seconds", -5, "config.health.stall_seconds must be at least 0; it is -5"),
+        ("optimizer.spike_deviations", np.nan, "config.optimizer.spike_deviations.*nan"),
         ("drop.rate", 2.0, "rate"),
     ],
 )
@@ -96,13 +107,31 @@ def test_every_part_of_a_config_is_checked_before_the_run(
     with config.ignore_type():
         place[last] = value
     with pytest.raises(ValueError, match=words):
-        build.check(config)
+        check(config)
 
 
-def test_sections_that_are_missing_are_named(config: ConfigDict) -> None:
+def test_keys_that_are_missing_are_named(config: ConfigDict) -> None:
     del config["times"]
-    with pytest.raises(ValueError, match="lacks times"):
-        build.check(config)
+    del config.checkpoint["best"]
+    with pytest.raises(ValueError, match=r"lacks times, checkpoint\.best$"):
+        check(config)
+
+
+def test_what_a_loss_takes_for_granted_need_not_be_said(config: ConfigDict) -> None:
+    """The velocity to sample with knows what the network was trained to predict."""
+    key = jax.random.key(0)
+    said = build.learned(config, build.parameters(config, key))
+    config.loss.kwargs = {}
+    unsaid = build.learned(config, build.parameters(config, key))
+    t, x = jnp.full(2, 0.5), jnp.ones((2, *build.example_batch(config)["x1"].shape[1:]))
+    cond = {"label": jnp.zeros(2, jnp.int32)}
+    np.testing.assert_array_equal(said(t, x, **cond), unsaid(t, x, **cond))
+
+
+def test_unknown_metric_for_the_best_checkpoint(config: ConfigDict, tmp_path: Path) -> None:
+    config.checkpoint.best = "los"
+    with pytest.raises(ValueError, match="'los'; known are grad_norm, loss"):
+        loop.train(config, epath.Path(tmp_path))
 
 
 def test_folder_of_another_run_is_left_alone(config: ConfigDict, tmp_path: Path) -> None:

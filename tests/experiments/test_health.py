@@ -11,6 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import build, loop, workdir
+from experiments.check import check
 from experiments.health import NotFinite, Window
 from experiments.positions import Positions, Shifted
 from jaxflow.training.checkpoint import read_params
@@ -180,16 +181,25 @@ def test_the_first_long_run_of_bad_steps_is_told():
 
 
 def test_a_spike_is_left_out_and_counted(config: ConfigDict, tmp_path: Path) -> None:
-    config.health.spike_deviations = 6.0
+    config.optimizer.spike_deviations = 6.0
     train(config, tmp_path)
     lines = workdir.read_lines(tmp_path / "metrics.jsonl")
     assert [line["spikes"] for line in lines] == [0.0, 0.0]
 
 
-def test_wrong_health_is_refused(config: ConfigDict) -> None:
-    for name, value in [("abort_after", 0), ("rollbacks", -1), ("stall_seconds", -5)]:
-        before = config.health[name]
-        config.health[name] = value
-        with pytest.raises(ValueError, match=f"config.health.{name}.*{value}"):
-            build.check(config)
-        config.health[name] = before
+def test_rolling_back_needs_checkpoints_that_reach_back(
+    config: ConfigDict, tmp_path: Path, spoil
+) -> None:
+    """Told before the run, and again where the checkpoints are gone all the same."""
+    config.steps, config.log.every, config.checkpoint.every = 24, 4, 4
+    config.health.abort_after, config.health.rollbacks = 4, 1
+    config.checkpoint.keep = 2
+    with pytest.raises(ValueError, match=r"6 back .* reach back only 4 .*keep more"):
+        check(config)
+    config.checkpoint.keep = 3
+    check(config)
+    config.checkpoint.keep = 1
+    spoil(range(10, 14))
+    with pytest.raises(ArithmeticError, match=r"11 to 14, .*were not kept"):
+        train(config, tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["12"]

@@ -11,7 +11,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import build, figures, loop, train, workdir
-from experiments.generate import generator
+from experiments.check import check
+from experiments.generate import average, generator
 from experiments.shards import Shards
 from jaxflow import training
 from jaxflow.training.checkpoint import read_params
@@ -54,7 +55,7 @@ def test_every_config_trains_and_samples(name: str, stored: Path, tmp_path: Path
         config.data.source.kwargs.data_dir = str(stored)
     if config.sampler.name == "adaptive":
         config.sampler.kwargs.update({"rtol": 0.1, "atol": 0.1})
-    build.check(config)
+    check(config)
     trained = run(config, tmp_path)
     assert int(trained.state.step) == 2
     assert np.isfinite(trained.metrics["loss"])
@@ -108,6 +109,21 @@ def test_samples_do_not_depend_on_their_number(config: ConfigDict, tmp_path: Pat
     assert set(many.nfe) == {4}
     assert many.success.all()
     assert not np.array_equal(few.x, generator(config, 30)(ema, 6, 30).x)
+
+
+def test_processes_sample_from_the_newest_step_that_all_can_read(
+    config: ConfigDict, tmp_path: Path, monkeypatch
+) -> None:
+    config.steps, config.checkpoint.every = 4, 2
+    run(config, tmp_path)
+    newest = average(epath.Path(tmp_path))
+    monkeypatch.setattr(
+        "jaxflow.training.processes.gathered", lambda mine: np.concatenate([mine, mine - 2])
+    )
+    agreed = average(epath.Path(tmp_path))
+    assert (newest.step, agreed.step) == (4, 2)
+    before = read_params(tmp_path / "checkpoints", step=2).params
+    jax.tree.map(np.testing.assert_array_equal, agreed.params, before)
 
 
 def test_guidance_doubles_the_calls_of_the_network(config: ConfigDict) -> None:

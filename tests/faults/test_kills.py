@@ -88,6 +88,57 @@ def test_sigterm_to_one_of_two_stops_both(uninterrupted_by_two: Path, tmp_path: 
     assert_same_run(folder, uninterrupted_by_two, 200)
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_interrupted_is_saved_and_goes_on(
+    uninterrupted: Path, uninterrupted_by_two: Path, tmp_path: Path, n: int
+) -> None:
+    """Of several processes all save and stop, whichever of them was interrupted."""
+    folder, more, end = tmp_path / "run", [FEWER] * (n - 1), (STEPS, 200)[n - 1]
+    with several(n, *train(folder, *more), log=tmp_path / "log", devices=n) as children:
+        until(lambda: bool(steps_saved(folder)), children[0])
+        children[-1].signal(signal.SIGINT)
+        codes = [child.wait(10) for child in children]
+        assert codes == [exits.PREEMPTED] * (n - 1) + [exits.INTERRUPTED]
+        assert f"saved at step {max(steps_saved(folder))}" in children[-1].output()
+    assert max(steps_saved(folder)) < end
+    finish(*train(folder, *more), log=tmp_path / "log", n=n)
+    assert_same_run(folder, (uninterrupted, uninterrupted_by_two)[n - 1], end)
+
+
+def test_word_that_comes_before_the_first_step_of_a_resumed_run(tmp_path: Path) -> None:
+    """Of two processes, which count their steps from where they went on."""
+    folder = tmp_path / "run"
+    finish(*train(folder, "--config.steps=20"), log=tmp_path / "log", n=2)
+    with several(2, *train(folder), log=tmp_path / "log") as children:
+        until(lambda: "going on from step 20" in children[0].output(), children[0])
+        for child in children:
+            child.signal(signal.SIGTERM)
+        assert [child.wait(20) for child in children] == [exits.PREEMPTED] * 2
+    assert 20 < max(steps_saved(folder)) < STEPS
+
+
+def test_workers_end_with_a_run_that_was_killed(tmp_path: Path) -> None:
+    with started(*train(tmp_path / "run", "--config.data.workers=1"), log=tmp_path / "log") as run:
+        until(lambda: bool(steps_saved(tmp_path / "run")), run)
+        threads = Path(f"/proc/{run.process.pid}/task").iterdir()
+        workers = [pid for thread in threads for pid in (thread / "children").read_text().split()]
+        assert workers
+        run.signal(signal.SIGKILL)
+        run.wait()
+    end = time.monotonic() + 20
+    while any(alive(worker) for worker in workers):
+        assert time.monotonic() < end, workers
+        time.sleep(0.1)
+
+
+def alive(pid: str) -> bool:
+    """Neither gone nor waiting to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_peer_ends_the_other(
     uninterrupted_by_two: Path, tmp_path: Path, lost: int

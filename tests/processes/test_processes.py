@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import exits
 from jaxflow.training import processes
 from tests.commands import (
     DIGITS,
@@ -14,6 +15,7 @@ from tests.commands import (
     finish,
     free_port,
     lines,
+    several,
     started,
     state_of,
     steps_saved,
@@ -240,3 +242,18 @@ def test_two_processes_meet_a_damaged_checkpoint_together(part: str, tmp_path: P
     assert refused or part != "**/d/*"  # what one process wrote may have been copied elsewhere
     assert f"going on from step {10 if refused else 20}" in output
     assert steps_saved(folder)[-1] == 30
+
+
+def test_two_processes_diagnose_together(tmp_path: Path) -> None:
+    """The batch that they look at is the one of that step, each row of it once."""
+    folder = tmp_path / "run"
+    run = ("experiments.train", *DIGITS, f"--workdir={folder}", "--config.data.on_device=True")
+    wild = "{'learning_rate': {'name': 'constant', 'kwargs': {'peak': 1e30}}}"
+    run = (*run, "--config.health.abort_after=4", "--config.log.every=4")
+    with several(2, *run, f"--config.optimizer.kwargs={wild}", log=tmp_path / "log") as children:
+        assert [child.wait() for child in children] == [exits.REFUSED] * 2
+        outputs = [child.output() for child in children]
+    assert all("in a row" in output for output in outputs)
+    found = json.loads((folder / "diagnosis.json").read_text())
+    assert found["batch_of_the_last"]["x1"]["shape"] == [16, 8, 8, 1]
+    assert found["batch_of_the_last"]["cond/label"]["shape"] == [16]

@@ -198,6 +198,22 @@ def test_no_flipped_bit_passes_unseen(tmp_path):
     assert refused >= 3
 
 
+def test_a_lost_process_is_no_fault_of_the_checkpoint(tmp_path, monkeypatch):
+    """It ends the restore; nothing is refused, nor set aside when the run goes on."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(fresh())
+        checkpoints.wait()
+
+        def lost(mine):
+            raise jax.errors.JaxRuntimeError("connection closed by peer")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("jaxflow.training.processes.agree", lost)
+            with pytest.raises(jax.errors.JaxRuntimeError):
+                checkpoints.restore(fresh())
+        assert checkpoints.restore(fresh()).refused == {}
+
+
 def test_another_networks_state_is_refused(tmp_path):
     """Other shapes and other dtypes are refused, not cast."""
     saved(tmp_path, 1)
