@@ -65,9 +65,7 @@ class Checkpoints:
             best_fn=_lowest(best) if best else None,
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_names=("state", "meta")
-        )
+        self._manager = _Manager(self.directory, options=options, item_names=("state", "meta"))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -265,6 +263,17 @@ def _read_item(folder: epath.Path, name: str) -> Params:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which asks whether the run was told to stop by the step that it writes.
+
+    It does so from a thread of its own, after later steps have asked, and JAX takes the latest
+    answer for where this process is: a moment to stop at that has passed is never reached.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 def _folder(directory: str | Path) -> epath.Path:

@@ -214,6 +214,20 @@ def test_a_lost_process_is_no_fault_of_the_checkpoint(tmp_path, monkeypatch):
         assert checkpoints.restore(fresh()).refused == {}
 
 
+def test_writing_does_not_disturb_how_processes_agree_to_stop(tmp_path, monkeypatch):
+    """The loop alone tells JAX where it is; a late word from the writer would undo that."""
+    told = []
+    monkeypatch.setattr(
+        "jax.experimental.multihost_utils.reached_preemption_sync_point", told.append
+    )
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(go(fresh(), step)[0])
+        checkpoints.wait()
+        assert checkpoints.steps() == [3]
+    assert told == []
+
+
 def test_another_networks_state_is_refused(tmp_path):
     """Other shapes and other dtypes are refused, not cast."""
     saved(tmp_path, 1)
