@@ -1,5 +1,6 @@
 """A run that is killed at any moment goes on as if nothing had happened."""
 
+import contextlib
 import random
 import signal
 import time
@@ -120,23 +121,24 @@ def test_word_that_comes_before_the_first_step_of_a_resumed_run(tmp_path: Path) 
 def test_workers_end_with_a_run_that_was_killed(tmp_path: Path) -> None:
     with started(*train(tmp_path / "run", "--config.data.workers=1"), log=tmp_path / "log") as run:
         until(lambda: bool(steps_saved(tmp_path / "run")), run)
-        threads = Path(f"/proc/{run.process.pid}/task").iterdir()
-        workers = [pid for thread in threads for pid in (thread / "children").read_text().split()]
+        workers = [pid for pid, (_, parent) in processes().items() if parent == run.process.pid]
         assert workers
         run.signal(signal.SIGKILL)
         run.wait()
     end = time.monotonic() + 20
-    while any(alive(worker) for worker in workers):
+    while any(processes().get(worker, ("Z",))[0] != "Z" for worker in workers):
         assert time.monotonic() < end, workers
         time.sleep(0.1)
 
 
-def alive(pid: str) -> bool:
-    """Neither gone nor waiting to be buried."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def processes() -> dict[int, tuple[str, int]]:
+    """State ("Z" is dead, waiting to be buried) and parent of every process there is."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+            found[int(folder.name)] = state, int(parent)
+    return found
 
 
 @pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
