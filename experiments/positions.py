@@ -1,12 +1,13 @@
 """Which batch a step takes, where some batches of the data are left out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxflow.records import record, static
 from jaxflow.types import Array, Batch
 
 __all__ = ["Positions", "Shifted"]
@@ -51,13 +52,12 @@ def _ranges(places: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield start, stop
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Shifted:
     """A stream whose step reads the position that `positions` says."""
 
     stream: Any
-    positions: Positions = field(metadata={"static": True})
+    positions: Positions = static()
 
     def batch(self, step: Array) -> Batch:
         """The batch of a step."""

@@ -9,7 +9,6 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +16,13 @@ import jax.numpy as jnp
 from jaxflow import couplings, sources
 from jaxflow import times as times_
 from jaxflow.arrays import batch_size, check_batch
+from jaxflow.records import record, static
 from jaxflow.types import Batch, Coupling, Draw, Interval, Key, Path, Source, Times
 
 __all__ = ["ahead", "chain", "couple", "drop", "latent", "source", "standard", "times"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Chain:
     """Draws one after another, each with a key of its own."""
 
@@ -44,8 +43,7 @@ def _run(draws: tuple[Draw, ...], keys: Iterable[Key], batch: Batch) -> Batch:
     return batch
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class FromSource:
     """Adds `x0`, unless the batch brings its own."""
 
@@ -60,8 +58,7 @@ class FromSource:
         return {**batch, "x0": x0.astype(x1.dtype) if floating else x0}
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Couple:
     """Re-pairs `x0` with `x1`; conditions follow their data."""
 
@@ -77,21 +74,19 @@ class Couple:
         return {**batch, "x0": x0, "x1": x1, "cond": cond}
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class AddTimes:
     """Adds `t`, inside the interval."""
 
     times: Times
-    interval: Interval = field(metadata={"static": True})
+    interval: Interval = static()
 
     def __call__(self, key: Key, batch: Batch) -> Batch:
         low, high = self.interval
         return {**batch, "t": low + (high - low) * self.times(key, batch_size(batch["x1"]))}
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class AddLatent:
     """Adds `z`, the path's own randomness, where it has one."""
 
@@ -101,13 +96,12 @@ class AddLatent:
         return {**batch, "z": self.path.latent(key, batch["x0"])}
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Drop:
     """Replaces the conditions of a random share of the examples by their null values."""
 
-    rate: float = field(metadata={"static": True})
-    null: tuple[tuple[str, float], ...] = field(metadata={"static": True})
+    rate: float = static()
+    null: tuple[tuple[str, float], ...] = static()
 
     def __call__(self, key: Key, batch: Batch) -> Batch:
         cond = dict(batch.get("cond", {}))

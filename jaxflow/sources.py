@@ -1,18 +1,16 @@
 """Where a flow starts: `sample(keys [batch], event_shape) -> x0` and `log_prob(x0)` in nats."""
 
-from dataclasses import dataclass, field
-
 import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, event_sum, per_sample
+from jaxflow.records import record, static
 from jaxflow.types import Array, Data, Float, Keys, Shaped, Source
 
 __all__ = ["data", "mask", "normal", "uniform"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Normal:
     """The standard normal distribution."""
 
@@ -25,13 +23,12 @@ class Normal:
         return event_sum(jax.scipy.stats.norm.logpdf(at_least_float32(x0)))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Uniform:
     """The uniform distribution on the box `[low, high)` of every coordinate."""
 
-    low: float = field(metadata={"static": True})
-    high: float = field(metadata={"static": True})
+    low: float = static()
+    high: float = static()
 
     def sample(self, keys: Keys, event_shape: tuple[int, ...]) -> Data:
         """One sample a key."""
@@ -47,12 +44,11 @@ class Uniform:
         return event_sum(jax.scipy.stats.uniform.logpdf(x0, self.low, width))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Mask:
     """Every position holds the mask token."""
 
-    token: int = field(metadata={"static": True})
+    token: int = static()
 
     def sample(self, keys: Keys, event_shape: tuple[int, ...]) -> Data:
         """The same masked event for every key."""
@@ -63,8 +59,7 @@ class Mask:
         return event_sum(jnp.where(x0 == self.token, 0.0, -jnp.inf))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Rows:
     """Rows of an array, drawn with replacement."""
 

@@ -6,13 +6,13 @@ With $u \sim U[0, 1)$, $t = q(u)$ has density $p(t) = 1 / q'(q^{-1}(t))$. Time i
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import betainc, logit, ndtri
 
 from jaxflow.arrays import bisect
+from jaxflow.records import record, static
 from jaxflow.types import Array, Float, Key, Times
 
 __all__ = ["beta", "cosine_map", "logit_normal", "mode", "stratified", "uniform"]
@@ -31,8 +31,7 @@ class _ByQuantile(ABC):
         """The time below which a share `u` of the distribution lies."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Uniform(_ByQuantile):
     """Uniform on [0, 1)."""
 
@@ -45,13 +44,12 @@ class Uniform(_ByQuantile):
         return jnp.where((t >= 0) & (t <= 1), 0.0, -jnp.inf)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class LogitNormal(_ByQuantile):
     """`logit(t) ~ N(mean, std^2)`."""
 
-    mean: float = field(metadata={"static": True})
-    std: float = field(metadata={"static": True})
+    mean: float = static()
+    std: float = static()
 
     def quantile(self, u: Vector) -> Vector:
         """`q(u) = sigmoid(mean + std ndtri(u))`."""
@@ -65,12 +63,11 @@ class LogitNormal(_ByQuantile):
         return jnp.where(inside, value, -jnp.inf)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Mode(_ByQuantile):
     """Heavy at the middle for a positive scale, at the ends for a negative one."""
 
-    scale: float = field(metadata={"static": True})
+    scale: float = static()
 
     def quantile(self, u: Vector) -> Vector:
         """`q(u) = u + scale (cos^2(pi u / 2) - 1 + u)`."""
@@ -83,8 +80,7 @@ class Mode(_ByQuantile):
         return jnp.where((t >= 0) & (t <= 1), -jnp.log(slope), -jnp.inf)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class CosineMap(_ByQuantile):
     """Uniform angles on the cosine path, read as times of the linear one."""
 
@@ -99,13 +95,12 @@ class CosineMap(_ByQuantile):
         return jnp.where((t >= 0) & (t <= 1), value, -jnp.inf)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Beta(_ByQuantile):
     """The beta distribution."""
 
-    a: float = field(metadata={"static": True})
-    b: float = field(metadata={"static": True})
+    a: float = static()
+    b: float = static()
 
     def __call__(self, key: Key, n: int) -> Vector:
         return jax.random.beta(key, self.a, self.b, (n,))
@@ -119,8 +114,7 @@ class Beta(_ByQuantile):
         return jax.scipy.stats.beta.logpdf(t, self.a, self.b)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Stratified:
     """One draw in each of `n` strata of equal probability, in random order."""
 

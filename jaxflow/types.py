@@ -8,11 +8,11 @@ Keys are typed (`jax.random.key`); `key=None` means nothing random.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+from jaxflow.records import record
 
 __all__ = [
     "Array",
@@ -144,8 +144,7 @@ class Schedule(Protocol):
     def sigma(self, t: Time) -> Time: ...
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class PathSample:
     """A point of a path, with what a network can regress on.
 
@@ -180,8 +179,7 @@ class Draw(Protocol):
     def __call__(self, key: Key, batch: Batch) -> Batch: ...
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Held:
     """What a loss may read and never differentiates."""
 
@@ -211,8 +209,7 @@ class Method(NamedTuple):
     order: int
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Solution:
     """What a sampler returns.
 
@@ -229,8 +226,7 @@ class Solution:
     success: Bool[Array, "batch"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class LogProb:
     """A log-likelihood: `value [batch]` in nats, and the standard error of its estimate.
 
@@ -244,8 +240,7 @@ class LogProb:
     success: Bool[Array, "batch"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class TrainState:
     """All that a run is: save it, and the run goes on as if it had never stopped.
 

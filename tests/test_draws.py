@@ -2,7 +2,6 @@
 
 import inspect
 import threading
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxflow import couplings, draws, paths, sources, times
+from jaxflow.records import record
 
 NULL = {"label": 10}
 X1 = jax.random.normal(jax.random.key(7), (16, 3))
@@ -19,8 +19,7 @@ HOST = couplings.optimal_transport(on_host=True)
 DEVICE = couplings.optimal_transport()
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Bridge:
     """A path with randomness of its own."""
 

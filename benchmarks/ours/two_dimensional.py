@@ -1,7 +1,6 @@
 """The tutorial of torchcfm: eight Gaussians to two moons, by a perceptron of width 64."""
 
 import itertools
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import optax
 
 from benchmarks.task import Task
 from jaxflow import couplings, data, draws, losses, networks, paths
+from jaxflow.records import record
 from jaxflow.training import draw_key, program, trainer
 from jaxflow.types import Batch, Params
 
@@ -19,8 +19,7 @@ COUPLINGS = {
 }
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Pairs:
     """Batches of both distributions, drawn where the step runs."""
 

@@ -1,16 +1,12 @@
 """The independent coupling, `q(x0, x1) = q(x0) q(x1)`."""
 
-from dataclasses import dataclass
-
-import jax
-
+from jaxflow.records import record
 from jaxflow.types import Cond, Coupling, Data, Key
 
 __all__ = ["independent"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Independent:
     """Leaves every pair as it was drawn."""
 

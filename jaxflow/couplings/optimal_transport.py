@@ -3,25 +3,23 @@ r"""Exact optimal transport between the batch's source and data.
 (1) $\pi = \arg\min_\pi \sum_i \| x_0^{\pi(i)} - x_1^i \|^2$ over permutations
 """
 
-from dataclasses import dataclass, field
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.arrays import at_least_float32, is_concrete
 from jaxflow.couplings.assignment import assign, assign_on_host, squared_distances
+from jaxflow.records import record, static
 from jaxflow.types import Cond, Coupling, Data, Key
 
 __all__ = ["optimal_transport"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class OptimalTransport:
     """Re-pairs by the cheapest permutation of the source; data and conditions keep their order."""
 
-    on_host: bool = field(metadata={"static": True})
+    on_host: bool = static()
 
     needs_gaussian_source = False
 

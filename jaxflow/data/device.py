@@ -1,7 +1,7 @@
 """Batches made on the device: `batch(step)` is pure and traceable, and costs no transfer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxflow.arrays import batch_size as leading
 from jaxflow.data.permutation import shuffled
 from jaxflow.data.transforms import Transform, apply
+from jaxflow.records import record, static
 from jaxflow.types import Array, Batch, Data, Int, Key, Keys
 
 __all__ = ["OnDevice", "Stream", "on_device", "stream"]
@@ -21,15 +22,14 @@ class Distribution(Protocol):
     def sample(self, keys: Keys) -> Data: ...
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class OnDevice:
     """A data set whose arrays live on the device; made by `on_device`."""
 
     arrays: Mapping[str, Array] = field(repr=False)
     key: Key
-    batch_size: int = field(metadata={"static": True})
-    transforms: tuple[Transform, ...] = field(metadata={"static": True})
+    batch_size: int = static()
+    transforms: tuple[Transform, ...] = static()
 
     def __len__(self) -> int:
         return leading(self.arrays)
@@ -57,14 +57,13 @@ class OnDevice:
         return {"x1": x1, "cond": rows}
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Stream:
     """Fresh samples of a distribution without end; made by `stream`."""
 
     distribution: Any
     key: Key
-    batch_size: int = field(metadata={"static": True})
+    batch_size: int = static()
 
     def batch(self, step: int | Int[Array, ""]) -> Batch:
         """`{"x1": ..., "cond": {}}` of a step, the same whenever it is asked for."""

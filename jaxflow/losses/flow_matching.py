@@ -8,29 +8,27 @@ marginal velocity $v(t, x) = E[u_t \mid x_t = x]$ (or the posterior mean of the 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import event_mean
+from jaxflow.records import record, static
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path, Time
 from jaxflow.velocities.prediction import check_kind, conversion_interval, convert
 
 __all__ = ["flow_matching"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class FlowMatching:
     """The loss (1) of a network on a path."""
 
-    network: Network = field(metadata={"static": True})
+    network: Network = static()
     path: Path
-    prediction: str = field(metadata={"static": True})
-    regress: str = field(metadata={"static": True})
-    weight: Callable[[Time], Array] | None = field(metadata={"static": True})
+    prediction: str = static()
+    regress: str = static()
+    weight: Callable[[Time], Array] | None = static()
 
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None

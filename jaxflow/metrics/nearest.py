@@ -1,12 +1,11 @@
 """The distance to the nearest training example: does a model copy?"""
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32
 from jaxflow.metrics.features import rows, same_event
+from jaxflow.records import record
 from jaxflow.types import Array, Data, Float, Int
 
 __all__ = ["Nearest", "nearest"]
@@ -14,8 +13,7 @@ __all__ = ["Nearest", "nearest"]
 CHUNK = 256
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Nearest:
     """For each sample, its Euclidean distance to the nearest example, and which one that is."""
 

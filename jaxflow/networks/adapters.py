@@ -6,8 +6,8 @@ new parameters. Dropout is off where `key` is None and drawn from `key` otherwis
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from functools import lru_cache, partial
+from dataclasses import field, fields
+from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +17,7 @@ from flax import nnx as flax_nnx
 from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 
 from jaxflow.networks.initialisers import initialise
+from jaxflow.records import record, static
 from jaxflow.types import Array, Data, Key, Network, Params, Time
 
 __all__ = [
@@ -51,12 +52,11 @@ def _check_conditions(call: Callable[..., Any], owner: str, cond: dict[str, Any]
         raise ValueError(f"{owner} takes no condition {unknown}; it takes {known}")
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["module"])
-@dataclass(frozen=True)
+@record
 class Linen:
     """A Flax Linen module whose call is `(t, x, **cond)`, with `deterministic` if it drops out."""
 
-    module: nn.Module
+    module: nn.Module = static()
 
     def init(self, key: Key, t: Time, x: Data, **cond: Array) -> Params:
         """Parameters for data of these shapes, without compiling the forward pass.
@@ -110,12 +110,11 @@ def linen(module: nn.Module) -> Linen:
     return Linen(module.clone(**lists))
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["rest"], meta_fields=["graph"])
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class NNX:
     """A Flax NNX module: its graph, and what is neither graph nor parameter."""
 
-    graph: Any
+    graph: Any = static()
     rest: Any = field(repr=False)
 
     def __call__(
@@ -147,12 +146,11 @@ def nnx(module: flax_nnx.Module) -> tuple[NNX, Params]:
     return NNX(graph, rest), params
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["static"])
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Equinox:
     """An Equinox module for one example: what is static in it, and its integer arrays."""
 
-    static: Any
+    rest: Any = static()
     arrays: Any = field(repr=False)
 
     def __call__(
@@ -160,7 +158,7 @@ class Equinox:
     ) -> Any:
         import equinox as eqx
 
-        module = eqx.combine(params, self.arrays, self.static)
+        module = eqx.combine(params, self.arrays, self.rest)
         call = type(module).__call__
         _check_conditions(call, type(module).__name__, cond)
         if key is None or "key" not in _arguments(call)[0]:
@@ -179,16 +177,15 @@ def equinox(module: Any) -> tuple[Equinox, Params]:
     import equinox as eqx
 
     params, rest = eqx.partition(module, eqx.is_inexact_array)
-    arrays, static = eqx.partition(rest, eqx.is_array)
-    return Equinox(static, arrays), params
+    arrays, rest = eqx.partition(rest, eqx.is_array)
+    return Equinox(rest, arrays), params
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["fn"])
-@dataclass(frozen=True)
+@record
 class Function:
     """A function `(params, t, x, **cond)` that has no dropout."""
 
-    fn: Callable[..., Any]
+    fn: Callable[..., Any] = static()
 
     def __call__(
         self, params: Params, t: Time, x: Data, *, key: Key | None = None, **cond: Array
@@ -201,13 +198,12 @@ def function(fn: Callable[..., Any]) -> Function:
     return Function(fn)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["network"], meta_fields=["name"])
-@dataclass(frozen=True)
+@record
 class Select:
     """One entry of a network whose output is a mapping."""
 
     network: Network
-    name: str
+    name: str = static()
 
     def __call__(
         self, params: Params, t: Time, x: Data, *, key: Key | None = None, **cond: Array

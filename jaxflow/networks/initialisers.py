@@ -23,9 +23,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jaxflow.arrays import is_concrete
+from jaxflow.records import record, static
 from jaxflow.types import Array, Key, Params
 
 __all__ = ["Initialiser", "initialise", "lecun", "normal", "ones", "xavier", "zeros"]
@@ -94,13 +94,13 @@ def normal(deviation: float) -> Initialiser:
     return Initialiser(0.0, partial(_fixed, deviation=deviation))
 
 
-@struct.dataclass
+@record
 class _Recipe(nn.meta.AxisMetadata):
     """A parameter's shape with its mean and deviation, as the tracing of a module meets it."""
 
     value: Any
-    mean: float = struct.field(pytree_node=False)
-    deviation: float = struct.field(pytree_node=False)
+    mean: float = static()
+    deviation: float = static()
 
     def unbox(self) -> Any:
         return self.value

@@ -7,14 +7,12 @@ r"""Affine paths between a source and data.
 (3) $\nabla \log p_t(x_t \mid x_1) = -x_0 / \sigma(t)$ for a standard normal source
 """
 
-from dataclasses import dataclass, field
-
-import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, expand
 from jaxflow.paths import schedules
 from jaxflow.paths.schedules import coefficients, nonzero_interval
+from jaxflow.records import record, static
 from jaxflow.types import Data, Key, PathSample, Schedule, Time
 
 __all__ = ["Affine", "affine", "cosine", "linear", "linear_vp", "polynomial", "vp"]
@@ -24,12 +22,11 @@ def _sigma(schedule: Schedule, t: Time) -> Time:
     return schedule.sigma(t)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Affine:
     """The path `x_t = alpha(t) x1 + sigma(t) x0` of a schedule."""
 
-    schedule: Schedule = field(metadata={"static": True})
+    schedule: Schedule = static()
 
     def latent(self, key: Key, x0: Data) -> None:
         """An affine path has no randomness of its own."""

@@ -11,7 +11,7 @@ One solve carries $\{x, \int \nabla \cdot v\}$ backwards, with error control on 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import diffrax
 import jax
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jaxflow import sources
 from jaxflow.arrays import at_least_float32, batch_size, event_sum, per_sample
+from jaxflow.records import record, static
 from jaxflow.sampling.adaptive import adaptive
 from jaxflow.types import (
     Array,
@@ -90,13 +91,12 @@ class Hutchinson:
         return v, product(probes)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Augmented:
     """The velocity of `{x, logdet}`."""
 
     velocity: Velocity
-    divergence: Exact | Hutchinson = field(metadata={"static": True})
+    divergence: Exact | Hutchinson = static()
 
     path = None
 

@@ -9,8 +9,6 @@ $c\,y$ with $y$ on the old path at $s$, where
 (2) $v_{new}(t, x) = \dfrac{\dot c}{c}\, x + c\,\dot s\; v_{old}(s, x / c)$
 """
 
-from dataclasses import dataclass, field
-
 import jax
 import jax.numpy as jnp
 
@@ -22,21 +20,21 @@ from jaxflow.paths.schedules import (
     signal,
     time_of_signal,
 )
+from jaxflow.records import record, static
 from jaxflow.types import Array, Data, Interval, Path, Time, Velocity
 from jaxflow.velocities.function import as_velocity
 
 __all__ = ["change_path"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class ChangedPath:
     """The velocity (2); `interval` is where both paths have the signal-to-noise ratio."""
 
     velocity: Velocity
     old: Path
     path: Path
-    interval: Interval = field(metadata={"static": True})
+    interval: Interval = static()
 
     @property
     def evaluations(self) -> int:

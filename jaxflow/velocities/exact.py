@@ -20,21 +20,20 @@ where $\sigma = 10^{-4}$.
 """
 
 import math
-from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, per_sample
 from jaxflow.paths.schedules import coefficients, schedule_of
+from jaxflow.records import record, static
 from jaxflow.types import Array, Data, Float, Interval, Keys, Path, Shaped, Time
 from jaxflow.velocities.prediction import conversion_interval
 
 __all__ = ["gaussian_mixture"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class GaussianMixture:
     """The exact marginal velocity (4), with its density, score and posterior means.
 
@@ -47,7 +46,7 @@ class GaussianMixture:
     means: Float[Array, "k *event"]
     variances: Float[Array, "k d"]
     axes: Float[Array, "k d d"]
-    interval: Interval = field(metadata={"static": True})
+    interval: Interval = static()
 
     evaluations = 1
 

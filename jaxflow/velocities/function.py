@@ -1,25 +1,24 @@
 """A plain function as a velocity."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 
+from jaxflow.records import record, static
 from jaxflow.types import Interval, Path, PyTree, Time, Velocity
 
 __all__ = ["as_velocity"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class FunctionVelocity:
     """A function with what a velocity knows of itself; arrays that it holds are leaves."""
 
     function: Callable[..., PyTree]
     path: Path | None
-    evaluations: int = field(metadata={"static": True})
-    interval: Interval = field(metadata={"static": True})
+    evaluations: int = static()
+    interval: Interval = static()
 
     def __call__(self, t: Time, x: PyTree, **cond: Any) -> PyTree:
         return self.function(t, x, **cond)

@@ -4,19 +4,17 @@ r"""Guidance: a velocity made of others.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 
+from jaxflow.records import record
 from jaxflow.types import Array, Data, Interval, Path, Time, Velocity
 from jaxflow.velocities.function import as_velocity
 
 __all__ = ["classifier_free"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class ClassifierFree:
     """The combination (1), in one call of the velocity on twice the batch."""
 

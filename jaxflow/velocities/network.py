@@ -1,12 +1,11 @@
 """The velocity that a trained network defines, and what else can be read off a velocity."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, parameter_summary
+from jaxflow.records import record, static
 from jaxflow.types import Array, Data, Interval, Network, Params, Path, Time, Velocity
 from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.prediction import check_kind, conversion_interval, convert
@@ -16,15 +15,14 @@ __all__ = ["from_network", "posterior_mean", "score"]
 _ALWAYS = (0.0, 1.0)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class NetworkVelocity:
     """A network and its parameters, read as a velocity; parameters are the leaves."""
 
-    network: Network = field(metadata={"static": True})
+    network: Network = static()
     params: Params
     path: Path | None
-    prediction: str = field(metadata={"static": True})
+    prediction: str = static()
 
     evaluations = 1
 
@@ -51,8 +49,7 @@ class NetworkVelocity:
         )
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@record
 class Score:
     """The score of the marginal density that a velocity transports."""
 
