@@ -8,35 +8,43 @@ __all__ = ["Clock", "Rate"]
 
 
 class Clock:
-    """Seconds by what they were spent on; what was not measured was spent on steps."""
+    """Seconds by what they were spent on: each belongs to the innermost block, or else to steps."""
 
-    BUCKETS = ("start", "compile", "data", "checkpoint", "pictures")
+    BUCKETS = ("start", "compile", "data", "checkpoint", "pictures", "steps")
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(self.BUCKETS, 0.0)
-        self._began = time.perf_counter()
+        self._seconds = dict.fromkeys(self.BUCKETS, 0.0)
+        self._bucket = "steps"
+        self._since = time.perf_counter()
 
     @contextmanager
     def __call__(self, bucket: str) -> Iterator[None]:
         """Spend the seconds of a block on a bucket."""
-        began = time.perf_counter()
+        outer = self._turn_to(bucket)
         try:
             yield
         finally:
-            self.seconds[bucket] += time.perf_counter() - began
-
-    def total(self) -> float:
-        """Since the clock was made."""
-        return time.perf_counter() - self._began
+            self._turn_to(outer)
 
     def report(self) -> dict[str, float]:
-        """All buckets, steps among them; they sum to the total."""
-        total = self.total()
-        return {**self.seconds, "steps": total - sum(self.seconds.values())}
+        """All buckets; they sum to the seconds since the clock was made."""
+        self._turn_to(self._bucket)
+        return dict(self._seconds)
+
+    def _turn_to(self, bucket: str) -> str:
+        """The bucket until now, which is charged."""
+        now = time.perf_counter()
+        self._seconds[self._bucket] += now - self._since
+        self._since = now
+        before, self._bucket = self._bucket, bucket
+        return before
 
 
 class Rate:
-    """The rate of steps between two lines of the log, what is not training left out."""
+    """The rate of steps between two lines of the log, what is not training left out.
+
+    It begins after the first call, `step`, whose seconds are those of compiling.
+    """
 
     def __init__(self, clock: Clock, step: int):
         self._clock = clock
@@ -45,11 +53,11 @@ class Rate:
 
     def _training(self) -> float:
         found = self._clock.report()
-        return found["steps"] + found["data"] + found["compile"]
+        return found["steps"] + found["data"]
 
-    def at(self, step: int) -> float:
-        """Steps a second since the last time it was asked."""
+    def at(self, step: int) -> float | None:
+        """Steps a second since the last time it was asked; None where none was taken."""
         now = self._training()
-        rate = (step - self._step) / max(now - self._at, 1e-9)
+        taken, seconds = step - self._step, now - self._at
         self._step, self._at = step, now
-        return rate
+        return taken / seconds if taken > 0 and seconds > 0 else None

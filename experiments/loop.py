@@ -1,6 +1,5 @@
 """The training loop: batches in, checkpoints, metrics and pictures out."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -35,7 +34,7 @@ class Trained(NamedTuple):
 
     state: TrainState
     start: int
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]
     seconds: Mapping[str, float]
 
 
@@ -192,7 +191,7 @@ class _Loop:
     profile: Steps | None
     useful: float | None
 
-    def go(self, run: Run) -> Mapping[str, float]:
+    def go(self, run: Run) -> Mapping[str, float | None]:
         """Take `run` to its last step; returns the last line of the log."""
         config, start = self.config, int(run.state.step)
         writers = Writers(self.folder, config, start)
@@ -200,8 +199,8 @@ class _Loop:
             fed = feed(config, self.compiled, run.state, run.positions, self.clock)
         tracer = Tracer(self.profile, self.folder)
         draw = _pictures(config, self.compiled, self.folder)
-        pace = Rate(self.clock, start)
-        last: Mapping[str, float] = {}
+        pace = Rate(self.clock, start + fed.stride)
+        last: Mapping[str, float | None] = {}
         try:
             with training_bar(config.steps, start) as update:
                 for step in range(start + fed.stride, config.steps + fed.stride, fed.stride):
@@ -211,8 +210,7 @@ class _Loop:
                     ends = step == config.steps
                     if step % config.log.every == 0 or ends:
                         last = self._log(run, fed, step, writers, pace)
-                        loss = last["loss"]
-                        update(step, math.nan if loss is None else loss, last["steps_per_second"])
+                        update(step, last["loss"], last["steps_per_second"])
                     told = self.preemption.reached()
                     if step % config.checkpoint.every == 0 or ends or told:
                         with self.clock("checkpoint"):
@@ -246,11 +244,11 @@ class _Loop:
 
     def _log(
         self, run: Run, fed: Feed, step: int, writers: Writers, pace: Rate
-    ) -> dict[str, float]:
+    ) -> dict[str, float | None]:
         line = run.window.summary(step)
         rate = line["steps_per_second"] = pace.at(step)
         if self.useful is not None:
-            line["mfu"] = rate * self.useful
+            line["mfu"] = None if rate is None else rate * self.useful
         spikes = optax.tree.get(run.state.opt_state, "spikes", default=None)
         if spikes is not None:
             line["spikes"] = float(spikes)

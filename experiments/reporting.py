@@ -1,5 +1,6 @@
 """What a person sees of a run, and what is written down of it."""
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,8 +87,9 @@ def training_bar(steps: int, start: int) -> Iterator[Any]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=steps, completed=start, rate=0.0, loss=float("nan"))
 
-        def update(step: int, loss: float, rate: float) -> None:
+        def update(step: int, loss: float | None, rate: float | None) -> None:
             nonlocal shown
+            loss, rate = (math.nan if v is None else v for v in (loss, rate))
             progress.update(task, completed=step, loss=loss, rate=rate)
             tenth = 10 * step // steps
             if not console.is_terminal and tenth > shown:
