@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
@@ -30,16 +31,25 @@ DIGITS = (
 )
 
 
-def environment(**more: str) -> dict[str, str]:
-    """That of a child: CPU, and one device unless said otherwise."""
+def environment(**more: str | None) -> dict[str, str]:
+    """That of a child: CPU, one device unless said otherwise, and the tests' compiled programs.
+
+    A variable that is None is left out.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
-    return {**kept, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", **more}
+    ours = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
+    }
+    return kept | {k: v for k, v in (ours | more).items() if v is not None}
 
 
 class Child:
     """A running command, its output in files beside `folder`."""
 
-    def __init__(self, arguments: Sequence[str], log: Path, **env: str):
+    def __init__(self, arguments: Sequence[str], log: Path, **env: str | None):
         self.log = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
@@ -70,7 +80,7 @@ class Child:
 
 
 @contextlib.contextmanager
-def started(module: str, *arguments: str, log: Path, **env: str) -> Iterator[Child]:
+def started(module: str, *arguments: str, log: Path, **env: str | None) -> Iterator[Child]:
     """`python -m MODULE ARGUMENTS`, which does not outlive the block."""
     child = Child(["-m", module, *arguments], log, **env)
     try:
@@ -81,7 +91,7 @@ def started(module: str, *arguments: str, log: Path, **env: str) -> Iterator[Chi
 
 @contextlib.contextmanager
 def several(
-    n: int, module: str, *arguments: str, log: Path, devices: int = 2, **env: str
+    n: int, module: str, *arguments: str, log: Path, devices: int = 2, **env: str | None
 ) -> Iterator[list[Child]]:
     """The same command as `n` processes that find each other."""
     port = free_port()
@@ -148,7 +158,6 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def state_of(folder: Path, step: int) -> dict[str, np.ndarray]:
     """Every array of a checkpoint by its path, as Orbax reads it, with no part of ours."""
-    import jax
     import orbax.checkpoint as ocp
 
     handler = ocp.StandardCheckpointer()
@@ -164,7 +173,6 @@ def state_of(folder: Path, step: int) -> dict[str, np.ndarray]:
 
 def arrays_of(tree: Any) -> dict[str, np.ndarray]:
     """The leaves by their paths, keys by their data."""
-    import jax
 
     def plain(leaf: Any) -> np.ndarray:
         is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -8,12 +8,14 @@
 | `tensor` | n / k | 1 | k | heads and hidden units split over k devices, the rest whole |
 
 Sizes may be combined: `tensor` with `fsdp=2`, say. A batch is split over data and fsdp. Across
-slices of a cluster the data axis is the outermost, since its traffic is the least.
+the slices (or nodes with GPUs) of a cluster the data axis is the outermost, since its traffic is
+the least.
 
 Optimiser state and average follow the parameters that they belong to, by their place in the tree.
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxflow.types import PyTree, TrainState
 
 __all__ = ["LAYOUTS", "Layout", "Placed", "layout"]
+
+logger = logging.getLogger(__name__)
 
 LAYOUTS = ("data", "fsdp", "hybrid", "tensor")
 AXES = ("data", "fsdp", "tensor")
@@ -243,9 +247,10 @@ def _mesh(devices: list[Any], sizes: tuple[int, int, int]) -> Mesh:
     """Slice by slice and process by process, so that a process holds one run of a batch's rows."""
     slices = len({_slice(device) for device in devices})
     if sizes[0] % slices:
-        raise ValueError(
-            f"the data axis has {sizes[0]} parts, which do not divide over {slices} slices: fsdp "
-            "and tensor must fit inside a slice"
+        logger.warning(
+            "fsdp=%s and tensor=%s reach across %s slices or nodes, so what each layer exchanges "
+            "crosses the network between them: the layout hybrid keeps it inside",
+            *(*sizes[1:], slices),
         )
     ordered = sorted(devices, key=lambda d: (_slice(d), d.process_index, d.id))
     grid = np.asarray(ordered).reshape(sizes)
@@ -253,4 +258,5 @@ def _mesh(devices: list[Any], sizes: tuple[int, int, int]) -> Mesh:
 
 
 def _slice(device: Any) -> int:
+    """Of a TPU its slice, of a GPU its node."""
     return getattr(device, "slice_index", 0)

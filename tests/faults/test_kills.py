@@ -47,11 +47,15 @@ def writing(folder: Path) -> bool:
 
 @pytest.mark.timeout(900)
 def test_twenty_kills(uninterrupted: Path, tmp_path: Path) -> None:
-    """At random moments, every other one while a checkpoint is being written."""
+    """At random moments, every other one while a checkpoint is being written.
+
+    With the run's own compiled programs, which a kill may tear too.
+    """
     folder, chance = tmp_path / "run", random.Random(0)
+    alone = {"JAX_COMPILATION_CACHE_DIR": None}
     for kill in range(20):
         saved = steps_saved(folder)
-        with started(*train(folder), log=tmp_path / f"log{kill}") as child:
+        with started(*train(folder), log=tmp_path / f"log{kill}", **alone) as child:
             until(lambda saved=saved: steps_saved(folder) != saved, child)
             if kill % 2:
                 until(lambda: writing(folder), child)
@@ -60,7 +64,8 @@ def test_twenty_kills(uninterrupted: Path, tmp_path: Path) -> None:
             child.signal(signal.SIGKILL)
             child.wait()
         assert STEPS not in steps_saved(folder), "the run ended before it was killed"
-    finish(*train(folder), log=tmp_path / "log")
+    assert any((folder / "cache").iterdir())
+    finish(*train(folder), log=tmp_path / "log", **alone)
     assert_same_run(folder, uninterrupted, STEPS)
 
 

@@ -1,6 +1,7 @@
 """However the state is laid over devices, the run is that of one, and each holds its part."""
 
 import functools
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +182,29 @@ def test_saved_as_fsdp_read_as_data_and_as_tensor(tmp_path):
         for leaf, sharding in zip(jax.tree.leaves(restored.params), shardings, strict=True):
             assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
         other.step(restored, other.place(batch("float32")))
+
+
+@dataclass(frozen=True)
+class Device:
+    slice_index: int
+    process_index: int
+    id: int
+
+
+def nodes(n, each):
+    """Devices of `n` slices, in disorder."""
+    found = [Device(i, i, each * i + j) for i in range(n) for j in range(each)]
+    return [found[k] for k in np.random.default_rng(0).permutation(len(found))]
+
+
+def test_groups_stay_inside_a_slice_where_they_fit(caplog):
+    for name, sizes in [("hybrid", {"fsdp": 4}), ("tensor", {"tensor": 2, "fsdp": 2})]:
+        over = layout(name, devices=nodes(2, 4), tensor_axes=MODULE.tensor_axes, **sizes)
+        groups = over.mesh.devices.reshape(2, 4)
+        assert [{d.slice_index for d in group} for group in groups] == [{0}, {1}]
+    assert not caplog.records
+    assert layout("fsdp", devices=nodes(2, 4)).mesh.shape["fsdp"] == 8
+    assert "across 2 slices" in caplog.text
 
 
 def test_a_batch_is_read_whole_by_one_process():
