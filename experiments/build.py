@@ -70,10 +70,10 @@ def loss(config: ConfigDict) -> Loss:
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimiser, behind a clip of the gradient's norm and a guard where there are such."""
+    """The optimiser, behind a clip of the gradient's norm and a guard where these are not 0."""
     section = config.optimizer
     transformation = component("optimizer", _spec(section), steps=config.steps)
-    if section.clip is not None:
+    if section.clip:
         transformation = optax.chain(optax.clip_by_global_norm(section.clip), transformation)
     if section.spike_deviations:
         return training.without_spikes(transformation, deviations=section.spike_deviations)
@@ -203,11 +203,6 @@ def velocity(config: ConfigDict, params: Params) -> Velocity:
     """The velocity to sample with: the trained one, guided where the config says so."""
     if config.sampler.guidance == 1.0:
         return learned(config, params)
-    if not config.drop.null:
-        raise ValueError(
-            f"config.sampler.guidance is {config.sampler.guidance}, but config.drop.null is empty: "
-            "guidance needs the null value of a condition, as {'label': 10}"
-        )
     return velocities.classifier_free(
         learned(config, params), scale=config.sampler.guidance, null=config.drop.null.to_dict()
     )
@@ -244,20 +239,38 @@ def check_labels(config: ConfigDict, cond: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the label and the number of classes.
     """
-    classes = config.network.kwargs.get("num_classes")
     if "label" not in cond:
         return
-    if classes is None:
-        raise ValueError(
-            f"config.data.cond names 'label', but config.network ({config.network.name}) has no "
-            "num_classes: set config.network.kwargs.num_classes, or leave the label out"
-        )
-    label = np.asarray(cond["label"])
+    classes, label = _classes(config), np.asarray(cond["label"])
     if label.min() < 0 or label.max() >= classes:
         raise ValueError(
             f"labels run from {label.min()} to {label.max()}, but the network has classes 0 to "
             f"{classes - 1}: set config.network.kwargs.num_classes"
         )
+
+
+def check_null_label(config: ConfigDict) -> None:
+    """Refuse a null label that is none of the network's classes, nor the place behind them.
+
+    Raises:
+        ValueError: naming the label and the number of classes.
+    """
+    classes, null = _classes(config), config.drop.null.label
+    if null not in range(classes + 1):
+        raise ValueError(
+            f"config.drop.null.label is {null}, but the network has classes 0 to {classes - 1}, "
+            f"and {classes} for none"
+        )
+
+
+def _classes(config: ConfigDict) -> int:
+    classes = getattr(component("network", config.network), "num_classes", None)
+    if classes is None:
+        raise ValueError(
+            f"config.data.cond names 'label', but config.network ({config.network.name}) has no "
+            "num_classes: set config.network.kwargs.num_classes, or leave the label out"
+        )
+    return classes
 
 
 def _columns(columns: Mapping[str, np.ndarray], cond: Any) -> dict[str, np.ndarray]:

@@ -1,5 +1,7 @@
 """Whether a config is whole and of sound parts, before a run begins."""
 
+import math
+from collections.abc import Mapping
 from functools import reduce
 from itertools import chain
 from operator import getitem
@@ -9,7 +11,7 @@ from ml_collections import ConfigDict
 from experiments import build
 from jaxflow import training
 
-__all__ = ["check"]
+__all__ = ["check", "check_parts"]
 
 COMPONENTS = ("source", "coupling", "times", "path", "network", "loss", "optimizer", "sampler")
 OTHERS = (
@@ -20,20 +22,20 @@ OTHERS = (
     "data.on_device",
     "drop.rate",
     "drop.null",
-    "optimizer.clip",
     "optimizer.ema_decay",
     "parallel.layout",
     "parallel.axes",
     "parallel.mode",
     "checkpoint.best",
     "log.wandb_project",
-    "sampler.guidance",
     "evaluation.split",
 )
 LEAST = {
+    -math.inf: ("sampler.guidance",),
     0: (
         "data.workers",
         "data.unreadable_at_most",
+        "optimizer.clip",
         "optimizer.spike_deviations",
         "checkpoint.keep_every",
         "health.rollbacks",
@@ -57,7 +59,23 @@ LEAST = {
 
 
 def check(config: ConfigDict) -> None:
-    """Refuse a config that lacks a key, or of which a part cannot be built.
+    """Refuse a config that lacks a key, of which a part cannot be built, or which these devices
+    cannot train.
+
+    Raises:
+        ValueError: naming what is missing or wrong.
+    """
+    check_parts(config)
+    if config.parallel.mode not in training.MODES:
+        raise ValueError(
+            f"config.parallel.mode is {config.parallel.mode!r}; known are "
+            f"{', '.join(training.MODES)}"
+        )
+    training.check_divides(config.batch_size, build.layout(config))
+
+
+def check_parts(config: ConfigDict) -> None:
+    """Refuse a config that lacks a key, or of which a part cannot be built, on any devices.
 
     Raises:
         ValueError: naming what is missing or wrong.
@@ -67,16 +85,12 @@ def check(config: ConfigDict) -> None:
     if missing:
         raise ValueError(f"the config lacks {', '.join(missing)}")
     _check_numbers(config)
+    _check_rate(config)
     _check_rollbacks(config)
-    build.layout(config)
-    if config.parallel.mode not in training.MODES:
-        raise ValueError(
-            f"config.parallel.mode is {config.parallel.mode!r}; known are "
-            f"{', '.join(training.MODES)}"
-        )
     build.trainer(config)
     build.sampler(config)
     build.transforms(config)
+    _check_null(config)
 
 
 def _has(config: ConfigDict, name: str) -> bool:
@@ -90,8 +104,42 @@ def _check_numbers(config: ConfigDict) -> None:
     for least, names in LEAST.items():
         for name in names:
             value = reduce(getitem, name.split("."), config)
-            if not value >= least:
-                raise ValueError(f"config.{name} must be at least {least}; it is {value}")
+            if not (_is_number(value) and value >= least):
+                bound = f" of at least {least}" if math.isfinite(least) else ""
+                raise ValueError(f"config.{name} must be a finite number{bound}; it is {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _check_rate(config: ConfigDict) -> None:
+    """A schedule checks its own."""
+    kwargs = config.optimizer.kwargs
+    if "learning_rate" not in kwargs or isinstance(kwargs.learning_rate, Mapping | ConfigDict):
+        return
+    if not (_is_number(kwargs.learning_rate) and kwargs.learning_rate > 0):
+        raise ValueError(
+            "config.optimizer.kwargs.learning_rate must be positive, or a schedule as {'name': "
+            f"'constant', 'kwargs': {{'peak': 0.001}}}}; it is {kwargs.learning_rate!r}"
+        )
+
+
+def _check_null(config: ConfigDict) -> None:
+    """Of conditions that the data has, and of a label one that the network has a place for."""
+    null, known = config.drop.null, config.data.cond
+    if config.sampler.guidance != 1.0 and not null:
+        raise ValueError(
+            f"config.sampler.guidance is {config.sampler.guidance}, but config.drop.null is empty: "
+            "guidance needs the null value of a condition, as {'label': 10}"
+        )
+    unknown = [name for name in null if name not in known]
+    if unknown:
+        raise ValueError(
+            f"config.drop.null names {unknown[0]!r}, but config.data.cond is {list(known)}"
+        )
+    if "label" in null:
+        build.check_null_label(config)
 
 
 def _check_rollbacks(config: ConfigDict) -> None:

@@ -5,9 +5,9 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from logging import CRITICAL, getLogger
+from logging import CRITICAL, ERROR, getLogger
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -73,10 +73,19 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _quieten() -> None:
-    """Of a write that fails, Orbax leaves a dozen others unawaited, and each would be told."""
+    """Of a write that fails, Orbax's threads tell a dozen times what is said once at the end."""
     logging.set_verbosity(logging.WARNING)
+    if _DEBUG.value:
+        return
     getLogger("asyncio").setLevel(CRITICAL)
+    getLogger("absl").addFilter(lambda told: told.levelno < ERROR or "orbax" not in told.pathname)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    sys.unraisablehook = _unless_of_a_closed_loop
+
+
+def _unless_of_a_closed_loop(told: Any) -> None:
+    if "Event loop is closed" not in str(told.exc_value):
+        sys.__unraisablehook__(told)
 
 
 def _connect() -> None:
@@ -113,7 +122,10 @@ def _of_the_runtime(error: jax.errors.JaxRuntimeError) -> tuple[str, int]:
 def config_of_run() -> flags.FlagHolder:
     """A `--config` whose default is the snapshot in `--workdir`, read before flags are parsed."""
     config = ConfigDict() if any(a.startswith("--help") for a in sys.argv) else _snapshot()
-    return config_flags.DEFINE_config_dict("config", config, lock_config=True)
+    try:
+        return config_flags.DEFINE_config_dict("config", config, lock_config=True)
+    except (AttributeError, KeyError) as error:
+        _fail_for_key(error, sys.argv)
 
 
 def _snapshot() -> ConfigDict:
@@ -134,14 +146,24 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(list(argv))
     except (AttributeError, KeyError) as error:
-        name = str(error.args[0]).split("\n")[0].strip("'")
-        wrong = next((a for a in argv if a.startswith("--config") and name in a), "--config")
-        _fail(f"{wrong}: there is no such key ({_sentence(error)}); {REPLACE}", exits.WRONG_FLAG)
+        _fail_for_key(error, argv)
     except flags.UnrecognizedFlagError as error:
         hint = "; give --config=FILE before --config.key=value" if "config." in str(error) else ""
         _fail(_sentence(error) + hint, exits.WRONG_FLAG)
     except (flags.Error, TypeError, ValueError, OSError) as error:
         _fail(_sentence(error), exits.WRONG_FLAG)
+
+
+def _fail_for_key(error: AttributeError | KeyError, argv: Sequence[str]) -> NoReturn:
+    """Name the flag with a key that the config lacks, and the key that it may have meant."""
+    told = str(error).replace("\\n", " ").replace("\\", "")
+    names = re.findall(r"[A-Za-z_]\w*", told)
+    wrong = next(
+        (a for a in argv if names and re.match(rf"--?config\..*\b{names[0]}\b", a)), "--config"
+    )
+    near = re.search(r'Did you mean "(\w+)"', told)
+    hint = f", did you mean {near[1]!r}?" if near else ""
+    _fail(f"{wrong}: there is no such key{hint} ({REPLACE})", exits.WRONG_FLAG)
 
 
 def _sentence(error: BaseException) -> str:

@@ -7,6 +7,7 @@ of a config may name. An argument that is itself a component is resolved from th
 import difflib
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ Table = Mapping[str, Callable[..., Any]]
 
 def constant(peak: float, warmup: int = 0) -> optax.Schedule:
     """A constant rate after a linear warm-up."""
+    _check_schedule(peak, warmup)
     return optax.join_schedules(
         [optax.linear_schedule(0.0, peak, max(warmup, 1)), optax.constant_schedule(peak)],
         [max(warmup, 1)],
@@ -33,7 +35,15 @@ def constant(peak: float, warmup: int = 0) -> optax.Schedule:
 
 def cosine(peak: float, warmup: int = 0, end: float = 0.0, *, steps: int) -> optax.Schedule:
     """A cosine decay to `end` after a linear warm-up; `steps` is the run's."""
+    _check_schedule(peak, warmup)
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), end)
+
+
+def _check_schedule(peak: float, warmup: int) -> None:
+    if not (0 < peak < math.inf and warmup >= 0):
+        raise ValueError(
+            f"peak must be positive and warmup not negative; got {peak!r} and {warmup!r}"
+        )
 
 
 TABLES: Mapping[str, Table] = {

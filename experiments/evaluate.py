@@ -14,7 +14,7 @@ from etils import epath
 from rich.table import Table
 
 from experiments import command, workdir
-from experiments.check import check
+from experiments.check import check_parts
 from experiments.figures import Row, compare, likelihood
 from experiments.generate import average, generator, spread
 from experiments.reporting import console, counting
@@ -28,7 +28,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.")
 def main() -> None:
     """Evaluate, print the table, and write it down."""
     config, folder = _CONFIG.value, epath.Path(_WORKDIR.value)
-    check(config)
+    check_parts(config)
     if config.evaluation.num < 4:
         raise ValueError(f"config.evaluation.num must be at least 4; it is {config.evaluation.num}")
     run = generator(config, config.evaluation.num)

@@ -197,7 +197,7 @@ class _Loop:
         writers = Writers(self.folder, config, start)
         with self.clock("start"):
             fed = feed(config, self.compiled, run.state, run.positions, self.clock)
-        tracer = Tracer(self.profile, self.folder)
+        tracer = Tracer(self.profile, self.folder, start=start, stop=config.steps)
         draw = _pictures(config, self.compiled, self.folder)
         pace = Rate(self.clock, start + fed.stride)
         last: Mapping[str, float | None] = {}

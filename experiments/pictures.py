@@ -1,5 +1,6 @@
 """Pictures of samples and of the loss."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,8 @@ def _save(figure: Any, path: epath.Path) -> None:
 def draw_loss(path: epath.Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """The loss over steps."""
     figure, axes = _figure(6, 3.5)
-    axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], linewidth=1)
+    losses = [math.nan if line.get("loss") is None else line["loss"] for line in lines]
+    axes.plot([line["step"] for line in lines], losses, linewidth=1)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)

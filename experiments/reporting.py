@@ -80,21 +80,22 @@ def training_bar(steps: int, start: int) -> Iterator[Any]:
         TextColumn("training"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} steps/s  loss {task.fields[loss]:.4f}"),
+        TextColumn("{task.fields[told]}"),
         TimeRemainingColumn(),
     )
     shown = -1
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=steps, completed=start, rate=0.0, loss=float("nan"))
+        task = progress.add_task("", total=steps, completed=start, told="")
 
         def update(step: int, loss: float | None, rate: float | None) -> None:
             nonlocal shown
-            loss, rate = (math.nan if v is None else v for v in (loss, rate))
-            progress.update(task, completed=step, loss=loss, rate=rate)
+            told = f"loss {math.nan if loss is None else loss:.4f}"
+            told += "" if rate is None else f"  {rate:.1f} steps/s"
+            progress.update(task, completed=step, told=told)
             tenth = 10 * step // steps
             if not console.is_terminal and tenth > shown:
                 shown = tenth
-                console.print(f"step {step}/{steps}  loss {loss:.4f}  {rate:.1f} steps/s")
+                console.print(f"step {step}/{steps}  {told}")
 
         yield update
 

@@ -14,7 +14,7 @@ from absl import flags
 from etils import epath
 
 from experiments import build, command
-from experiments.check import check
+from experiments.check import check_parts
 from experiments.generate import average, generator
 from experiments.pictures import draw_samples
 from experiments.reporting import counting, table
@@ -33,7 +33,7 @@ def main() -> None:
     if _OUTPUT.value is None or not _OUTPUT.value.endswith(".npz"):
         raise ValueError(f"--output=FILE.npz is needed; got {_OUTPUT.value!r}")
     config, folder, output = _CONFIG.value, epath.Path(_WORKDIR.value), epath.Path(_OUTPUT.value)
-    check(config)
+    check_parts(config)
     output.parent.mkdir(parents=True, exist_ok=True)
     run = generator(config, _NUM.value)
     read = average(folder)

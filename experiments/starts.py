@@ -54,7 +54,7 @@ def counted(folder: epath.Path, step: int) -> Iterator[None]:
 def _before(file: epath.Path, step: int) -> int:
     try:
         found = json.loads(file.read_text())
-        return found["starts"] if found["step"] == step else 0
+        return int(found["starts"]) if found["step"] == step else 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 

@@ -12,9 +12,18 @@ Steps = tuple[int, int]
 
 
 class Tracer:
-    """Writes a trace of the steps `first` to `last` into `profile/`."""
+    """Writes a trace of the steps `first` to `last` into `profile/`.
 
-    def __init__(self, steps: Steps | None, folder: epath.Path):
+    Raises:
+        ValueError: where the steps from `start` to `stop` do not hold the last of them.
+    """
+
+    def __init__(self, steps: Steps | None, folder: epath.Path, *, start: int, stop: int):
+        if steps and not start < steps[1] <= stop:
+            raise ValueError(
+                f"--profile_steps={steps[0]}:{steps[1]} must end within the steps to be taken, "
+                f"{start + 1} to {stop}"
+            )
         self._steps = steps
         self._folder = folder / "profile"
         self._on = False

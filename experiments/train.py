@@ -34,7 +34,7 @@ def main() -> None:
     if _DRY_RUN.value:
         dry_run(config)
         return
-    if _WORKDIR.value is None:
+    if not _WORKDIR.value:
         raise ValueError("--workdir=DIR is needed: the folder that the run is written to")
     folder = epath.Path(_WORKDIR.value)
     profile = steps_of(_PROFILE.value)

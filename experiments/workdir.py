@@ -23,20 +23,38 @@ from ml_collections import ConfigDict
 from jaxflow.training import processes
 
 CONFIG = "config.json"
-MAY_CHANGE = ("steps", "parallel", "checkpoint", "health", "log", "sampler", "evaluation")
+MAY_CHANGE = (
+    "steps",
+    "data.source.kwargs.data_dir",
+    "data.workers",
+    "data.unreadable_at_most",
+    "parallel",
+    "checkpoint",
+    "health",
+    "log",
+    "sampler",
+    "evaluation",
+)
+
+
+_MAY_CHANGE = tuple(f"{key}." for key in MAY_CHANGE)
 
 
 def create(workdir: epath.Path, config: ConfigDict) -> None:
     """Make the folder, and write the config into it or compare it with the one there.
+
+    A run that has saved nothing yet gives way to another config.
 
     Raises:
         ValueError: where the folder belongs to a run of another config, naming what differs.
         OSError: where the folder cannot be written.
     """
     snapshot = workdir / CONFIG
-    if snapshot.exists():
+    if snapshot.exists() and _has_saved(workdir):
         _refuse_another(workdir, read_config(workdir), config)
     if processes.is_first():
+        if workdir.exists() and not workdir.is_dir():
+            raise FileExistsError(f"{workdir} is a file: choose a folder for the run")
         for folder in (workdir, workdir / "samples", workdir / "checkpoints"):
             folder.mkdir(parents=True, exist_ok=True)
         _write_whole(snapshot, config.to_json(indent=2))
@@ -57,7 +75,7 @@ def read_config(workdir: epath.Path) -> ConfigDict:
         )
     try:
         return ConfigDict(json.loads(snapshot.read_text()))
-    except json.JSONDecodeError as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{snapshot} is damaged ({error}): restore it or use a new folder"
         ) from None
@@ -79,16 +97,19 @@ def append_line(path: epath.Path, line: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """All whole lines of JSON; a torn last one is left out."""
+    """All lines of a step; one that is torn or damaged is left out."""
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    lines = [_parsed(text) for text in path.read_bytes().splitlines()]
+    return [line for line in lines if isinstance(line.get("step"), int)]
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return {}
+    return line if isinstance(line, dict) else {}
 
 
 def forget_after(path: epath.Path, step: int) -> None:
@@ -105,12 +126,17 @@ def _write_whole(path: epath.Path, text: str) -> None:
     part.replace(path)
 
 
+def _has_saved(workdir: epath.Path) -> bool:
+    folder = workdir / "checkpoints"
+    return folder.exists() and any(p.name.isdecimal() for p in folder.iterdir())
+
+
 def _refuse_another(workdir: epath.Path, before: ConfigDict, now: ConfigDict) -> None:
     old, new = dict(_flat(json.loads(before.to_json()))), dict(_flat(json.loads(now.to_json())))
     differ = [
         key
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key.split(".")[0] not in MAY_CHANGE
+        if old.get(key) != new.get(key) and not f"{key}.".startswith(_MAY_CHANGE)
     ]
     if differ:
         changes = "; ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in differ)

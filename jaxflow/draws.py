@@ -9,6 +9,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
@@ -247,6 +248,9 @@ def drop(rate: float, null: Mapping[str, float]) -> Draw:
         raise ValueError(f"drop needs a rate in [0, 1]; got {rate}")
     if not null:
         raise ValueError("drop needs the null value of at least one condition, as {'label': 10}")
+    wrong = [name for name, value in null.items() if not isinstance(value, Real)]
+    if wrong:
+        raise ValueError(f"the null value of {wrong[0]!r} must be a number; got {null[wrong[0]]!r}")
     return Drop(rate, tuple(sorted(null.items())))
 
 

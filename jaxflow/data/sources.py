@@ -81,7 +81,7 @@ def tfds(
 
     builder: Any = tensorflow_datasets.builder_from_directory(_directory(name, data_dir))
     splits = sorted(builder.info.splits)
-    for part in split.split("+"):
+    for part in str(split).split("+"):
         known = part.split("[")[0].strip()
         if known not in splits:
             raise ValueError(

@@ -39,7 +39,7 @@ def store(
     Args:
         name: of the data set: lower-case letters, digits and underscores.
         splits: a source for each split; only a few hundred examples are held at once.
-        data_dir: the folder that holds data sets.
+        data_dir: the folder that holds data sets, on this machine's disk.
         classes: names of the labels.
         on_example: called with the split after every example.
 
@@ -47,13 +47,17 @@ def store(
         The folder `data_dir/name/1.0.0`.
 
     Raises:
-        ValueError: for a name that TFDS cannot read, an empty split, or examples that differ in
-            shape or type.
+        ValueError: for a name that TFDS cannot read, an empty split, examples that differ in
+            shape or type, or a bucket to write to.
         FileExistsError: where the data set is there already.
     """
     if not name.isidentifier() or name != name.lower() or "-" in name:
         raise ValueError(
             f"{name!r} cannot name a data set: use lower-case letters, digits and underscores"
+        )
+    if "://" in str(data_dir):
+        raise ValueError(
+            f"a data set cannot be written to {data_dir}: write it to a folder, and copy that"
         )
     place = Path(data_dir).expanduser().absolute() / name / VERSION
     if place.exists():

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxflow.arrays import at_least_float32
 from jaxflow.networks.embeddings import Conditioning, positions
 from jaxflow.networks.initialisers import zeros
-from jaxflow.networks.layers import Attention, dense, layer_norm, modulate
+from jaxflow.networks.layers import Attention, check_fields, dense, layer_norm, modulate
 from jaxflow.types import Array, Float, Int, Time
 
 __all__ = ["DiT", "dit"]
@@ -57,6 +57,10 @@ class DiT(nn.Module):
     remat: str | None = None
     attention: str | None = None
     unroll: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, patch=1, width=1, depth=1, heads=1, unroll=1)
+        super().__post_init__()
 
     @property
     def tensor_axes(self) -> dict[str, tuple[int, int]]:

@@ -8,6 +8,7 @@ Statistics are float32 whatever the network computes in; the result has the dtyp
 """
 
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import flax.linen as nn
@@ -18,10 +19,40 @@ from jaxflow.arrays import at_least_float32
 from jaxflow.networks.initialisers import ones, xavier, zeros
 from jaxflow.types import Array
 
-__all__ = ["Attention", "GroupNorm", "conv", "dense", "layer_norm", "modulate"]
+__all__ = ["Attention", "GroupNorm", "check_fields", "conv", "dense", "layer_norm", "modulate"]
 
 dense = partial(nn.Dense, kernel_init=xavier, bias_init=zeros)
 conv = partial(nn.Conv, kernel_init=xavier, bias_init=zeros)
+
+
+def check_fields(module: nn.Module, **least: int) -> None:
+    """Refuse sizes that are no whole numbers or too small, and a share or a type that is none.
+
+    Args:
+        module: whose `dropout`, `dtype`, `num_classes` and `out_channels`, where it has them, are
+            checked too.
+        **least: the smallest value of each size, by name; of a tuple, of each in it.
+
+    Raises:
+        ValueError: naming the field and what it is.
+    """
+    name = type(module).__name__
+    given = (f for f in ("num_classes", "out_channels") if getattr(module, f, None) is not None)
+    least |= dict.fromkeys(given, 1)
+    for field, smallest in least.items():
+        value = getattr(module, field)
+        for size in value if isinstance(value, tuple | list) else (value,):
+            if not isinstance(size, Integral) or size < smallest:
+                raise ValueError(
+                    f"{name} takes whole numbers of at least {smallest} for {field}; got {value!r}"
+                )
+    dropout = getattr(module, "dropout", 0.0)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{name} takes a share in [0, 1) for dropout; got {dropout!r}")
+    try:
+        jnp.dtype(getattr(module, "dtype", None) or jnp.float32)
+    except TypeError:
+        raise ValueError(f"{name} knows no dtype {module.dtype!r}") from None  # type: ignore[attr-defined]
 
 
 def layer_norm(x: Array, *, epsilon: float = 1e-6) -> Array:

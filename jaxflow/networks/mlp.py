@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxflow.arrays import at_least_float32
 from jaxflow.networks.embeddings import Conditioning, check_time
 from jaxflow.networks.initialisers import lecun, zeros
-from jaxflow.networks.layers import dense, layer_norm
+from jaxflow.networks.layers import check_fields, dense, layer_norm
 from jaxflow.types import Array, Data, Float, Int, Time
 
 __all__ = ["MLP", "ConcatMLP", "selu"]
@@ -37,6 +37,10 @@ class MLP(nn.Module):
     num_classes: int | None = None
     dropout: float = 0.0
     dtype: Any = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, width=1, depth=0)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -98,6 +102,10 @@ class ConcatMLP(nn.Module):
     width: int = 64
     depth: int = 3
     activation: Callable[[Array], Array] = selu
+
+    def __post_init__(self) -> None:
+        check_fields(self, width=1, depth=0)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, t: Time, x: Data, **cond: Float[Array, "batch ..."]) -> Data:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxflow.networks.embeddings import Conditioning
 from jaxflow.networks.initialisers import zeros
-from jaxflow.networks.layers import Attention, GroupNorm, conv, dense
+from jaxflow.networks.layers import Attention, GroupNorm, check_fields, conv, dense
 from jaxflow.networks.resampling import double, doubling_conv, halve
 from jaxflow.types import Array, Float, Int, Time
 
@@ -55,6 +55,10 @@ class UNet(nn.Module):
     dropout: float = 0.0
     dtype: Any = None
     remat: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self, channels=1, multipliers=1, blocks=1, attention=1, head_channels=1)
+        super().__post_init__()
 
     @nn.compact
     def __call__(

@@ -6,7 +6,7 @@
 
 from jaxflow.training.flops import flops
 from jaxflow.training.layouts import LAYOUTS, Layout, Placed, layout
-from jaxflow.training.parallel import MODES, Program, program
+from jaxflow.training.parallel import MODES, Program, check_divides, program
 from jaxflow.training.preemption import Preemption
 from jaxflow.training.spikes import without_spikes
 from jaxflow.training.trainer import draw_key, ema_decay_at, trainer
@@ -21,6 +21,7 @@ __all__ = [
     "Preemption",
     "Program",
     "Watchdog",
+    "check_divides",
     "draw_key",
     "ema_decay_at",
     "flops",

@@ -52,11 +52,18 @@ class Checkpoints:
         keep: how many of the newest to keep.
         keep_every: keep those at multiples of so many steps as well; 0 for none.
         best: a metric, of which the checkpoint with the lowest value is kept as well; "" for none.
+
+    Raises:
+        ValueError: for a `keep` that would keep none, or a negative `keep_every`.
     """
 
     def __init__(
         self, directory: str | Path, *, keep: int = 3, keep_every: int = 0, best: str = ""
     ):
+        if keep < 1 or keep_every < 0:
+            raise ValueError(
+                f"keep must be at least 1 and keep_every at least 0; got {keep} and {keep_every}"
+            )
         self.directory = _folder(directory)
         self._refused: Mapping[int, str] = {}
         self._best = best
@@ -277,8 +284,8 @@ class _Manager(ocp.CheckpointManager):
 
 
 def _folder(directory: str | Path) -> epath.Path:
-    folder = epath.Path(directory)
-    return folder if "://" in str(directory) else epath.Path(Path(directory).absolute())
+    remote = "://" in str(directory)
+    return epath.Path(directory if remote else Path(directory).expanduser().absolute())
 
 
 def _kept(keep: int, keep_every: int, best: str) -> Any:

@@ -211,6 +211,11 @@ def layout(
     if name not in LAYOUTS:
         raise ValueError(f"layout is {name!r}, but must be one of {', '.join(LAYOUTS)}")
     n = len(devices)
+    if n == 0 or fsdp < 1 or tensor < 1:
+        raise ValueError(
+            f"a layout needs devices, and fsdp and tensor of at least 1; got {n} devices, "
+            f"fsdp={fsdp} and tensor={tensor}"
+        )
     wanted = n // tensor if name == "fsdp" and fsdp == 1 else fsdp
     _check_sizes(name, n, fsdp=wanted, tensor=tensor)
     if tensor > 1 and not tensor_axes:
@@ -223,7 +228,7 @@ def layout(
 
 
 def _check_sizes(name: str, n: int, *, fsdp: int, tensor: int) -> None:
-    if fsdp < 1 or tensor < 1 or n % (fsdp * tensor):
+    if not fsdp or n % (fsdp * tensor):
         raise ValueError(
             f"fsdp={fsdp} times tensor={tensor} does not divide {n} devices: choose divisors"
         )

@@ -21,7 +21,7 @@ from jaxflow.training.layouts import Layout, layout
 from jaxflow.training.trainer import draw_key
 from jaxflow.types import Array, Batch, Key, Params, Trainer, TrainState
 
-__all__ = ["MODES", "Program", "program"]
+__all__ = ["MODES", "Program", "check_divides", "program"]
 
 MODES = ("jit", "shard_map", "pmap")
 AXIS = "data"
@@ -79,6 +79,7 @@ def program(trainer: Trainer, *, mode: str = "jit", over: Layout | None = None) 
     drawn = on_host(trainer.draw)
 
     def complete(state: TrainState, batch: Batch) -> Batch:
+        check_divides(batch_size(batch), over)
         if not drawn:
             batch = trainer.draw(draw_key(state.key, state.step), batch)
         return jax.lax.with_sharding_constraint(batch, over.batch)
@@ -109,6 +110,18 @@ def program(trainer: Trainer, *, mode: str = "jit", over: Layout | None = None) 
     return Program(init, step, steps, place, over, drawn)
 
 
+def check_divides(n: int, over: Layout) -> None:
+    """Refuse a batch of `n` that the devices cannot share evenly.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    if n % over.batch_parts:
+        raise ValueError(
+            f"a batch of {n} does not divide over {over.batch_parts} devices: choose a multiple"
+        )
+
+
 def _check_mode(mode: str, over: Layout) -> None:
     if mode == "jit":
         return
@@ -126,11 +139,7 @@ def _check_mode(mode: str, over: Layout) -> None:
 def _place(over: Layout, drawn: bool, batch: Batch) -> Batch:
     """Rows to the devices that they belong to."""
     _, shares = (0, 1) if drawn else over.share
-    n = batch_size(batch) * shares
-    if n % over.batch_parts:
-        raise ValueError(
-            f"a batch of {n} does not divide over {over.batch_parts} devices: choose a multiple"
-        )
+    check_divides(batch_size(batch) * shares, over)
     if jax.process_count() == 1:
         return jax.device_put(batch, over.batch)
     if drawn:

@@ -1,6 +1,7 @@
 """Several processes as one run: how they find each other, and what each can read of an array."""
 
 import os
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -13,6 +14,8 @@ from jaxflow.arrays import is_concrete
 from jaxflow.types import PyTree
 
 __all__ = ["agree", "connect", "gathered", "is_first", "lay", "leave", "local", "together"]
+
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\s/]+):[1-9]\d{0,4}")
 
 
 def connect(
@@ -28,14 +31,14 @@ def connect(
     Kubernetes jobs, Slurm, Open MPI), and is one process alone everywhere else.
 
     Args:
-        coordinator: `HOST:PORT` of process 0, free there and reachable by all.
+        coordinator: `HOST:PORT` of process 0, a port that is free there and reachable by all.
         num_processes: how many.
         process_id: which of them this is, from 0.
         heartbeat_seconds: how long a process may be silent before the others give it up.
 
     Raises:
         ValueError: where only some of the three are given, or they do not fit together.
-        RuntimeError: where the processes do not find each other.
+        ConnectionError: where the processes do not find each other, or the port is taken.
     """
     given = (coordinator, num_processes, process_id)
     if any(a is None for a in given) and any(a is not None for a in given):
@@ -45,11 +48,20 @@ def connect(
         )
     if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
         raise ValueError(f"process_id {process_id} is not one of {num_processes} processes")
+    if coordinator is not None and not _ADDRESS.fullmatch(coordinator):
+        raise ValueError(f"coordinator is {coordinator!r}, but must be HOST:PORT, as 10.0.0.1:8476")
+    if heartbeat_seconds < 1:
+        raise ValueError(f"heartbeat_seconds must be at least 1; it is {heartbeat_seconds}")
     try:
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=heartbeat_seconds)
     except ValueError as error:
         if coordinator is not None or "coordinator_address" not in str(error):
             raise
+    except RuntimeError as error:
+        raise ConnectionError(
+            f"process {process_id} could not join at {coordinator} ({str(error).splitlines()[0]}): "
+            "the port must be free on the machine of process 0, and reachable from all others"
+        ) from error
     return jax.process_count()
 
 

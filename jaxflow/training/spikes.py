@@ -50,7 +50,7 @@ def without_spikes(
     Raises:
         ValueError: for numbers outside their range.
     """
-    if deviations <= 0 or not 0 < decay < 1 or warmup < 2:
+    if not (deviations > 0 and 0 < decay < 1 and warmup >= 2):
         raise ValueError(
             "deviations must be positive, decay between 0 and 1, and warmup at least 2; got "
             f"{deviations}, {decay} and {warmup}"

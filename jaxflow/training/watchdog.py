@@ -25,7 +25,7 @@ class Watchdog:
     """
 
     def __init__(self, seconds: float):
-        if seconds < 0:
+        if not seconds >= 0:
             raise ValueError(f"seconds must not be negative; got {seconds}")
         self.seconds = seconds
         self._last = time.monotonic()

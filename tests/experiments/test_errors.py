@@ -13,8 +13,9 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import build, loop, workdir
-from experiments.check import check
+from experiments import build, exits, loop, workdir
+from experiments.check import check, check_parts
+from experiments.pictures import draw_loss
 from jaxflow import data
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,9 @@ def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("train", [DIGITS, "--config.path.kwargs.sigma_mn=0.1"], "sigma_mn"),
         ("train", [DIGITS, "--config.path.name=linaer"], "did you mean 'linear'"),
         ("train", ["--config=configs/no_such.py"], "no_such"),
+        ("train", [DIGITS, "--config.sampler.nme=x"], "--config.sampler.nme=x: there is no such"),
+        ("train", [DIGITS, "--config.sampler.nme=x"], "did you mean 'name'"),
+        ("train", [DIGITS, "--coordinator=host", "--num_processes=2", "--process_id=0"], "'host'"),
         ("sample", ["--num=4", "--output=x.npz"], "experiments.train"),
         ("evaluate", [], "experiments.train"),
     ],
@@ -54,6 +58,25 @@ def test_commands_end_in_a_sentence(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("module", ["sample", "evaluate"])
+def test_keys_that_the_config_of_a_run_lacks(
+    module: str, config: ConfigDict, tmp_path: Path
+) -> None:
+    workdir.create(epath.Path(tmp_path), config)
+    for flag, near in [("smapler.guidance=2.0", "sampler"), ("sampler.nme=x", "name")]:
+        done = command(module, f"--workdir={tmp_path}", f"--config.{flag}")
+        assert done.returncode == exits.WRONG_FLAG
+        assert done.stderr.startswith(f"error: --config.{flag}: there is no such key")
+        assert f"did you mean '{near}'" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_trace_of_steps_that_are_not_taken(config: ConfigDict, tmp_path: Path) -> None:
+    for steps in [(10, 12), (3, 9)]:
+        with pytest.raises(ValueError, match=rf"{steps[0]}:{steps[1]} must end .*1 to 4"):
+            loop.train(config, epath.Path(tmp_path), steps)
 
 
 def test_unwritable_folder(tmp_path: Path) -> None:
@@ -84,17 +107,39 @@ def test_unwritable_folder(tmp_path: Path) -> None:
         ("optimizer.kwargs", {"learning_rat": 1e-3}, "did you mean 'learning_rate'"),
         ("parallel.layout", "datta", "datta"),
         ("parallel.mode", "pmapp", "pmap"),
-        ("steps", 0, "config.steps must be at least 1; it is 0"),
-        ("parallel.steps_per_call", 0, "config.parallel.steps_per_call must be at least 1"),
-        ("parallel.microbatches", 0, "config.parallel.microbatches must be at least 1"),
-        ("log.every", 0, "config.log.every must be at least 1"),
-        ("log.pictures_every", 0, "config.log.pictures_every must be at least 1"),
-        ("sampler.batch_size", 0, "config.sampler.batch_size must be at least 1"),
-        ("checkpoint.keep_every", -1, "config.checkpoint.keep_every must be at least 0"),
-        ("health.abort_after", 0, "config.health.abort_after must be at least 1"),
-        ("health.stall_seconds", -5, "config.health.stall_seconds must be at least 0; it is -5"),
+        ("steps", 0, "config.steps must be .* at least 1; it is 0"),
+        ("parallel.steps_per_call", 0, "config.parallel.steps_per_call must be .* at least 1"),
+        ("parallel.microbatches", 0, "config.parallel.microbatches must be .* at least 1"),
+        ("log.every", 0, "config.log.every must be .* at least 1"),
+        ("log.pictures_every", 0, "config.log.pictures_every must be .* at least 1"),
+        ("sampler.batch_size", 0, "config.sampler.batch_size must be .* at least 1"),
+        ("checkpoint.keep_every", -1, "config.checkpoint.keep_every must be .* at least 0"),
+        ("health.abort_after", 0, "config.health.abort_after must be .* at least 1"),
+        ("health.stall_seconds", -5, "config.health.stall_seconds must be .* at least 0; it is -5"),
         ("optimizer.spike_deviations", np.nan, "config.optimizer.spike_deviations.*nan"),
+        ("optimizer.clip", -1.0, "config.optimizer.clip must be .* at least 0; it is -1"),
+        ("optimizer.clip", None, "config.optimizer.clip must be .*it is None"),
+        ("optimizer.kwargs.learning_rate", -0.1, "learning_rate must be positive.*it is -0.1"),
+        ("optimizer.kwargs.learning_rate", "fast", "it is 'fast'"),
+        (
+            "optimizer.kwargs.learning_rate",
+            {"name": "constant", "kwargs": {"peak": -1.0}},
+            "peak must be positive.*-1.0",
+        ),
+        ("sampler.guidance", np.nan, "config.sampler.guidance must be a finite number; it is nan"),
         ("drop.rate", 2.0, "rate"),
+        ("drop.null", {"label": 99}, "label is 99, but the network has classes 0 to 9"),
+        ("drop.null", {"label": "x"}, "'label' must be a number; got 'x'"),
+        ("drop.null", {"lable": 10}, r"'lable', but config.data.cond is \['label'\]"),
+        ("network", {"name": "mlp", "kwargs": {"width": -4}}, "at least 1 for width; got -4"),
+        ("network", {"name": "mlp", "kwargs": {"width": "64"}}, "got '64'"),
+        ("network", {"name": "mlp", "kwargs": {"depth": -1}}, "at least 0 for depth; got -1"),
+        ("network", {"name": "mlp", "kwargs": {"dropout": 1.5}}, "dropout; got 1.5"),
+        ("network", {"name": "mlp", "kwargs": {"dtype": "float99"}}, "no dtype 'float99'"),
+        ("network", {"name": "dit", "kwargs": {"patch": 0}}, "at least 1 for patch; got 0"),
+        ("network", {"name": "unet", "kwargs": {"multipliers": [1, 0]}}, r"got \[1, 0\]"),
+        ("parallel.axes.tensor", 0, "tensor=0"),
+        ("batch_size", 12, "a batch of 12 does not divide over 8 devices"),
     ],
 )
 def test_every_part_of_a_config_is_checked_before_the_run(
@@ -108,6 +153,19 @@ def test_every_part_of_a_config_is_checked_before_the_run(
         place[last] = value
     with pytest.raises(ValueError, match=words):
         check(config)
+
+
+def test_guidance_without_a_null_value(config: ConfigDict) -> None:
+    config.drop.rate, config.drop.null, config.sampler.guidance = 0.0, {}, 2.0
+    with pytest.raises(ValueError, match=r"guidance is 2.0, but config.drop.null is empty"):
+        check(config)
+
+
+def test_samples_are_drawn_on_devices_that_could_not_train(config: ConfigDict) -> None:
+    config.parallel.layout, config.parallel.axes.fsdp = "hybrid", 3
+    with pytest.raises(ValueError, match="8 devices"):
+        check(config)
+    check_parts(config)
 
 
 def test_keys_that_are_missing_are_named(config: ConfigDict) -> None:
@@ -135,15 +193,38 @@ def test_unknown_metric_for_the_best_checkpoint(config: ConfigDict, tmp_path: Pa
 
 
 def test_folder_of_another_run_is_left_alone(config: ConfigDict, tmp_path: Path) -> None:
-    workdir.create(tmp_path, config)
-    before = (tmp_path / "config.json").read_text()
+    """Once it has saved; what a run may change is no other config."""
     other = ConfigDict(config)
     other.seed = 1
+    workdir.create(tmp_path, other)
+    workdir.create(tmp_path, config)
+    before = (tmp_path / "config.json").read_text()
+    (tmp_path / "checkpoints" / "10").mkdir()
     with pytest.raises(ValueError, match="seed was 0 and is 1"):
         workdir.create(tmp_path, other)
     assert (tmp_path / "config.json").read_text() == before
-    config.steps = 99
+    config.steps, config.data.workers, config.data.source.kwargs.data_dir = 99, 1, "elsewhere"
     workdir.create(tmp_path, config)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b'"x"', b"\xff", b"{"])
+def test_a_damaged_snapshot_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config.json is damaged"):
+        workdir.read_config(epath.Path(tmp_path))
+
+
+def test_a_damaged_line_of_the_log_costs_no_other(tmp_path: Path) -> None:
+    log = epath.Path(tmp_path / "metrics.jsonl")
+    good = [b'{"step": 1, "loss": 2.0}', b'{"step": 2}', b'{"step": 3, "loss": null}']
+    bad = [b"garbage", b"3", b'{"a": 1}', b'{"step": null}', b"\xff\xfe", b'{"step": 4, "lo']
+    log.write_bytes(
+        b"\n".join([bad[0], good[0], bad[1], bad[2], good[1], *bad[3:5], good[2], bad[5]])
+    )
+    assert [line["step"] for line in workdir.read_lines(log)] == [1, 2, 3]
+    workdir.forget_after(log, 2)
+    assert [line["step"] for line in workdir.read_lines(log)] == [1, 2]
+    draw_loss(epath.Path(tmp_path / "loss.png"), workdir.read_lines(log))
 
 
 def test_missing_data_set(config: ConfigDict, tmp_path: Path) -> None:
@@ -223,7 +304,7 @@ def test_batch_that_does_not_divide(config: ConfigDict, tmp_path: Path) -> None:
 def test_steps_that_are_never_finite_stop_the_run(config: ConfigDict, tmp_path: Path) -> None:
     config.optimizer.kwargs.learning_rate = {"name": "constant", "kwargs": {"peak": 1e38}}
     config.optimizer.name = "sgd"
-    config.optimizer.clip = None
+    config.optimizer.clip = 0.0
     config.steps = 40
     config.health.abort_after = 2
     with pytest.raises(ArithmeticError, match="not finite"):

@@ -1,6 +1,7 @@
 """Several processes are one run: the same gradients, losses, samples and figures."""
 
 import json
+import socket
 from pathlib import Path
 
 import jax
@@ -194,9 +195,30 @@ def test_wrong_numbers_of_processes() -> None:
     for given, received in [
         (("127.0.0.1:1", None, None), "belong together"),
         (("127.0.0.1:1", 2, 2), "process_id 2"),
+        (("127.0.0.1", 2, 0), "'127.0.0.1', but must be HOST:PORT"),
+        ((":8476", 2, 0), "':8476'"),
+        (("host:http", 2, 0), "'host:http'"),
+        (("", 2, 0), "coordinator is ''"),
     ]:
         with pytest.raises(ValueError, match=received):
             processes.connect(*given)
+    with pytest.raises(ValueError, match="heartbeat_seconds must be at least 1; it is -5"):
+        processes.connect("127.0.0.1:1", 2, 0, heartbeat_seconds=-5)
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        told = f"127.0.0.1:{port}"
+        with started(
+            "experiments.train", *DIGITS, f"--workdir={tmp_path / 'run'}", f"--coordinator={told}",
+            "--num_processes=1", "--process_id=0", log=tmp_path / "log",
+        ) as child:  # fmt: skip
+            assert child.wait() == exits.REFUSED
+            last = child.output().strip().splitlines()[-1]
+            assert last.startswith(f"error: process 0 could not join at {told}")
 
 
 ALONE = "from jaxflow.training import processes; print('found', processes.connect())"

@@ -173,6 +173,12 @@ def test_newest_whole_checkpoint_is_taken_and_the_run_goes_on(damage, tmp_path):
     assert [p.name for p in tmp_path.glob("refused-*")] == [f"refused-{bad}-0"]
 
 
+@pytest.mark.parametrize("kept", [{"keep": 0}, {"keep": -1}, {"keep_every": -1}])
+def test_a_folder_that_would_keep_nothing_is_refused(tmp_path, kept):
+    with pytest.raises(ValueError, match=str(next(iter(kept.values())))):
+        Checkpoints(tmp_path, **kept)
+
+
 def test_none_is_whole(tmp_path):
     saved(tmp_path, 1)
     flip(tmp_path / "1")

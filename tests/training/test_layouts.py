@@ -225,6 +225,9 @@ def test_errors_name_what_they_got():
         (lambda: layout("fsdp", fsdp=4), "hybrid"),
         (lambda: layout("tensor", tensor=1, tensor_axes=rules), "tensor=k"),
         (lambda: layout("tensor", tensor=2), "tensor=2"),
+        (lambda: layout("fsdp", tensor=0), "tensor=0"),
+        (lambda: layout("fsdp", tensor=16, tensor_axes=rules), "tensor=16"),
+        (lambda: layout(devices=[]), "0 devices"),
         (lambda: layout("tensor", tensor=4, tensor_axes=rules).shardings(state), "6 units"),
         (lambda: program(MAPPED, mode="shard_map", over=layout("fsdp")), "'jit'"),
     ]:

@@ -57,6 +57,7 @@ def test_numbers_outside_their_range_are_named():
         ({"deviations": 0.0}, "0.0"),
         ({"decay": 1.0}, "1.0"),
         ({"warmup": 1}, "1"),
+        ({"deviations": np.nan}, "nan"),
     ]:
         with pytest.raises(ValueError, match=received):
             without_spikes(optax.sgd(0.1), **kwargs)
