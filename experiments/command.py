@@ -3,6 +3,7 @@
 import errno
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from logging import CRITICAL, ERROR, getLogger
@@ -56,18 +57,11 @@ def run(main: Callable[[], None]) -> None:
             _saved(told)
         except KeyboardInterrupt:
             _fail("interrupted; the same command goes on from what was saved", exits.INTERRUPTED)
-        except ImportError as error:
-            if _DEBUG.value or "gcsfs" not in str(error):
-                raise
-            _fail(NO_BUCKETS, exits.REFUSED)
-        except jax.errors.JaxRuntimeError as error:
-            if _DEBUG.value:
-                raise
-            _fail(*_of_the_runtime(error))
-        except (ValueError, OSError, ArithmeticError) as error:
-            if _DEBUG.value:
-                raise
-            _fail(_sentence(error) + _remedy(error), exits.REFUSED)
+        except Exception as error:
+            sentence, code = _told(error)
+            if _DEBUG.value or not sentence:
+                traceback.print_exc()
+            _fail(sentence or "an error that nobody foresaw; its traceback stands above", code)
 
     app.run(guarded, flags_parser=_parse)
 
@@ -95,13 +89,35 @@ def _connect() -> None:
 
 
 def _cache_compiled() -> None:
-    """Keep compiled programs in the run's folder, so that a restart begins at once."""
-    folder = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+    """Keep compiled programs in the run's folder, so that a restart begins at once.
+
+    Not those of several CPU devices in one process, which hang when they are loaded again: each
+    device may take a program's collectives in another order (XLA of jax 0.10 to 0.12).
+    """
+    if "workdir" not in flags.FLAGS:
+        return
+    if jax.default_backend() == "cpu" and jax.local_device_count() > 1:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    folder = flags.FLAGS["workdir"].value
     if folder is None or jax.config.jax_compilation_cache_dir is not None:
         return
     remote = "://" in folder
     cache = Path("~/.cache/jaxflow/compiled").expanduser() if remote else Path(folder) / "cache"
     jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """A sentence and an exit code; no sentence for what is an error of the program itself."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return _of_the_runtime(error)
+    if isinstance(error, ImportError) and "gcsfs" in str(error):
+        return NO_BUCKETS, exits.REFUSED
+    if isinstance(error, ChildProcessError | BlockingIOError):
+        return _sentence(error), exits.LOST
+    if isinstance(error, ValueError | OSError | ArithmeticError):
+        return _sentence(error) + _remedy(error), exits.REFUSED
+    return "", exits.WRONG_FLAG
 
 
 def _of_the_runtime(error: jax.errors.JaxRuntimeError) -> tuple[str, int]:

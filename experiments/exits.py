@@ -3,10 +3,10 @@
 | code | meaning |
 |---|---|
 | 0 | done |
-| 1 | a wrong flag or config key |
+| 1 | a wrong flag or config key, or an error that nobody foresaw, with its traceback |
 | 2 | what the sentence says |
 | 75 | told to stop (SIGTERM) and saved: the same command goes on |
-| 76 | stalled, or another process was lost: the same command goes on from the last checkpoint |
+| 76 | stalled, a process was lost, or another run has the folder: the same command goes on |
 | 130 | interrupted (Ctrl-C: saved, as 75; twice: at once) |
 | 134 | as 76, where JAX noticed first that another process was lost |
 """

@@ -28,6 +28,8 @@ __all__ = ["Trained", "initial_state", "program", "train"]
 
 PICTURED = 100
 
+Draw = Callable[[TrainState, int], None]
+
 
 class Trained(NamedTuple):
     """The end of a run: its state, the step it began at, its last metrics, and its seconds."""
@@ -102,10 +104,11 @@ def train(config: ConfigDict, folder: epath.Path, profile: Steps | None = None) 
             compiled = program(config)
             run = _restored(config, compiled, checkpoints)
             useful = _useful(config, compiled, run.state)
-        loop = _Loop(
-            config, folder, compiled, checkpoints, clock, watchdog, preemption, profile, useful
-        )
         start = int(run.state.step)
+        tracer = Tracer(profile, folder, start=start, stop=config.steps)
+        loop = _Loop(
+            config, folder, compiled, checkpoints, clock, watchdog, preemption, tracer, useful
+        )
         with starts.counted(folder, start):
             while True:
                 try:
@@ -188,7 +191,7 @@ class _Loop:
     clock: Clock
     watchdog: Watchdog
     preemption: Preemption
-    profile: Steps | None
+    tracer: Tracer
     useful: float | None
 
     def go(self, run: Run) -> Mapping[str, float | None]:
@@ -197,16 +200,17 @@ class _Loop:
         writers = Writers(self.folder, config, start)
         with self.clock("start"):
             fed = feed(config, self.compiled, run.state, run.positions, self.clock)
-        tracer = Tracer(self.profile, self.folder, start=start, stop=config.steps)
         draw = _pictures(config, self.compiled, self.folder)
         pace = Rate(self.clock, start + fed.stride)
         last: Mapping[str, float | None] = {}
         try:
+            if start and self._pictured(start) and not self._has_picture(start):
+                self._draw(draw, run, start, writers)
             with training_bar(config.steps, start) as update:
                 for step in range(start + fed.stride, config.steps + fed.stride, fed.stride):
-                    tracer.before(step)
+                    self.tracer.before(step)
                     self._advance(run, fed, first=step == start + fed.stride)
-                    tracer.after(step, run.state)
+                    self.tracer.after(step, run.state)
                     ends = step == config.steps
                     if step % config.log.every == 0 or ends:
                         last = self._log(run, fed, step, writers, pace)
@@ -218,18 +222,30 @@ class _Loop:
                     if told and not ends:
                         self.checkpoints.wait()
                         raise Preempted(step, interrupted=self.preemption.interrupted)
-                    if step % config.log.pictures_every == 0 or ends:
-                        with self.clock("pictures"):
-                            draw(run.state, step)
-                            if processes.is_first():
-                                draw_loss(self.folder / "loss.png", writers.lines())
+                    if self._pictured(step):
+                        self._draw(draw, run, step, writers)
                     self.watchdog.beat()
             with self.clock("checkpoint"):
                 self.checkpoints.wait()
         finally:
+            self.tracer.close()
             fed.close()
             writers.close()
-        return last
+        return last or writers.last(start)
+
+    def _pictured(self, step: int) -> bool:
+        return step % self.config.log.pictures_every == 0 or step == self.config.steps
+
+    def _has_picture(self, step: int) -> bool:
+        """Of a run that stopped after it saved, and before it drew, it is still to be drawn."""
+        files = picture_of(self.folder, step), self.folder / "loss.png"
+        return processes.agree(all(file.exists() for file in files))
+
+    def _draw(self, draw: Draw, run: Run, step: int, writers: Writers) -> None:
+        with self.clock("pictures"):
+            draw(run.state, step)
+            if processes.is_first():
+                draw_loss(self.folder / "loss.png", writers.lines())
 
     def _advance(self, run: Run, fed: Feed, *, first: bool) -> None:
         """One call; nothing may cross between host and device in it but what was placed."""
@@ -262,9 +278,12 @@ class _Loop:
         return line
 
 
-def _pictures(
-    config: ConfigDict, compiled: Program, folder: epath.Path
-) -> Callable[[TrainState, int], None]:
+def picture_of(folder: epath.Path, step: int) -> epath.Path:
+    """Where the picture of a step lies."""
+    return folder / "samples" / f"step_{step:07d}.png"
+
+
+def _pictures(config: ConfigDict, compiled: Program, folder: epath.Path) -> Draw:
     """Draws samples of the average so far; compiled at its first call."""
     made: list[Any] = []
 
@@ -276,6 +295,6 @@ def _pictures(
         if not made:
             made.append(generator(config, num))
         samples = made[0](params, config.seed, num)
-        draw_samples(folder / "samples" / f"step_{step:07d}.png", samples.x)
+        draw_samples(picture_of(folder, step), samples.x)
 
     return draw

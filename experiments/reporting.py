@@ -17,7 +17,7 @@ from jaxflow.training import Placed, processes
 
 __all__ = ["Writers", "console", "counting", "laid_out", "table", "training_bar"]
 
-console = Console(width=None if sys.stdout.isatty() else 120)
+console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
 
 
 class Writers:
@@ -34,7 +34,7 @@ class Writers:
         if not self._writes:
             return
         workdirs.forget_after(self._lines, step)
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step or None)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         self._wandb = None
         if config.log.wandb_project:
             try:
@@ -63,6 +63,13 @@ class Writers:
     def lines(self) -> list[dict[str, Any]]:
         """All that was written so far."""
         return workdirs.read_lines(self._lines)
+
+    def last(self, step: int) -> dict[str, float | None]:
+        """The metrics of the line of a step, where it is the last."""
+        line = next(iter(reversed(self.lines())), {"step": None})
+        if line["step"] != step:
+            return {}
+        return {k: v for k, v in line.items() if k != "step" and not k.startswith("seconds/")}
 
     def close(self) -> None:
         """Flush everything."""

@@ -8,10 +8,14 @@ sample took, and `success`. The samples are made in parts, by every device of ev
 same command goes on with the parts that are missing.
 """
 
+import json
+import zlib
+
 import jax
 import numpy as np
 from absl import flags
 from etils import epath
+from ml_collections import ConfigDict
 
 from experiments import build, command
 from experiments.check import check_parts
@@ -20,6 +24,9 @@ from experiments.pictures import draw_samples
 from experiments.reporting import counting, table
 from experiments.shards import Shards
 from jaxflow.training import processes
+from jaxflow.training.fingerprint import fingerprint
+
+SHAPING = ("source", "data", "drop", "network", "path", "loss", "sampler")
 
 _CONFIG = command.config_of_run()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
@@ -37,7 +44,15 @@ def main() -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     run = generator(config, _NUM.value)
     read = average(folder)
-    plan = {"seed": _SEED.value, "step": read.step, "sampler": config.sampler.to_dict()}
+    plan = {
+        "seed": _SEED.value,
+        "step": read.step,
+        "parameters": zlib.crc32(np.asarray(fingerprint(read.params)).tobytes()),
+        **{name: config[name] for name in SHAPING},
+    }
+    plan = json.loads(ConfigDict(plan).to_json())
+    if not processes.alike(json.dumps([plan, _NUM.value, str(output)], sort_keys=True)):
+        raise ValueError("the processes were told to draw different samples: start all alike")
     shards = Shards(output, plan, num=_NUM.value, size=run.size)
     processes.together("jaxflow plan of samples")
     mine = shards.missing()[jax.process_index() :: jax.process_count()]

@@ -75,6 +75,8 @@ class Shards:
                 if name != "x":
                     small[name] = np.concatenate(kept)
         whole.replace(self.output)
+        for part in parts:  # the plan last, which says what they are
+            part.unlink()
         self.folder.rmtree()
         return small
 

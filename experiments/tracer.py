@@ -31,14 +31,20 @@ class Tracer:
     def before(self, step: int) -> None:
         """Start, where the call that ends with `step` holds the first or comes after it."""
         if self._steps and not self._on and step >= self._steps[0]:
-            jax.profiler.start_trace(str(self._folder))
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # it ends the process where threads come and go
+            jax.profiler.start_trace(str(self._folder), profiler_options=options)
             self._on = True
+
+    def close(self) -> None:
+        """Write what there is of a trace that was not ended."""
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on, self._steps = False, None
 
     def after(self, step: int, state: TrainState) -> None:
         """Stop, where `step` was the last."""
         if self._steps and self._on and step >= self._steps[1]:
             jax.block_until_ready(state)
-            jax.profiler.stop_trace()
-            self._on = False
-            self._steps = None
+            self.close()
             console.print(f"the trace is in {self._folder}")

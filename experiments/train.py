@@ -39,7 +39,8 @@ def main() -> None:
     folder = epath.Path(_WORKDIR.value)
     profile = steps_of(_PROFILE.value)
     workdir.create(folder, config)
-    trained = loop.train(config, folder, profile)
+    with workdir.held(folder):
+        trained = loop.train(config, folder, profile)
     pictures = sorted((folder / "samples").glob("*.png"))
     taken = int(trained.state.step) - trained.start
     spent = [f"{name} {value:.1f}" for name, value in trained.seconds.items() if value >= 0.05]

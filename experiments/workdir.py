@@ -13,16 +13,25 @@ loss.png           the loss curve
 evaluation.json    what `evaluate` found
 """
 
+import fcntl
 import json
+import time
+import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import contextmanager
+from typing import IO, Any
 
+import jax
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from jaxflow.training import processes
 
 CONFIG = "config.json"
+LOCK = ".lock"
+HELD_SECONDS = 20.0
+SEEN_SECONDS = 10.0
 MAY_CHANGE = (
     "steps",
     "data.source.kwargs.data_dir",
@@ -46,10 +55,13 @@ def create(workdir: epath.Path, config: ConfigDict) -> None:
     A run that has saved nothing yet gives way to another config.
 
     Raises:
-        ValueError: where the folder belongs to a run of another config, naming what differs.
+        ValueError: where the folder belongs to a run of another config, naming what differs; in
+            every process, where they have different configs or do not see the same folder.
         OSError: where the folder cannot be written.
     """
     snapshot = workdir / CONFIG
+    if not processes.alike(config.to_json(sort_keys=True)):
+        raise ValueError("the processes were started with different configs: start all alike")
     if snapshot.exists() and _has_saved(workdir):
         _refuse_another(workdir, read_config(workdir), config)
     if processes.is_first():
@@ -58,7 +70,61 @@ def create(workdir: epath.Path, config: ConfigDict) -> None:
         for folder in (workdir, workdir / "samples", workdir / "checkpoints"):
             folder.mkdir(parents=True, exist_ok=True)
         _write_whole(snapshot, config.to_json(indent=2))
+    _check_shared(workdir)
+
+
+def _check_shared(workdir: epath.Path) -> None:
+    """Refuse a folder in which a process does not find what the first one has just written."""
+    if jax.process_count() == 1:
+        return
+    random = np.frombuffer(uuid.uuid4().bytes, np.uint8)[None]
+    token = workdir / f".seen-{processes.gathered(random)[0].tobytes().hex()}"
+    if processes.is_first():
+        token.touch()
     processes.together("jaxflow workdir")
+    end = time.monotonic() + SEEN_SECONDS
+    while not (seen := token.exists()) and time.monotonic() < end:
+        time.sleep(0.2)
+    everywhere = processes.agree(seen)
+    if processes.is_first():
+        token.unlink()
+    if not everywhere:
+        raise ValueError(
+            f"{workdir} must be one folder that every process sees, and it is not: give all of "
+            "them one on a shared disk or at gs://"
+        )
+
+
+@contextmanager
+def held(workdir: epath.Path) -> Iterator[None]:
+    """The folder for this run alone, as far as a file system on this machine can tell.
+
+    Raises:
+        BlockingIOError: where another run still has it after some seconds.
+    """
+    if "://" in str(workdir) or not processes.is_first():
+        yield
+        return
+    with (workdir / LOCK).open("w") as file:
+        end = time.monotonic() + HELD_SECONDS
+        while not _locks(file):
+            if time.monotonic() > end:
+                raise BlockingIOError(
+                    f"another run is at work in {workdir}: wait until it has ended, or choose "
+                    "another folder"
+                )
+            time.sleep(0.2)
+        yield
+
+
+def _locks(file: IO[Any]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks tells nothing
+    return True
 
 
 def read_config(workdir: epath.Path) -> ConfigDict:

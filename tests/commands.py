@@ -34,13 +34,15 @@ DIGITS = (
 def environment(**more: str | None) -> dict[str, str]:
     """That of a child: CPU, one device unless said otherwise, and the tests' compiled programs.
 
-    A variable that is None is left out.
+    A variable that is None is left out. Programs of several devices are not to be loaded again:
+    see `experiments.command`.
     """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
+    several = more.get("JAX_NUM_CPU_DEVICES", "1") != "1"
     ours = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_COMPILATION_CACHE_DIR": None if several else jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
     }
     return kept | {k: v for k, v in (ours | more).items() if v is not None}
@@ -91,9 +93,15 @@ def started(module: str, *arguments: str, log: Path, **env: str | None) -> Itera
 
 @contextlib.contextmanager
 def several(
-    n: int, module: str, *arguments: str, log: Path, devices: int = 2, **env: str | None
+    n: int,
+    module: str,
+    *arguments: str,
+    log: Path,
+    devices: int = 2,
+    apart: Sequence[str] = (),
+    **env: str | None,
 ) -> Iterator[list[Child]]:
-    """The same command as `n` processes that find each other."""
+    """The same command as `n` processes that find each other; `apart` is a flag more for each."""
     port = free_port()
     children = []
     try:
@@ -102,6 +110,7 @@ def several(
                 f"--coordinator=127.0.0.1:{port}",
                 f"--num_processes={n}",
                 f"--process_id={i}",
+                *apart[i : i + 1],
             )
             children.append(
                 Child(

@@ -94,7 +94,21 @@ class Batches:
         return self
 
     def __next__(self) -> Batch:
-        batch = next(self._iterator)
+        """The next batch.
+
+        Raises:
+            ChildProcessError: where a process that reads was ended from outside.
+            ValueError: for more unreadable examples than allowed.
+        """
+        try:
+            batch = next(self._iterator)
+        except RuntimeError as error:
+            if "Worker process was terminated" not in str(error):
+                raise
+            raise ChildProcessError(
+                f"a process that reads data was ended ({str(error).splitlines()[0]}), perhaps for "
+                "want of memory: fewer workers need less"
+            ) from error
         self.step += 1
         return batch
 

@@ -54,7 +54,8 @@ class Checkpoints:
         best: a metric, of which the checkpoint with the lowest value is kept as well; "" for none.
 
     Raises:
-        ValueError: for a `keep` that would keep none, or a negative `keep_every`.
+        ValueError: for a `keep` that would keep none, a negative `keep_every`, or a directory whose
+            name holds one of `*?[`, which Orbax takes for a pattern when it writes.
     """
 
     def __init__(
@@ -285,7 +286,10 @@ class _Manager(ocp.CheckpointManager):
 
 def _folder(directory: str | Path) -> epath.Path:
     remote = "://" in str(directory)
-    return epath.Path(directory if remote else Path(directory).expanduser().absolute())
+    folder = str(directory if remote else Path(directory).expanduser().absolute())
+    if set("*?[") & set(folder):
+        raise ValueError(f"{folder} cannot hold checkpoints: choose a name without *, ? and [")
+    return epath.Path(folder)
 
 
 def _kept(keep: int, keep_every: int, best: str) -> Any:
@@ -313,10 +317,11 @@ def _said_as_os_error(folder: epath.Path) -> Iterator[None]:
         known = _DISK.search(str(error))
         if known is None and not isinstance(error, OSError):
             raise
-        reason = known.group() if known else str(error)
+        reason = known.group() if known else _one_line(error)
+        when = " once there is room and leave to write" if known else ""
         raise OSError(
             f"a checkpoint could not be written to {folder} ({reason}); the last whole one stands, "
-            "and the same command goes on from it once there is room and leave to write"
+            f"and the same command goes on from it{when}"
         ) from error
 
 

@@ -1,8 +1,12 @@
 """Several processes as one run: how they find each other, and what each can read of an array."""
 
+import hashlib
+import logging
 import os
 import re
+import socket
 import sys
+import time
 from typing import Any, NoReturn
 
 import jax
@@ -13,9 +17,22 @@ from jax.experimental import multihost_utils
 from jaxflow.arrays import is_concrete
 from jaxflow.types import PyTree
 
-__all__ = ["agree", "connect", "gathered", "is_first", "lay", "leave", "local", "together"]
+__all__ = [
+    "agree",
+    "alike",
+    "connect",
+    "gathered",
+    "is_first",
+    "lay",
+    "leave",
+    "local",
+    "together",
+]
 
-_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\s/]+):[1-9]\d{0,4}")
+logger = logging.getLogger(__name__)
+
+JOIN_SECONDS = 300
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\s/]+):([1-9]\d{0,4})")
 
 
 def connect(
@@ -48,10 +65,12 @@ def connect(
         )
     if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
         raise ValueError(f"process_id {process_id} is not one of {num_processes} processes")
-    if coordinator is not None and not _ADDRESS.fullmatch(coordinator):
+    if coordinator is not None and not _is_address(coordinator):
         raise ValueError(f"coordinator is {coordinator!r}, but must be HOST:PORT, as 10.0.0.1:8476")
     if heartbeat_seconds < 1:
         raise ValueError(f"heartbeat_seconds must be at least 1; it is {heartbeat_seconds}")
+    if coordinator is not None and process_id:
+        _wait_for(coordinator, seconds=JOIN_SECONDS)
     try:
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=heartbeat_seconds)
     except ValueError as error:
@@ -63,6 +82,36 @@ def connect(
             "the port must be free on the machine of process 0, and reachable from all others"
         ) from error
     return jax.process_count()
+
+
+def _is_address(text: str) -> bool:
+    found = _ADDRESS.fullmatch(text)
+    return found is not None and int(found[2]) < 2**16
+
+
+def _wait_for(coordinator: str, seconds: float) -> None:
+    """Until somebody listens there: JAX would end this process where nobody ever does."""
+    end, why = time.monotonic() + seconds, _unreachable(coordinator)
+    if why:
+        logger.warning("waiting for process 0 at %s", coordinator)
+    while why:
+        if time.monotonic() > end:
+            raise ConnectionError(
+                f"nobody listened at {coordinator} for {seconds:.0f} s ({why}): process 0 must run "
+                "there"
+            )
+        time.sleep(0.5)
+        why = _unreachable(coordinator)
+
+
+def _unreachable(address: str) -> str:
+    """Why nobody answers there; empty where somebody does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        return str(error) or type(error).__name__
+    return ""
 
 
 def is_first() -> bool:
@@ -81,6 +130,12 @@ def agree(mine: bool) -> bool:
     if jax.process_count() == 1:
         return mine
     return bool(np.all(multihost_utils.process_allgather(np.asarray(mine))))
+
+
+def alike(text: str) -> bool:
+    """Whether every process has the same text; each must ask."""
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)[None]
+    return bool((gathered(digest) == digest).all())
 
 
 def gathered(rows: PyTree) -> PyTree:

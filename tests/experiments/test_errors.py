@@ -13,8 +13,9 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import build, exits, loop, workdir
+from experiments import build, exits, loop, reporting, workdir
 from experiments.check import check, check_parts
+from experiments.command import _told
 from experiments.pictures import draw_loss
 from jaxflow import data
 
@@ -77,6 +78,35 @@ def test_a_trace_of_steps_that_are_not_taken(config: ConfigDict, tmp_path: Path)
     for steps in [(10, 12), (3, 9)]:
         with pytest.raises(ValueError, match=rf"{steps[0]}:{steps[1]} must end .*1 to 4"):
             loop.train(config, epath.Path(tmp_path), steps)
+
+
+def test_two_runs_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workdir, "HELD_SECONDS", 0.1)
+    folder = epath.Path(tmp_path)
+    with (
+        workdir.held(folder),
+        pytest.raises(BlockingIOError, match="another run is at work"),
+        workdir.held(folder),
+    ):
+        pass
+    with workdir.held(folder):
+        pass
+
+
+def test_errors_and_their_codes() -> None:
+    for error, expected in [
+        (ValueError("wrong"), ("wrong", exits.REFUSED)),
+        (ChildProcessError("gone"), ("gone", exits.LOST)),
+        (BlockingIOError("busy"), ("busy", exits.LOST)),
+        (TypeError("of ours"), ("", exits.WRONG_FLAG)),
+    ]:
+        assert _told(error) == expected
+
+
+def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    reporting.table("[/t]", {"folder": "runs/lr[adam]", "[b]": ":smile: [/x]"})
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("[/t]", "runs/lr[adam]", "[b]", ":smile: [/x]"))
 
 
 def test_unwritable_folder(tmp_path: Path) -> None:

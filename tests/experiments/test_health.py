@@ -117,6 +117,19 @@ def test_roll_back_leaves_the_data_out(
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_trace_that_a_roll_back_interrupts_is_written(
+    config: ConfigDict, tmp_path: Path, spoil
+) -> None:
+    config.steps, config.checkpoint.every, config.log.every = 8, 4, 2
+    config.health.abort_after, config.health.rollbacks = 2, 1
+    config.log.pictures_every = 1000
+    spoil([6, 7])
+    workdir.create(epath.Path(tmp_path), config)
+    trained = loop.train(config, epath.Path(tmp_path), (3, 8))
+    assert int(trained.state.step) == 8
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
 def read_meta(folder: Path, step: int) -> dict:
     file = folder / "checkpoints" / str(step) / "meta" / "metadata"
     return json.loads(file.read_text())["meta"]

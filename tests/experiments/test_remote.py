@@ -68,5 +68,6 @@ def test_everything_but_checkpoints_lands_there(remote: epath.Path, config: Conf
     with (remote / "x.npz").open("rb") as file:
         np.testing.assert_array_equal(np.load(file)["x"], [[0] * 3] * 2 + [[1] * 3] * 2)
     config.seed = 1
+    (remote / "checkpoints" / "1").mkdir()
     with pytest.raises(ValueError, match="seed was 0 and is 1"):
         workdir.create(remote, config)

@@ -21,7 +21,7 @@ from tests.experiments.conftest import tiny
 CONFIGS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs").glob("[!_]*.py"))
 SMALL = {
     "cifar10": {"channels": 32, "blocks": 1, "multipliers": (1, 1), "attention": (), "dtype": None},
-    "fashion_mnist": {"multipliers": (1,)},
+    "fashion_mnist": {"multipliers": (1,), "blocks": 1},
     "digits": {"width": 16, "depth": 1},
     "two_moons": {"width": 8, "depth": 1},
 }
@@ -55,6 +55,8 @@ def test_every_config_trains_and_samples(name: str, stored: Path, tmp_path: Path
         config.data.source.kwargs.data_dir = str(stored)
     if config.sampler.name == "adaptive":
         config.sampler.kwargs.update({"rtol": 0.1, "atol": 0.1})
+    else:
+        config.sampler.kwargs.grid.kwargs.n = 2
     check(config)
     trained = run(config, tmp_path)
     assert int(trained.state.step) == 2
@@ -62,6 +64,21 @@ def test_every_config_trains_and_samples(name: str, stored: Path, tmp_path: Path
     assert (tmp_path / "samples" / "step_0000002.png").exists()
     assert [line["step"] for line in workdir.read_lines(tmp_path / "metrics.jsonl")] == [2]
     assert (tmp_path / "loss.png").exists()
+
+
+def test_what_was_not_drawn_before_a_stop_is_drawn_after(
+    config: ConfigDict, tmp_path: Path
+) -> None:
+    """A run that had saved its last step goes on to its pictures, and tells its last metrics."""
+    first = run(config, tmp_path)
+    files = tmp_path / "samples" / "step_0000004.png", tmp_path / "loss.png"
+    drawn = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    again = run(config, tmp_path)
+    assert again.start == 4
+    assert [file.read_bytes() for file in files] == drawn
+    assert again.metrics == first.metrics
 
 
 @pytest.mark.parametrize("on_device", [True, False])

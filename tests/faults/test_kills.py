@@ -1,6 +1,7 @@
 """A run that is killed at any moment goes on as if nothing had happened."""
 
 import contextlib
+import os
 import random
 import signal
 import time
@@ -134,6 +135,37 @@ def test_workers_end_with_a_run_that_was_killed(tmp_path: Path) -> None:
     while any(processes().get(worker, ("Z",))[0] != "Z" for worker in workers):
         assert time.monotonic() < end, workers
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_killed_worker_ends_the_run_as_a_lost_process(n: int, tmp_path: Path) -> None:
+    """And all the others, soon."""
+    folder = tmp_path / "run"
+    command = train(folder, "--config.data.workers=1")
+    with several(n, *command, log=tmp_path / "log", devices=1) as children:
+        until(lambda: bool(steps_saved(folder)), children[0])
+        mine = children[-1].process.pid
+        for pid in [pid for pid, (_, parent) in processes().items() if parent == mine]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        codes = [child.wait(40) for child in children]
+        assert codes[-1] == exits.LOST
+        assert "a process that reads data was ended" in children[-1].output()
+        assert set(codes) <= {exits.LOST, -signal.SIGABRT}
+
+
+@pytest.mark.parametrize("layout", ["data", "fsdp"])
+def test_a_program_of_several_devices_and_steps_goes_on(layout: str, tmp_path: Path) -> None:
+    """Where a program that is loaded again could wait for itself."""
+    command = (
+        "experiments.train", *DIGITS, f"--workdir={tmp_path / 'run'}", "--config.log.every=30",
+        "--config.data.on_device=True", f"--config.parallel.layout={layout}",
+        "--config.parallel.steps_per_call=10",
+    )  # fmt: skip
+    for steps in (30, 60):
+        alone = {"JAX_NUM_CPU_DEVICES": "2", "JAX_COMPILATION_CACHE_DIR": None}
+        finish(*command, f"--config.steps={steps}", log=tmp_path / "log", **alone)
+    assert max(steps_saved(tmp_path / "run")) == 60
 
 
 def processes() -> dict[int, tuple[str, int]]:

@@ -155,6 +155,15 @@ def test_sampling_goes_on_with_the_parts_that_are_missing(trained: Path, tmp_pat
         with started("experiments.sample", *arguments, *other, log=log) as child:
             assert child.wait() == 2
             assert "size was 100 and is 200" in child.output()
+        plan = parts / "plan.json"
+        ours = plan.read_text()
+        plan.write_text(json.dumps(json.loads(ours) | {"parameters": 0}, sort_keys=True, indent=1))
+        with started(
+            "experiments.sample", *arguments, "--config.sampler.batch_size=100", log=log
+        ) as child:
+            assert child.wait() == 2
+            assert "parameters was 0" in child.output()
+        plan.write_text(ours)
     finish("experiments.sample", *arguments, "--config.sampler.batch_size=100", log=log)
     np.testing.assert_array_equal(np.load(output)["x"], whole)
 
@@ -264,6 +273,24 @@ def test_two_processes_meet_a_damaged_checkpoint_together(part: str, tmp_path: P
     assert refused or part != "**/d/*"  # what one process wrote may have been copied elsewhere
     assert f"going on from step {10 if refused else 20}" in output
     assert steps_saved(folder)[-1] == 30
+
+
+@pytest.mark.parametrize("flag", ["steps", "seed"])
+def test_processes_of_different_configs_are_refused(flag: str, tmp_path: Path) -> None:
+    """Whether the key may change from start to start or not."""
+    run = ("experiments.train", *DIGITS, f"--workdir={tmp_path / 'run'}")
+    apart = [f"--config.{flag}=20", f"--config.{flag}=40"]
+    with several(2, *run, log=tmp_path / "log", apart=apart) as children:
+        assert [child.wait() for child in children] == [exits.REFUSED] * 2
+        assert all("different configs" in child.output() for child in children)
+
+
+def test_processes_that_do_not_share_a_folder_are_refused(tmp_path: Path) -> None:
+    apart = [f"--workdir={tmp_path / name}" for name in "ab"]
+    run = ("experiments.train", *DIGITS, "--config.steps=20")
+    with several(2, *run, log=tmp_path / "log", apart=apart) as children:
+        assert [child.wait() for child in children] == [exits.REFUSED] * 2
+        assert all("must be one folder that every process sees" in c.output() for c in children)
 
 
 def test_two_processes_diagnose_together(tmp_path: Path) -> None:

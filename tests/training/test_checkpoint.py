@@ -179,6 +179,12 @@ def test_a_folder_that_would_keep_nothing_is_refused(tmp_path, kept):
         Checkpoints(tmp_path, **kept)
 
 
+def test_a_name_that_is_a_pattern_is_refused(tmp_path):
+    """Orbax would write there and never find what it wrote."""
+    with pytest.raises(ValueError, match=r"lr\[adam\] cannot hold checkpoints"):
+        Checkpoints(tmp_path / "lr[adam]")
+
+
 def test_none_is_whole(tmp_path):
     saved(tmp_path, 1)
     flip(tmp_path / "1")

@@ -39,8 +39,24 @@ def test_a_spike_changes_nothing_but_its_count():
     _, before = course(optimizer, values)
     updates, after = course(optimizer, [*values, 50.0])
     np.testing.assert_array_equal(updates[-1], 0)
-    assert int(after.spikes) == 1
-    jax.tree.map(np.testing.assert_array_equal, after._replace(spikes=before.spikes), before)
+    assert int(after.spikes) == int(after.refused) == 1
+    count = {"spikes": before.spikes, "refused": before.refused}
+    jax.tree.map(np.testing.assert_array_equal, after._replace(**count), before)
+
+
+def test_a_jump_that_lasts_is_a_new_course():
+    """And a spike above that course is one again."""
+    rng = np.random.default_rng(0)
+    before, after = 1 + 0.01 * rng.normal(size=60), 3 + 0.01 * rng.normal(size=60)
+    optimizer = without_spikes(optax.sgd(0.1), warmup=20)
+    updates, state = course(optimizer, [*before, *after, 9.0, 3.0])
+    taken = np.any(updates != 0, axis=1)
+    assert taken[:60].all()
+    assert not taken[60:80].any()
+    assert taken[80:120].all()
+    assert taken[120:].tolist() == [False, True]
+    assert int(state.spikes) == 21
+    assert float(state.mean) == pytest.approx(3, abs=0.1)
 
 
 @given(st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=30))
