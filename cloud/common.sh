@@ -8,9 +8,10 @@ fail() {
   exit 2
 }
 
-# The comment at the top of the script, as its help.
+# The comment at the top of the script, as its help; the script is in cloud/ of the folder we are in.
 usage() {
-  sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+  sed -n '2,/^$/s/^# \{0,1\}//p' "cloud/${0##*/}"
+  exit
 }
 
 upper() {
@@ -55,7 +56,7 @@ parse() {
       no--print | yes--print) PRINT=yes ;;
       no--) rest=yes ;;
       yes*) EXTRA+=("$1") ;;
-      no--help) usage && exit ;;
+      no--help) usage ;;
       no--*=*)
         [[ $options == *" $name "* ]] || fail "there is no --$name: known are$options"
         printf -v "$(upper "$name")" %s "${1#*=}"

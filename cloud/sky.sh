@@ -29,7 +29,7 @@ INFRA=${INFRA:-gcp}
 TASK=${TASK:-train}
 
 case $verb in
-  help | --help) usage && exit ;;
+  help | --help) usage ;;
   queue) ;;
   launch | logs | cancel) need name ;;
   *) fail "$verb is not one of launch, queue, logs, cancel" ;;

@@ -59,7 +59,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 TASK=${TASK:-train}
 
 case $verb in
-  help | --help) usage && exit ;;
+  help | --help) usage ;;
   submit | job) compose "$PYTHON" ;;
   *) fail "$verb is not one of submit, job" ;;
 esac

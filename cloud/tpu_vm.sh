@@ -246,7 +246,7 @@ MAX_RESTARTS=${MAX_RESTARTS:-50}
 POLL=${POLL:-60}
 
 case $verb in
-  help | --help) usage && exit ;;
+  help | --help) usage ;;
   create | setup | run | watch | logs | stop | delete) need project zone name ;;
   *) fail "$verb is not one of create, setup, run, watch, logs, stop, delete" ;;
 esac

@@ -42,7 +42,7 @@ GRACE=${GRACE:-120}
 TASK=${TASK:-train}
 
 case $verb in
-  help | --help) usage && exit ;;
+  help | --help) usage ;;
   image) need image ;;
   create | list | watch | delete) need project zone cluster name ;;
   *) fail "$verb is not one of image, create, list, watch, delete" ;;

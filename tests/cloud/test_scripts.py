@@ -21,6 +21,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 CLOUD = ROOT / "cloud"
 DOCUMENT = ROOT / "docs" / "cloud.md"
+SCRIPTS = [script.name for script in CLOUD.glob("*.sh") if os.access(script, os.X_OK)]
 PROGRAMS = ("docker", "gcloud", "sbatch", "scontrol", "sky", "srun", "xpk")
 
 SLICE = ["--project=my-project", "--zone=us-west4-a", "--name=flow"]
@@ -211,12 +212,24 @@ def test_options_come_from_the_environment_too(desk):
     assert "given" in command
 
 
-@pytest.mark.parametrize("script", [s.name for s in CLOUD.glob("*.sh") if os.access(s, os.X_OK)])
-def test_help(desk, script):
-    done = desk.run([script, "--help"])
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("word", ["help", "--help"])
+def test_help_from_the_folder_of_the_scripts_too(desk, script, word):
+    done = subprocess.run(
+        [f"./{script}", word], capture_output=True, text=True, cwd=CLOUD, env=desk.environment
+    )
     assert done.returncode == 0
+    assert done.stderr == ""
     assert f"cloud/{script}" in done.stdout
     assert "#" not in done.stdout
+
+
+def test_help_that_cannot_be_read_is_an_end_too(desk):
+    (desk.folder / "bin/sed").symlink_to("gcloud")
+    desk.answer("exit 1")
+    for word in ("help", "--help"):
+        done = desk.run(["tpu_vm.sh", word])
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 def experiment(words: Sequence[str]) -> list[str]:
