@@ -21,7 +21,9 @@
 set -euo pipefail
 verb=${1:-help}
 (($# == 0)) || shift
-[[ $verb == job ]] || cd "$(dirname "$0")/.." # a job is a copy elsewhere, started in the repository
+folder=$(dirname -- "$0")
+# A job is a copy elsewhere, and is started in the repository.
+[[ ! -f $folder/common.sh ]] || CDPATH='' cd -- "$folder/.." > /dev/null
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . cloud/common.sh
 

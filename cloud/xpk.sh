@@ -22,7 +22,7 @@
 
 # shellcheck disable=SC2153 # options become variables in parse
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd -- "$(dirname -- "$0")/.." > /dev/null
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . cloud/common.sh
 

@@ -224,6 +224,18 @@ def test_help_from_the_folder_of_the_scripts_too(desk, script, word):
     assert "#" not in done.stdout
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_exported_cdpath_leads_nowhere_else(desk, script):
+    (desk.folder / "cloud").mkdir()
+    done = subprocess.run(
+        ["bash", f"cloud/{script}", "help"],
+        capture_output=True, text=True, cwd=ROOT, env={**desk.environment, "CDPATH": desk.folder},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"cloud/{script}" in done.stdout
+    assert str(desk.folder) not in done.stdout
+
+
 def test_help_that_cannot_be_read_is_an_end_too(desk):
     (desk.folder / "bin/sed").symlink_to("gcloud")
     desk.answer("exit 1")
