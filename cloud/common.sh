@@ -36,12 +36,13 @@ run() {
 }
 
 # parse "OPTIONS" "SWITCHES" ARGUMENTS...
-# --some-option=value sets SOME_OPTION, or else the environment's JAXFLOW_SOME_OPTION does; --switch
-# sets SWITCH to yes; what follows -- is kept in EXTRA. --print counts wherever it stands.
+# The first word that is no option is the VERB, or else `help` is. --some-option=value sets
+# SOME_OPTION, or else the environment's JAXFLOW_SOME_OPTION does; --switch sets SWITCH to yes; what
+# follows -- is kept in EXTRA. --print counts wherever it stands.
 parse() {
   local options=" $1 " switches=" $2 print " name variable default
   shift 2
-  EXTRA=()
+  VERB="" EXTRA=()
   for name in $options; do
     variable=$(upper "$name")
     default=JAXFLOW_$variable
@@ -66,10 +67,16 @@ parse() {
         [[ $switches == *" $name "* ]] || fail "there is no --$name: known are$options$switches"
         printf -v "$(upper "$name")" yes
         ;;
-      *) fail "unexpected argument $1: options begin with --, those of the run follow a --" ;;
+      *)
+        [[ -z $VERB ]] ||
+          fail "unexpected argument $1: options begin with --, those of the run follow a --"
+        VERB=$1
+        ;;
     esac
     shift
   done
+  VERB=${VERB:-help}
+  [[ $VERB != help ]] || usage
 }
 
 # Refuse to go on without these options.

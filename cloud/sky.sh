@@ -20,21 +20,18 @@ CDPATH='' cd -- "$(dirname -- "$0")/.." > /dev/null
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . cloud/common.sh
 
-verb=${1:-help}
-(($# == 0)) || shift
 parse "name accelerators nodes infra workdir config task" "spot" "$@"
 ACCELERATORS=${ACCELERATORS:-tpu-v5litepod-8}
 NODES=${NODES:-1}
 INFRA=${INFRA:-gcp}
 TASK=${TASK:-train}
 
-case $verb in
-  help | --help) usage ;;
+case $VERB in
   queue) ;;
   launch | logs | cancel) need name ;;
-  *) fail "$verb is not one of launch, queue, logs, cancel" ;;
+  *) fail "$VERB is not one of launch, queue, logs, cancel" ;;
 esac
-case $verb in
+case $VERB in
   launch)
     need_bucket && compose .venv/bin/python
     extra=cuda spot=--no-use-spot

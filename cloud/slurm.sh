@@ -19,8 +19,6 @@
 
 # shellcheck disable=SC2153 # options become variables in parse
 set -euo pipefail
-verb=${1:-help}
-(($# == 0)) || shift
 folder=$(dirname -- "$0")
 # A job is a copy elsewhere, and is started in the repository.
 [[ ! -f $folder/common.sh ]] || CDPATH='' cd -- "$folder/.." > /dev/null
@@ -60,10 +58,9 @@ NAME=${NAME:-jaxflow}
 PYTHON=${PYTHON:-.venv/bin/python}
 TASK=${TASK:-train}
 
-case $verb in
-  help | --help) usage ;;
+case $VERB in
   submit | job) compose "$PYTHON" ;;
-  *) fail "$verb is not one of submit, job" ;;
+  *) fail "$VERB is not one of submit, job" ;;
 esac
 case $PER in
   gpu) PROCESSES=$GPUS ;;
@@ -73,4 +70,4 @@ case $PER in
     ;;
   *) fail "--per must be gpu or node; it is $PER" ;;
 esac
-"$verb"
+"$VERB"

@@ -231,11 +231,9 @@ print_watch() {
   [[ $RESTART == no ]] || { report && state_of_node && delete && create && setup && start; }
 }
 
-verb=${1:-help}
-(($# == 0)) || shift
 parse "project zone name type runtime service-account repository branch data workdir config task \
 worker tail max-restarts poll" "spot restart follow" "$@"
-[[ $verb-$RESTART != watch-yes ]] || need type # the same for the next slice
+[[ $VERB-$RESTART != watch-yes ]] || need type # the same for the next slice
 TYPE=${TYPE:-v5litepod-8}
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 BRANCH=${BRANCH:-main}
@@ -245,19 +243,18 @@ TAIL=${TAIL:-20}
 MAX_RESTARTS=${MAX_RESTARTS:-50}
 POLL=${POLL:-60}
 
-case $verb in
-  help | --help) usage ;;
+case $VERB in
   create | setup | run | watch | logs | stop | delete) need project zone name ;;
-  *) fail "$verb is not one of create, setup, run, watch, logs, stop, delete" ;;
+  *) fail "$VERB is not one of create, setup, run, watch, logs, stop, delete" ;;
 esac
-case $verb-$RESTART in
+case $VERB-$RESTART in
   setup-* | watch-yes) need repository ;;
 esac
-case $verb-$RESTART in
+case $VERB-$RESTART in
   run-* | watch-yes) need_bucket && compose .venv/bin/python ;;
 esac
-case $verb-$PRINT in
+case $VERB-$PRINT in
   run-*) start ;;
   watch-yes) print_watch ;;
-  *) "$verb" ;;
+  *) "$VERB" ;;
 esac

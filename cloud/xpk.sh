@@ -32,8 +32,6 @@ workload() {
   run xpk workload "$verb" "--cluster=$CLUSTER" "--project=$PROJECT" "--zone=$ZONE" "$@"
 }
 
-verb=${1:-help}
-(($# == 0)) || shift
 parse "project zone cluster name image type slices max-restarts grace workdir config task" "" "$@"
 TYPE=${TYPE:-v5litepod-64}
 SLICES=${SLICES:-1}
@@ -41,13 +39,12 @@ MAX_RESTARTS=${MAX_RESTARTS:-50}
 GRACE=${GRACE:-120}
 TASK=${TASK:-train}
 
-case $verb in
-  help | --help) usage ;;
+case $VERB in
   image) need image ;;
   create | list | watch | delete) need project zone cluster name ;;
-  *) fail "$verb is not one of image, create, list, watch, delete" ;;
+  *) fail "$VERB is not one of image, create, list, watch, delete" ;;
 esac
-case $verb in
+case $VERB in
   image)
     run docker build --platform=linux/amd64 --build-arg=EXTRA=tpu "--tag=$IMAGE" \
       --file=cloud/Dockerfile .

@@ -163,14 +163,14 @@ def test_runs_exactly_what_it_prints(desk, arguments):
     assert desk.calls() == expected
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_print_counts_wherever_it_stands(desk, place):
-    arguments = ["tpu_vm.sh", "run", *SLICE, *RUN]
-    flags = ["--", "--config.batch_size=64"]
-    arguments += ["--print", *flags] if place == "before" else [*flags, "--print"]
-    done = desk.run(arguments)
-    assert done.returncode == 0
-    assert "--print" not in done.stdout
+@pytest.mark.parametrize("name", ["tpu run", "xpk create", "sky launch", "slurm submit"])
+def test_print_counts_wherever_it_stands(desk, name):
+    expected = printed(desk, COMMANDS[name])
+    words = COMMANDS[name]
+    for place in range(1, len(words)):
+        done = desk.run([*words[:place], "--print", *words[place:]])
+        assert done.returncode == 0, done.stderr
+        assert [shlex.split(line) for line in done.stdout.splitlines()] == expected
     assert desk.calls() == []
 
 
