@@ -37,18 +37,26 @@ run() {
 
 # parse "OPTIONS" "SWITCHES" ARGUMENTS...
 # The first word that is no option is the VERB, or else `help` is. --some-option=value sets
-# SOME_OPTION, or else the environment's JAXFLOW_SOME_OPTION does; --switch sets SWITCH to yes; what
-# follows -- is kept in EXTRA. --print counts wherever it stands.
+# SOME_OPTION, or else the environment's JAXFLOW_SOME_OPTION does; --switch sets SWITCH to yes, or
+# else JAXFLOW_SWITCH does, to yes or no; what follows -- is kept in EXTRA. --print counts wherever
+# it stands.
 parse() {
   local options=" $1 " switches=" $2 print " name variable default
   shift 2
   VERB="" EXTRA=()
-  for name in $options; do
+  for name in $options $switches; do
     variable=$(upper "$name")
     default=JAXFLOW_$variable
     printf -v "$variable" %s "${!default:-}"
   done
-  for name in $switches; do printf -v "$(upper "$name")" no; done
+  for name in $switches; do
+    variable=$(upper "$name")
+    case ${!variable} in
+      "") printf -v "$variable" no ;;
+      yes | no) ;;
+      *) fail "JAXFLOW_$variable must be yes or no; it is ${!variable}" ;;
+    esac
+  done
   local rest=no
   while (($#)); do
     name=${1%%=*}
@@ -59,6 +67,7 @@ parse() {
       yes*) EXTRA+=("$1") ;;
       no--help) usage ;;
       no--*=*)
+        [[ $switches != *" $name "* ]] || fail "--$name takes no value: give --$name alone"
         [[ $options == *" $name "* ]] || fail "there is no --$name: known are$options"
         printf -v "$(upper "$name")" %s "${1#*=}"
         ;;

@@ -12,7 +12,8 @@
 #   --print                             show the commands, and run none
 #
 # What follows -- goes to the run: -- --config.batch_size=1024. An option may also come from the
-# environment: JAXFLOW_NAME, JAXFLOW_INFRA. SkyPilot shows the price and asks before it launches.
+# environment: JAXFLOW_NAME, JAXFLOW_INFRA, and JAXFLOW_SPOT=yes or no. SkyPilot shows the price and
+# asks before it launches.
 
 # shellcheck disable=SC2153 # options become variables in parse
 set -euo pipefail

@@ -25,7 +25,7 @@
 #   --print                        show the commands, and run none
 #
 # What follows -- goes to the run: -- --config.batch_size=1024. An option may also come from the
-# environment: JAXFLOW_PROJECT, JAXFLOW_MAX_RESTARTS.
+# environment: JAXFLOW_PROJECT, JAXFLOW_MAX_RESTARTS, and JAXFLOW_SPOT=yes or no.
 
 # shellcheck disable=SC2153 # options become variables in parse
 set -euo pipefail

@@ -190,6 +190,7 @@ def test_what_is_missing_is_one_sentence(desk, name):
         (["tpu_vm.sh", "fly"], "fly is not one of create"),
         (["tpu_vm.sh", "create", "--zoen=x"], "there is no --zoen: known are project zone"),
         (["tpu_vm.sh", "create", "--zone", "x"], "--zone needs a value"),
+        (["tpu_vm.sh", "create", "--spot=yes"], "--spot takes no value: give --spot alone"),
         (["tpu_vm.sh", "create", "x"], "unexpected argument x"),
         (["tpu_vm.sh", "run", *SLICE, RUN[1], "--workdir=runs/a"], "--workdir must be gs://"),
         (["tpu_vm.sh", "run", *SLICE, *RUN, "--task=tain"], "--task must be train, sample or"),
@@ -210,6 +211,21 @@ def test_options_come_from_the_environment_too(desk):
     assert {"mine", "--project=p", "--zone=z"} <= set(command)
     (command,) = printed(desk, ["tpu_vm.sh", "delete", "--name=given"], **environment)
     assert "given" in command
+
+
+def test_switches_come_from_the_environment_too(desk):
+    for arguments in (COMMANDS["tpu create"], COMMANDS["sky launch"]):
+        given = printed(desk, [*arguments[:2], "--spot", *arguments[2:]])
+        assert printed(desk, arguments, JAXFLOW_SPOT="yes") == given
+        assert printed(desk, arguments, JAXFLOW_SPOT="no") == printed(desk, arguments) != given
+    (command,) = printed(desk, COMMANDS["tpu logs"], JAXFLOW_FOLLOW="yes")
+    assert " -F " in command[-1]
+    watch = [word for word in WATCH if word != "--restart"]
+    assert printed(desk, watch, JAXFLOW_RESTART="yes") == printed(desk, WATCH)
+    done = desk.run(COMMANDS["tpu create"], JAXFLOW_SPOT="1")
+    assert done.returncode == 2
+    assert done.stderr == "error: JAXFLOW_SPOT must be yes or no; it is 1\n"
+    assert desk.calls() == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
