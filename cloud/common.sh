@@ -97,6 +97,19 @@ need() {
   done
 }
 
+# whole LEAST NAMES...: refuse to go on unless these options are whole numbers of at least LEAST.
+whole() {
+  local least=$1 name variable value
+  shift
+  for name; do
+    variable=$(upper "$name")
+    value=${!variable}
+    if ! [[ $value =~ ^(0|[1-9][0-9]*)$ ]] || ((value < least)); then
+      fail "--$name must be a whole number, $least or more; it is $value"
+    fi
+  done
+}
+
 # The folder of the run must be one that all processes share.
 need_bucket() {
   need workdir

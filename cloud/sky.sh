@@ -26,6 +26,7 @@ ACCELERATORS=${ACCELERATORS:-tpu-v5litepod-8}
 NODES=${NODES:-1}
 INFRA=${INFRA:-gcp}
 TASK=${TASK:-train}
+whole 1 nodes
 
 case $VERB in
   queue) ;;

@@ -57,6 +57,8 @@ MAX_RESTARTS=${MAX_RESTARTS:-50}
 NAME=${NAME:-jaxflow}
 PYTHON=${PYTHON:-.venv/bin/python}
 TASK=${TASK:-train}
+whole 1 nodes gpus cpus
+whole 0 max-restarts
 
 case $VERB in
   submit | job) compose "$PYTHON" ;;

@@ -242,6 +242,7 @@ WORKER=${WORKER:-all}
 TAIL=${TAIL:-20}
 MAX_RESTARTS=${MAX_RESTARTS:-50}
 POLL=${POLL:-60}
+whole 0 tail max-restarts poll
 
 case $VERB in
   create | setup | run | watch | logs | stop | delete) need project zone name ;;

@@ -38,6 +38,8 @@ SLICES=${SLICES:-1}
 MAX_RESTARTS=${MAX_RESTARTS:-50}
 GRACE=${GRACE:-120}
 TASK=${TASK:-train}
+whole 1 slices
+whole 0 max-restarts grace
 
 case $VERB in
   image) need image ;;

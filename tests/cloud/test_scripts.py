@@ -205,6 +205,30 @@ def test_mistakes_end_in_one_sentence(desk, arguments, sentence):
     assert desk.calls() == []
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "least"),
+    [
+        ("tpu_vm.sh watch", "max-restarts", 0),
+        ("tpu_vm.sh watch", "poll", 0),
+        ("tpu_vm.sh logs", "tail", 0),
+        ("xpk.sh create", "max-restarts", 0),
+        ("xpk.sh create", "grace", 0),
+        ("xpk.sh create", "slices", 1),
+        ("sky.sh launch", "nodes", 1),
+        ("slurm.sh submit", "max-restarts", 0),
+        ("slurm.sh submit", "nodes", 1),
+        ("slurm.sh submit", "gpus", 1),
+        ("slurm.sh submit", "cpus", 1),
+    ],
+)
+def test_numbers_are_read_before_anything_runs(desk, command, name, least):
+    for value in ("many", "08", "a100:8", str(least - 1)):
+        done = desk.run([*command.split(), f"--{name}={value}"])
+        assert done.returncode == 2
+        sentence = f"--{name} must be a whole number, {least} or more; it is {value}"
+        assert done.stderr == f"error: {sentence}\n"
+
+
 def test_options_come_from_the_environment_too(desk):
     environment = {"JAXFLOW_PROJECT": "p", "JAXFLOW_ZONE": "z", "JAXFLOW_NAME": "mine"}
     (command,) = printed(desk, ["tpu_vm.sh", "delete"], **environment)
