@@ -113,8 +113,10 @@ whole() {
 # The folder of the run must be one that all processes share.
 need_bucket() {
   need workdir
-  [[ $WORKDIR == gs://?* ]] ||
-    fail "--workdir must be gs://BUCKET/RUN, which all hosts share; it is $WORKDIR"
+  local hint=""
+  [[ $WORKDIR != gs:///* ]] || hint=": is a variable unset?"
+  [[ $WORKDIR == gs://[!/]*/?* ]] ||
+    fail "--workdir must be gs://BUCKET/RUN, which all hosts share; it is $WORKDIR$hint"
 }
 
 # COMMAND becomes what every process runs: PYTHON -m experiments.TASK, its flags, and EXTRA.

@@ -205,6 +205,16 @@ def test_mistakes_end_in_one_sentence(desk, arguments, sentence):
     assert desk.calls() == []
 
 
+@pytest.mark.parametrize("workdir", ["gs://", "gs://b", "gs://b/", "gs:///", "gs:///runs/a"])
+def test_the_folder_of_the_run_names_a_bucket_and_a_run(desk, workdir):
+    for name in ("tpu run", "xpk create", "sky launch"):
+        done = desk.run([*COMMANDS[name][: -len(RUN + FLAGS)], f"--workdir={workdir}", RUN[1]])
+        assert done.returncode == 2
+        hint = ": is a variable unset?" if workdir.startswith("gs:///") else ""
+        sentence = f"must be gs://BUCKET/RUN, which all hosts share; it is {workdir}{hint}"
+        assert done.stderr == f"error: --workdir {sentence}\n"
+
+
 @pytest.mark.parametrize(
     ("command", "name", "least"),
     [
