@@ -95,7 +95,8 @@ stop() {
 logs() {
   local follow=""
   [[ $FOLLOW == no ]] || follow=" -F"
-  remote "$WORKER" "tail -n $TAIL$follow jaxflow/$FILES/log | sed -u \"s/^/\$(hostname): /\""
+  local line="set -o pipefail; tail -n $TAIL$follow jaxflow/$FILES/log"
+  remote "$WORKER" "$line | sed -u \"s/^/\$(hostname): /\""
 }
 
 # One word for each worker: none, running, stopped, lost, or the exit code.

@@ -451,8 +451,9 @@ def test_a_killed_run_has_a_code_and_a_lost_one_is_known(desk, worker):
 def test_logs_say_whose_they_are(desk, worker):
     folder = worker.home / "jaxflow/runs/tpu_vm"
     folder.mkdir(parents=True)
-    (folder / "log").write_text("a\nb\n")
     (show,) = printed(desk, [*COMMANDS["tpu logs"], "--tail=1"])
+    assert worker.shell(show).returncode == 1  # there is none yet
+    (folder / "log").write_text("a\nb\n")
     assert re.fullmatch(r"\S+: b\n", worker.shell(show).stdout)
 
 
