@@ -35,6 +35,8 @@ CDPATH='' cd -- "$(dirname -- "$0")/.." > /dev/null
 
 PATIENCE=30       # looks at workers that do not answer
 FILES=runs/tpu_vm # in ~/jaxflow of each worker: log, pid, exit (the code), stopped (by hand)
+# In lines for workers: whether the run is there. After a reboot its number may be that of another.
+ALIVE="alive() { grep -qs experiments /proc/\$(cat ~/jaxflow/$FILES/pid 2> /dev/null)/cmdline; }"
 
 queued() {
   local verb=$1
@@ -76,18 +78,19 @@ setup() {
 }
 
 start() {
-  local line="set -e; cd jaxflow; mkdir -p $FILES"
-  line+="; if test -f $FILES/pid && kill -0 \$(cat $FILES/pid) 2> /dev/null"
-  line+="; then echo already running: stop it first >&2; exit 1; fi"
+  local line="set -e; cd jaxflow; mkdir -p $FILES; $ALIVE"
+  line+="; if alive; then echo already running: stop it first >&2; exit 1; fi"
   line+="; rm -f $FILES/exit $FILES/stopped; nohup bash -c"
-  line+=" '\"\$@\" & echo \$! > $FILES/pid; wait \$!; echo \$? > $FILES/exit' run"
+  line+=" '\"\$@\" & echo \$! > $FILES/pid; wait \$!"
+  line+="; echo \$? > $FILES/exit.part && mv $FILES/exit.part $FILES/exit' run"
   line+=" $(quote "${COMMAND[@]}") < /dev/null >> $FILES/log 2>&1 &"
   remote all "$line"
 }
 
 stop() {
-  local line="cd jaxflow/$FILES && pid=\$(cat pid) && kill -TERM \$pid && touch stopped || exit 1"
-  line+="; for i in \$(seq 300); do kill -0 \$pid 2> /dev/null || exit 0; sleep 1; done"
+  local line="cd jaxflow/$FILES 2> /dev/null && touch stopped; $ALIVE"
+  line+="; alive || { echo nothing is running; exit; }; kill -TERM \$(cat pid)"
+  line+="; for i in \$(seq 300); do alive || exit 0; sleep 1; done"
   line+="; echo it is still saving after five minutes >&2; exit 1"
   remote all "$line"
 }
@@ -101,11 +104,10 @@ logs() {
 
 # One word for each worker: none, running, stopped, lost, or the exit code.
 report() {
-  local line="cd jaxflow/$FILES 2> /dev/null || { echo worker none; exit; }"
-  line+="; if test -f exit && test -f stopped; then echo worker stopped"
-  line+="; elif test -f exit; then echo worker \$(cat exit)"
-  line+="; elif kill -0 \$(cat pid) 2> /dev/null; then echo worker running"
-  line+="; else echo worker lost; fi"
+  local line="cd jaxflow/$FILES 2> /dev/null || { echo worker none; exit; }; $ALIVE"
+  line+="; if alive; then echo worker running"
+  line+="; elif test -f stopped; then echo worker stopped"
+  line+="; else code=\$(cat exit 2> /dev/null); echo worker \${code:-lost}; fi"
   remote all "$line"
 }
 

@@ -336,14 +336,14 @@ for _ in {1..400}; do [[ ! -f end ]] || exit "$(cat end)"; sleep 0.05; done
     def end(self, code: int) -> None:
         (self.home / "jaxflow/end").write_text(str(code))
 
-    def read(self, name: str) -> str:
-        """A file of the run, once something is in it."""
+    def read(self, name: str, part: str = "") -> str:
+        """A file of the run, once something is in it, and `part` is."""
         path = self.home / "jaxflow/runs/tpu_vm" / name
         for _ in range(400):
-            if path.exists() and (text := path.read_text().strip()):
+            if path.exists() and (text := path.read_text().strip()) and part in text:
                 return text
             time.sleep(0.05)
-        raise AssertionError(f"{path} stayed empty")
+        raise AssertionError(f"{path} has no {part or 'text'}")
 
     def shell(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Do what `gcloud ... ssh` would have done here."""
@@ -366,7 +366,7 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
 
 
 def reported(desk: Desk, worker: Worker) -> str:
-    (command,) = [c for c in printed(desk, WATCH) if "worker lost" in c[-1]]
+    (command,) = [c for c in printed(desk, WATCH) if "worker none" in c[-1]]
     done = worker.shell(command)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -421,6 +421,8 @@ def test_stop_sends_sigterm_and_is_remembered_until_the_next_run(desk, worker):
     assert worker.shell(stop).returncode == 0
     assert worker.read("exit") == "75"
     assert reported(desk, worker) == "worker stopped"
+    (worker.home / "jaxflow/runs/tpu_vm/exit").unlink()  # as before it is written
+    assert reported(desk, worker) == "worker stopped"
     worker.end(0)
     worker.shell(start)
     assert worker.read("exit") == "0"
@@ -432,11 +434,24 @@ def test_stop_waits_until_the_run_has_saved(desk, worker):
     python.write_text(python.read_text().replace("'exit 75'", "'sleep 2; touch saved; exit 75'"))
     (start,) = printed(desk, COMMANDS["tpu run"])
     (stop,) = printed(desk, COMMANDS["tpu stop"])
-    assert worker.shell(stop).returncode == 1
     worker.shell(start)
     worker.read("log")
     assert worker.shell(stop).returncode == 0
     assert (worker.home / "jaxflow/saved").exists()
+
+
+def test_stop_where_nothing_is_running_is_remembered_too(desk, worker):
+    (start,) = printed(desk, COMMANDS["tpu run"])
+    (stop,) = printed(desk, COMMANDS["tpu stop"])
+    for _ in range(2):  # nothing was ever run; the run has ended
+        done = worker.shell(stop)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "nothing is running\n", "")
+        worker.end(76)
+        worker.shell(start)
+        assert worker.read("exit") == "76"
+    assert reported(desk, worker) == "worker 76"
+    worker.shell(stop)
+    assert reported(desk, worker) == "worker stopped"
 
 
 def test_a_killed_run_has_a_code_and_a_lost_one_is_known(desk, worker):
@@ -446,6 +461,36 @@ def test_a_killed_run_has_a_code_and_a_lost_one_is_known(desk, worker):
     assert worker.read("exit") == "137"
     (worker.home / "jaxflow/runs/tpu_vm/exit").unlink()  # as after the machine was started anew
     assert reported(desk, worker) == "worker lost"
+
+
+def test_a_code_that_is_not_on_the_disk_whole_is_no_code(desk, worker):
+    folder = worker.home / "jaxflow/runs/tpu_vm"
+    folder.mkdir(parents=True)
+    (folder / "exit").touch()
+    assert reported(desk, worker) == "worker lost"
+    (folder / "exit.part").symlink_to("/dev/full")
+    worker.end(0)
+    (start,) = printed(desk, COMMANDS["tpu run"])
+    worker.shell(start)
+    worker.read("log", "No space left")
+    assert not (folder / "exit").exists()
+    assert reported(desk, worker) == "worker lost"
+
+
+def test_another_process_with_the_number_of_the_run_is_left_alone(desk, worker):
+    (start,) = printed(desk, COMMANDS["tpu run"])
+    (stop,) = printed(desk, COMMANDS["tpu stop"])
+    folder = worker.home / "jaxflow/runs/tpu_vm"
+    folder.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        (folder / "pid").write_text(str(bystander.pid))
+        assert reported(desk, worker) == "worker lost"
+        assert worker.shell(stop).stdout == "nothing is running\n"
+        assert worker.shell(start).returncode == 0
+        assert bystander.poll() is None
+        bystander.terminate()
+    worker.end(0)
+    assert worker.read("exit") == "0"
 
 
 def test_logs_say_whose_they_are(desk, worker):
@@ -467,7 +512,7 @@ case $* in
     [[ ! -s $HOME/refusals ]] || { sed -i 1d "$HOME/refusals"; exit 1; }
     ;;
   *tpu-vm\\ describe*) echo "${NODE:-READY}" ;;
-  *worker\\ lost*) for word in $(next words); do
+  *worker\\ none*) for word in $(next words); do
     [[ $word != silent ]] || exit 255
     echo "worker $word"
   done ;;
@@ -486,7 +531,7 @@ def told(desk: Desk, states: str, words: str, *more: str, **env: str) -> tuple[i
     for call in desk.calls():
         verb, last = call[4], call[-1]
         if verb == "ssh":
-            verb = "look" if "worker lost" in last else "run" if "nohup" in last else "setup"
+            verb = "look" if "worker none" in last else "run" if "nohup" in last else "setup"
         steps.append(verb)
     return done.returncode, [s for s in steps if s not in LOOKS], done.stdout + done.stderr
 
