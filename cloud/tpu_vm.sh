@@ -33,8 +33,8 @@ CDPATH='' cd -- "$(dirname -- "$0")/.." > /dev/null
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . cloud/common.sh
 
-PATIENCE=30       # looks at workers that do not answer
-FILES=runs/tpu_vm # in ~/jaxflow of each worker: log, pid, exit (the code), stopped (by hand)
+PATIENCE=${PATIENCE:-1800} # seconds for which workers may be silent
+FILES=runs/tpu_vm          # in ~/jaxflow of each worker: log, pid, exit (the code), stopped (by hand)
 # In lines for workers: whether the run is there. After a reboot its number may be that of another.
 ALIVE="alive() { grep -qs experiments /proc/\$(cat ~/jaxflow/$FILES/pid 2> /dev/null)/cmdline; }"
 
@@ -130,29 +130,30 @@ count_restart() {
     fail "gave up after $MAX_RESTARTS restarts: read the logs, then delete $NAME"
 }
 
+# Ask for another slice, and say why.
 replace() {
   count_restart
-  say "it was taken away: asking for another"
+  say "$1: asking for another"
   until { delete || true; } && create; do # it may be gone already, or not gone yet
     count_restart
     say "it could not be asked for: trying again"
     sleep "$POLL"
   done
-  SILENT=0
+  SILENT=""
 }
 
 # Nobody answered: the slice is gone, or a worker is, or this machine may not enter.
 silent() {
   case $(state_of_node || true) in
-    PREEMPTED | TERMINATED) replace && return ;;
+    PREEMPTED | TERMINATED) replace "it was taken away" && return ;;
   esac
-  SILENT=$((SILENT + 1))
-  if ((SILENT < PATIENCE)); then
+  SILENT=${SILENT:-$SECONDS}
+  if ((SECONDS - SILENT < PATIENCE)); then
     say "the workers do not answer: trying again"
   elif [[ $ANSWERED == no ]]; then
     fail "the workers of $NAME never answered: try cloud/tpu_vm.sh logs; the slice costs until it is deleted"
   else
-    replace
+    replace "its workers fell silent"
   fi
 }
 
@@ -180,7 +181,7 @@ ended() {
 attend() {
   local words
   words=$(report | sed -n 's/^worker //p' | tr '\n' ' ') || words=""
-  [[ -z $words ]] || { ANSWERED=yes && SILENT=0; }
+  [[ -z $words ]] || { ANSWERED=yes && SILENT=""; }
   case " $words" in
     " ")
       silent
@@ -204,7 +205,7 @@ attend() {
 
 watch() {
   local found failures=0
-  RESTARTS=0 SILENT=0 ANSWERED=no
+  RESTARTS=0 SILENT="" ANSWERED=no
   while true; do
     found=$(state_of_queue) || found=unknown
     case $found in
@@ -214,7 +215,7 @@ watch() {
         ;;
       SUSPENDED)
         [[ $RESTART == yes ]] || fail "$NAME was taken away: delete it, then create it again"
-        replace
+        replace "it was taken away"
         ;;
       FAILED) fail "$NAME could not be had: delete it, and ask for another type or zone" ;;
       unknown)

@@ -503,17 +503,20 @@ def test_logs_say_whose_they_are(desk, worker):
 
 
 # What gcloud answers: one line of `states` for each look at the queue, one of `words` for each look
-# at the workers; the last one stays.
+# at the workers; the last one stays. A slow worker takes three seconds to answer, and those of
+# another slice answer what is in `anew`.
 STORY = """
 next() { head -n 1 "$HOME/$1"; [[ $(wc -l < "$HOME/$1") == 1 ]] || sed -i 1d "$HOME/$1"; }
 case $* in
   *queued-resources\\ describe*) next states ;;
   *queued-resources\\ create*)
     [[ ! -s $HOME/refusals ]] || { sed -i 1d "$HOME/refusals"; exit 1; }
+    [[ ! -f $HOME/anew ]] || mv "$HOME/anew" "$HOME/words"
     ;;
   *tpu-vm\\ describe*) echo "${NODE:-READY}" ;;
   *worker\\ none*) for word in $(next words); do
     [[ $word != silent ]] || exit 255
+    [[ $word != slow ]] || { sleep 3; word=running; }
     echo "worker $word"
   done ;;
 esac
@@ -587,15 +590,24 @@ def test_watch_asks_again_for_what_it_could_not_ask_for(desk):
 
 
 def test_watch_gives_up_workers_that_never_answered(desk):
-    code, steps, said = told(desk, "ACTIVE", "silent")
+    code, steps, said = told(desk, "ACTIVE", "silent", PATIENCE="2")
     assert (code, steps) == (2, [])
     assert "the workers of flow never answered" in said
+    assert "the workers do not answer: trying again" in said
 
 
 def test_watch_replaces_workers_that_fell_silent(desk):
-    words = ";".join(["running", *["silent"] * 30, "0"])
-    code, steps, said = told(desk, "ACTIVE", words)
+    (desk.folder / "anew").write_text("0\n")
+    code, steps, said = told(desk, "ACTIVE", "running;silent", PATIENCE="1")
     assert (code, steps) == (0, ANOTHER), said
+    assert "its workers fell silent: asking for another" in said
+
+
+def test_watch_counts_the_time_of_a_silence_and_not_its_looks(desk):
+    code, steps, said = told(desk, "ACTIVE", ";".join(["running", *["silent"] * 40, "0"]))
+    assert (code, steps) == (0, []), said
+    code, steps, said = told(desk, "ACTIVE", "silent;slow;silent;0", PATIENCE="2")
+    assert (code, steps) == (0, []), said
 
 
 def test_watch_replaces_a_slice_by_one_of_its_kind(desk):
