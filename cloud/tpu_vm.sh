@@ -217,7 +217,11 @@ watch() {
         [[ $RESTART == yes ]] || fail "$NAME was taken away: delete it, then create it again"
         replace "it was taken away"
         ;;
-      FAILED) fail "$NAME could not be had: delete it, and ask for another type or zone" ;;
+      FAILED) # what was had before may be had again
+        [[ $ANSWERED == yes ]] || ((RESTARTS > 0)) ||
+          fail "$NAME could not be had: delete it, and ask for another type or zone"
+        replace "it could not be had"
+        ;;
       unknown)
         failures=$((failures + 1))
         ((failures < 10)) || fail "the state of $NAME in $ZONE cannot be read: create it first"

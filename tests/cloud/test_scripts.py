@@ -557,6 +557,9 @@ ANOTHER = ["delete", "create"]
         ("ACTIVE SUSPENDING SUSPENDED WAITING_FOR_RESOURCES ACTIVE", "running;none;0", 0,
          [*ANOTHER, *ANEW]),
         ("FAILED", "", 2, []),
+        ("CREATING FAILED", "", 2, []),
+        ("SUSPENDED FAILED FAILED ACTIVE", "0", 0, ANOTHER * 3),
+        ("ACTIVE FAILED ACTIVE", "running;0", 0, ANOTHER),
         ("SUSPENDED ACTIVE SUSPENDED ACTIVE", "none;none;0", 0,
          [*ANOTHER, *ANEW, *ANOTHER, *ANEW]),
     ],
@@ -576,6 +579,13 @@ def test_watch_gives_up(desk):
     code, steps, said = told(desk, "ACTIVE", "76", "--max-restarts=2")
     assert (code, steps) == (2, ["run", "run"])
     assert "gave up after 2 restarts" in said
+
+
+def test_watch_gives_up_what_cannot_be_had_again(desk):
+    code, steps, said = told(desk, "SUSPENDED FAILED", "", "--max-restarts=3")
+    assert (code, steps) == (2, ANOTHER * 3)
+    assert "it could not be had: asking for another" in said
+    assert "gave up after 3 restarts" in said
 
 
 def test_watch_asks_again_for_what_it_could_not_ask_for(desk):
@@ -628,6 +638,10 @@ def test_watch_alone_only_waits(desk):
     done = desk.run([*COMMANDS["tpu watch"], "--poll=0"])
     assert done.returncode == 2
     assert done.stderr == "error: flow was taken away: delete it, then create it again\n"
+    (desk.folder / "states").write_text("FAILED\n")
+    done = desk.run([*COMMANDS["tpu watch"], "--poll=0"])
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: flow could not be had: delete it, and ask for another")
 
 
 @pytest.mark.parametrize(
