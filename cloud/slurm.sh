@@ -39,11 +39,12 @@ submit() {
 
 # --signal goes to the processes themselves; what is left to do is to queue the job again.
 job() {
-  local code=0 restarts=${SLURM_RESTART_COUNT:-0}
+  local code=0 restarts=${SLURM_RESTART_COUNT:-0} number=${SLURM_JOB_ID:-}
+  [[ -n $number || $PRINT == yes ]] || fail "no SLURM_JOB_ID: a job is started by slurm.sh submit"
   run srun --kill-on-bad-exit=0 --gpu-bind=none "--cpus-per-task=$CPUS" "${COMMAND[@]}" || code=$?
   again "$code" || exit "$code"
   ((restarts < MAX_RESTARTS)) || fail "gave up after $restarts restarts, with code $code"
-  run scontrol requeue Incomplete "$SLURM_JOB_ID" # not where it was cancelled
+  run scontrol requeue Incomplete "$number" # not where it was cancelled
 }
 
 parse "nodes gpus per cpus time max-restarts name partition account python workdir config task" \

@@ -158,7 +158,7 @@ def test_every_verb_is_tried():
 def test_runs_exactly_what_it_prints(desk, arguments):
     desk.answer("[[ $* != *describe* ]] || echo ACTIVE")
     expected = printed(desk, arguments)
-    done = desk.run(arguments)
+    done = desk.run(arguments, SLURM_JOB_ID="7")
     assert done.returncode == 0, done.stderr
     assert desk.calls() == expected
 
@@ -663,6 +663,13 @@ def test_a_slurm_job_queues_itself_again(desk, code, restarts, ends, requeued):
     assert done.returncode == ends, done.stderr
     again = [call for call in desk.calls() if call[0] == "scontrol"]
     assert again == ([["scontrol", "requeue", "Incomplete", "7"]] if requeued else [])
+
+
+def test_a_slurm_job_is_refused_outside_slurm(desk):
+    done = desk.run(COMMANDS["slurm job"])
+    assert done.returncode == 2
+    assert done.stderr == "error: no SLURM_JOB_ID: a job is started by slurm.sh submit\n"
+    assert desk.calls() == []
 
 
 def test_a_slurm_job_gets_the_options_of_its_submission(desk, tmp_path):
