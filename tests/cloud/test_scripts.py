@@ -762,6 +762,12 @@ def test_the_document_shows_every_script():
     assert PYTHON
 
 
+def test_the_cluster_of_the_document_says_what_it_has_besides_slices():
+    (line,) = [line for line in blocks() if line.startswith("xpk cluster create")]
+    given = {word.partition("=")[0] for word in shlex.split(line)}
+    assert {"--default-pool-cpu-machine-type", "--default-pool-cpu-num-nodes"} <= given
+
+
 @pytest.mark.parametrize("line", SHOWN)
 def test_commands_of_the_document_print(desk, line):
     done = subprocess.run(
