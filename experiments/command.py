@@ -113,7 +113,7 @@ def _told(error: Exception) -> tuple[str, int]:
         return _of_the_runtime(error)
     if isinstance(error, ImportError) and "gcsfs" in str(error):
         return NO_BUCKETS, exits.REFUSED
-    if isinstance(error, ChildProcessError | BlockingIOError):
+    if isinstance(error, ChildProcessError | ConnectionError | BlockingIOError):
         return _sentence(error), exits.LOST
     if isinstance(error, ValueError | OSError | ArithmeticError):
         return _sentence(error) + _remedy(error), exits.REFUSED

@@ -6,7 +6,7 @@
 | 1 | a wrong flag or config key, or an error that nobody foresaw, with its traceback |
 | 2 | what the sentence says |
 | 75 | told to stop (SIGTERM) and saved: the same command goes on |
-| 76 | stalled, a process was lost, or another run has the folder: the same command goes on |
+| 76 | stalled, a process lost or not met, or the folder in use: the same command goes on |
 | 130 | interrupted (Ctrl-C: saved, as 75; twice: at once) |
 | 134 | as 76, where JAX noticed first that another process was lost |
 """

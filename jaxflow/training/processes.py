@@ -69,18 +69,13 @@ def connect(
         raise ValueError(f"coordinator is {coordinator!r}, but must be HOST:PORT, as 10.0.0.1:8476")
     if heartbeat_seconds < 1:
         raise ValueError(f"heartbeat_seconds must be at least 1; it is {heartbeat_seconds}")
-    if coordinator is not None and process_id:
-        _wait_for(coordinator, seconds=JOIN_SECONDS)
+    if coordinator is not None:
+        _check_meeting(coordinator, first=process_id == 0)
     try:
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=heartbeat_seconds)
     except ValueError as error:
         if coordinator is not None or "coordinator_address" not in str(error):
             raise
-    except RuntimeError as error:
-        raise ConnectionError(
-            f"process {process_id} could not join at {coordinator} ({str(error).splitlines()[0]}): "
-            "the port must be free on the machine of process 0, and reachable from all others"
-        ) from error
     return jax.process_count()
 
 
@@ -89,8 +84,21 @@ def _is_address(text: str) -> bool:
     return found is not None and int(found[2]) < 2**16
 
 
+def _check_meeting(coordinator: str, *, first: bool) -> None:
+    """That the port is free, or somebody listens there: JAX ends a process that finds otherwise."""
+    if not first:
+        _wait_for(coordinator, seconds=JOIN_SECONDS)
+        return
+    try:
+        socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"the port of the coordinator {coordinator} cannot be had ({error.strerror}): choose "
+            "one that is free on this machine, or end what has it"
+        ) from error
+
+
 def _wait_for(coordinator: str, seconds: float) -> None:
-    """Until somebody listens there: JAX would end this process where nobody ever does."""
     end, why = time.monotonic() + seconds, _unreachable(coordinator)
     if why:
         logger.warning("waiting for process 0 at %s", coordinator)

@@ -98,6 +98,7 @@ def test_errors_and_their_codes() -> None:
         (ValueError("wrong"), ("wrong", exits.REFUSED)),
         (ChildProcessError("gone"), ("gone", exits.LOST)),
         (BlockingIOError("busy"), ("busy", exits.LOST)),
+        (ConnectionError("nobody"), ("nobody", exits.LOST)),
         (TypeError("of ours"), ("", exits.WRONG_FLAG)),
     ]:
         assert _told(error) == expected

@@ -215,6 +215,12 @@ def test_wrong_numbers_of_processes() -> None:
         processes.connect("127.0.0.1:1", 2, 0, heartbeat_seconds=-5)
 
 
+def test_nobody_at_the_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "JOIN_SECONDS", 1)
+    with pytest.raises(ConnectionError, match=r"nobody listened at 127\.0\.0\.1:1 for 1 s"):
+        processes.connect("127.0.0.1:1", 2, 1)
+
+
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
@@ -225,9 +231,9 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
             "experiments.train", *DIGITS, f"--workdir={tmp_path / 'run'}", f"--coordinator={told}",
             "--num_processes=1", "--process_id=0", log=tmp_path / "log",
         ) as child:  # fmt: skip
-            assert child.wait() == exits.REFUSED
+            assert child.wait() == exits.LOST
             last = child.output().strip().splitlines()[-1]
-            assert last.startswith(f"error: process 0 could not join at {told}")
+            assert last.startswith(f"error: the port of the coordinator {told} cannot be had")
 
 
 ALONE = "from jaxflow.training import processes; print('found', processes.connect())"
