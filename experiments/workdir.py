@@ -3,6 +3,7 @@
 config.json        the config that the run was started with
 checkpoints/       by step
 cache/             compiled programs, for the next start
+.lock              held by the run that is at work here
 metrics.jsonl      a line each `log.every` steps, with the seconds spent on what
 starts.json        how often in a row it was started from one step; gone after a good end
 diagnosis.json     what was found where too many steps in a row were not finite

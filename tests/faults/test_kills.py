@@ -154,7 +154,7 @@ def test_a_killed_worker_ends_the_run_as_a_lost_process(n: int, tmp_path: Path) 
         assert set(codes) <= {exits.LOST, -signal.SIGABRT}
 
 
-@pytest.mark.parametrize("layout", ["data", "fsdp"])
+@pytest.mark.parametrize("layout", [pytest.param("data", marks=pytest.mark.slow), "fsdp"])
 def test_a_program_of_several_devices_and_steps_goes_on(layout: str, tmp_path: Path) -> None:
     """Where a program that is loaded again could wait for itself."""
     command = (
