@@ -92,7 +92,7 @@ def _cache_compiled() -> None:
     """Keep compiled programs in the run's folder, so that a restart begins at once.
 
     Not those of several CPU devices in one process, which hang when they are loaded again: each
-    device may take a program's collectives in another order (XLA of jax 0.10 to 0.12).
+    device may take a program's collectives in another order (seen with jax 0.10).
     """
     if "workdir" not in flags.FLAGS:
         return
