@@ -38,8 +38,8 @@ def main() -> None:
         raise ValueError("--workdir=DIR is needed: the folder that the run is written to")
     folder = epath.Path(_WORKDIR.value)
     profile = steps_of(_PROFILE.value)
-    workdir.create(folder, config)
     with workdir.held(folder):
+        workdir.create(folder, config)
         trained = loop.train(config, folder, profile)
     pictures = sorted((folder / "samples").glob("*.png"))
     taken = int(trained.state.step) - trained.start

@@ -18,8 +18,9 @@ import fcntl
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import IO, Any
 
 import jax
@@ -47,9 +48,6 @@ MAY_CHANGE = (
 )
 
 
-_MAY_CHANGE = tuple(f"{key}." for key in MAY_CHANGE)
-
-
 def create(workdir: epath.Path, config: ConfigDict) -> None:
     """Make the folder, and write the config into it or compare it with the one there.
 
@@ -66,10 +64,8 @@ def create(workdir: epath.Path, config: ConfigDict) -> None:
     if snapshot.exists() and _has_saved(workdir):
         _refuse_another(workdir, read_config(workdir), config)
     if processes.is_first():
-        if workdir.exists() and not workdir.is_dir():
-            raise FileExistsError(f"{workdir} is a file: choose a folder for the run")
         for folder in (workdir, workdir / "samples", workdir / "checkpoints"):
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
         _write_whole(snapshot, config.to_json(indent=2))
     _check_shared(workdir)
 
@@ -83,10 +79,7 @@ def _check_shared(workdir: epath.Path) -> None:
     if processes.is_first():
         token.touch()
     processes.together("jaxflow workdir")
-    end = time.monotonic() + SEEN_SECONDS
-    while not (seen := token.exists()) and time.monotonic() < end:
-        time.sleep(0.2)
-    everywhere = processes.agree(seen)
+    everywhere = processes.agree(_until(token.exists, SEEN_SECONDS))
     if processes.is_first():
         token.unlink()
     if not everywhere:
@@ -98,24 +91,37 @@ def _check_shared(workdir: epath.Path) -> None:
 
 @contextmanager
 def held(workdir: epath.Path) -> Iterator[None]:
-    """The folder for this run alone, as far as a file system on this machine can tell.
+    """The folder, made where it is missing, for this run alone as far as a file system can tell.
 
     Raises:
         BlockingIOError: where another run still has it after some seconds.
+        OSError: where it cannot be written.
     """
     if "://" in str(workdir) or not processes.is_first():
         yield
         return
+    _make(workdir)
     with (workdir / LOCK).open("w") as file:
-        end = time.monotonic() + HELD_SECONDS
-        while not _locks(file):
-            if time.monotonic() > end:
-                raise BlockingIOError(
-                    f"another run is at work in {workdir}: wait until it has ended, or choose "
-                    "another folder"
-                )
-            time.sleep(0.2)
+        if not _until(partial(_locks, file), HELD_SECONDS):
+            raise BlockingIOError(
+                f"another run is at work in {workdir}: wait until it has ended, or choose another "
+                "folder"
+            )
         yield
+
+
+def _make(folder: epath.Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: choose a folder for the run")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether it came true in that time."""
+    end = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < end:
+        time.sleep(0.2)
+    return met
 
 
 def _locks(file: IO[Any]) -> bool:
@@ -203,7 +209,8 @@ def _refuse_another(workdir: epath.Path, before: ConfigDict, now: ConfigDict) ->
     differ = [
         key
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not f"{key}.".startswith(_MAY_CHANGE)
+        if old.get(key) != new.get(key)
+        and not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)
     ]
     if differ:
         changes = "; ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in differ)

@@ -124,6 +124,20 @@ def test_word_that_comes_before_the_first_step_of_a_resumed_run(tmp_path: Path) 
     assert 20 < max(steps_saved(folder)) < STEPS
 
 
+def test_a_second_run_in_a_folder_leaves_the_first_alone(tmp_path: Path) -> None:
+    """Though the first has saved nothing yet, and the second has another config."""
+    folder = tmp_path / "run"
+    rare = ("--config.checkpoint.every=100000", "--config.steps=100000")
+    with started(*train(folder, *rare), log=tmp_path / "first") as first:
+        until((folder / "metrics.jsonl").exists, first)
+        snapshot = (folder / "config.json").read_text()
+        with started(*train(folder, *rare, "--config.seed=1"), log=tmp_path / "log") as second:
+            assert second.wait(60) == exits.LOST
+            assert "another run is at work" in second.output()
+        assert first.running()
+        assert (folder / "config.json").read_text() == snapshot
+
+
 def test_workers_end_with_a_run_that_was_killed(tmp_path: Path) -> None:
     with started(*train(tmp_path / "run", "--config.data.workers=1"), log=tmp_path / "log") as run:
         until(lambda: bool(steps_saved(tmp_path / "run")), run)
