@@ -1,5 +1,7 @@
 """The few array operations that every room shares."""
 
+import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +17,15 @@ __all__ = [
     "batch_size",
     "bisect",
     "check_batch",
+    "check_keys",
+    "check_made",
+    "check_network",
     "event_mean",
+    "event_shape",
     "event_sum",
     "expand",
     "is_concrete",
+    "null_like",
     "parameter_summary",
     "per_sample",
 ]
@@ -94,18 +101,67 @@ def check_batch(x: Any, cond: Cond) -> int:
     return n
 
 
-def per_sample(sample: Callable[[Key], Array], keys: Keys) -> Array:
+def null_like(name: str, null: Any, value: Any) -> Any:
+    """The null of a condition in the shape of the condition.
+
+    Args:
+        name: of the condition, for the error.
+        null: a number, an array for one example, or a tree of them whose structure begins that
+            of the condition.
+        value: the condition, an array or nested mappings of arrays, each `[batch, ...]`.
+
+    Raises:
+        ValueError: where the null does not fit.
+
+    >>> null_like("label", 10, jnp.arange(3))
+    Array([10, 10, 10], dtype=int32)
+    """
+    try:
+        return jax.tree.map(
+            lambda n, v: jnp.broadcast_to(jnp.asarray(n, v.dtype), v.shape),
+            jax.tree.broadcast(null, value),
+            jax.tree.map(jnp.asarray, value),
+        )
+    except (ValueError, TypeError):
+        shapes = [jax.tree.map(jnp.shape, tree) for tree in (null, value)]
+        raise ValueError(
+            f"the null of the condition {name!r} has shape {shapes[0]}, but the condition "
+            f"{shapes[1]}: give a number, or a value for one example"
+        ) from None
+
+
+def per_sample(sample: Callable[[Key], Any], keys: Keys) -> Any:
     """`sample(key)` for every key, so that a sample never depends on its batch.
 
     Raises:
         ValueError: where `keys` is not a vector of typed keys.
     """
-    if not jnp.issubdtype(jnp.asarray(keys).dtype, jax.dtypes.prng_key) or keys.ndim != 1:
+    check_keys(keys)
+    return jax.vmap(sample)(keys)
+
+
+def check_keys(keys: Any, n: int | None = None) -> None:
+    """Refuse what is not a vector of typed keys, one for each of `n` samples.
+
+    Raises:
+        ValueError: with the shape.
+    """
+    dtype = getattr(keys, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed or keys.ndim != 1 or n not in (None, len(keys)):
         raise ValueError(
             f"keys has shape {jnp.shape(keys)}: one typed key a sample is needed, "
-            "as jax.random.split(jax.random.key(0), batch) gives"
+            f"as jax.random.split(jax.random.key(0), {'batch' if n is None else n}) gives"
         )
-    return jax.vmap(sample)(keys)
+
+
+def event_shape(x: Any) -> Any:
+    """The shape of one sample, or a mapping of those of its parts.
+
+    >>> event_shape({"image": jnp.zeros((4, 8, 8)), "label": jnp.zeros(4)})
+    {'image': (8, 8), 'label': ()}
+    """
+    return jax.tree.map(lambda a: jnp.shape(a)[1:], x)
 
 
 def is_concrete(x: Any) -> bool:
@@ -142,3 +198,43 @@ def bisect(f: Callable[[Array], Array], y: Array, low: float, high: float) -> Ar
 def parameter_summary(params: Any) -> str:
     """How many parameters there are, for a `repr`."""
     return f"{sum(int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(params)):,} parameters"
+
+
+def check_made(argument: str, value: Any) -> None:
+    """Refuse a factory or class of ours in the place of what a call of it makes.
+
+    Raises:
+        TypeError: naming it, and its call.
+    """
+    module, name = str(getattr(value, "__module__", "")), getattr(value, "__name__", "")
+    ours = module.startswith("jaxflow.") and name in getattr(sys.modules[module], "__all__", ())
+    if ours and (inspect.isfunction(value) or inspect.isclass(value)):
+        room = module.split(".")[1]
+        raise TypeError(
+            f"{argument} is {room}.{name} itself, and not what it makes: call it, as "
+            f"{argument}={room}.{name}(...)"
+        )
+
+
+_ADAPTERS = {"flax.linen": "linen", "flax.nnx": "nnx", "equinox": "equinox"}
+
+
+def check_network(network: Any) -> None:
+    """Refuse what is no function of parameters, and a module that no adapter has taken.
+
+    Raises:
+        TypeError: naming the adapter, or what a network is.
+    """
+    check_made("network", network)
+    homes = [kind.__module__ for kind in type(network).__mro__]
+    for package, adapter in _ADAPTERS.items():
+        if any(f"{home}.".startswith(f"{package}.") for home in homes):
+            raise TypeError(
+                f"the network is a module of {package}, {type(network).__name__}: make it a pure "
+                f"function of parameters by networks.{adapter}(module)"
+            )
+    if not callable(network):
+        raise TypeError(
+            "a network is a function (params, t, x, *, key=None, **cond) -> output; got "
+            f"{type(network).__name__}"
+        )

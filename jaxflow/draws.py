@@ -1,26 +1,40 @@
-"""Draws complete a batch with everything random in an objective: `(key, batch) -> batch`.
+"""Draws complete a batch with everything random in an objective: `(key, batch, held) -> batch`.
 
 A batch comes as `{"x1": data, "cond": {...}}` (with `"x0"` where the source is data too) and leaves
 with `x0, x1, t, z, cond`. Draws run on the global batch, before microbatches and devices split it,
-so that every layout trains the same run.
+so that every layout trains the same run. `held` is what a loss may read too: the step, the
+averages and what is frozen, so that a draw may encode its data by a frozen network.
 """
 
-import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from numbers import Real
+import inspect
+import math
+from collections.abc import Mapping
+from numbers import Number
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxflow import couplings, sources
 from jaxflow import times as times_
-from jaxflow.arrays import batch_size, check_batch
-from jaxflow.records import record, static
-from jaxflow.types import Batch, Coupling, Draw, Interval, Key, Path, Source, Times
+from jaxflow.arrays import batch_size, check_batch, check_made, event_shape, null_like
+from jaxflow.paths.schedules import interval_of
+from jaxflow.records import record, static, traceable
+from jaxflow.types import (
+    Batch,
+    Coupling,
+    Dependent,
+    Draw,
+    Held,
+    Interval,
+    Key,
+    Path,
+    Source,
+    Times,
+)
 
-__all__ = ["ahead", "chain", "couple", "drop", "latent", "source", "standard", "times"]
+__all__ = ["as_draw", "chain", "couple", "drop", "latent", "source", "standard", "times"]
 
 
 @record
@@ -34,14 +48,20 @@ class Chain:
         """Whether any of them runs outside of jit."""
         return any(on_host(draw) for draw in self.draws)
 
-    def __call__(self, key: Key, batch: Batch) -> Batch:
-        return _run(self.draws, jax.random.split(key, len(self.draws)), batch)
+    def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
+        for part, draw in zip(jax.random.split(key, len(self.draws)), self.draws, strict=True):
+            batch = draw(part, batch, held)
+        return batch
 
 
-def _run(draws: tuple[Draw, ...], keys: Iterable[Key], batch: Batch) -> Batch:
-    for key, draw in zip(keys, draws, strict=True):
-        batch = draw(key, batch)
-    return batch
+@record
+class WithoutHeld:
+    """A draw `(key, batch) -> batch` that reads nothing else."""
+
+    draw: Any
+
+    def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
+        return self.draw(key, batch)
 
 
 @record
@@ -50,13 +70,24 @@ class FromSource:
 
     source: Source
 
-    def __call__(self, key: Key, batch: Batch) -> Batch:
+    def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
         if "x0" in batch:
-            return batch
+            return {**batch, "z": Dependent()}
         x1 = batch["x1"]
-        x0 = self.source.sample(jax.random.split(key, batch_size(x1)), x1.shape[1:])
-        floating = all(jnp.issubdtype(x.dtype, jnp.floating) for x in (x0, x1))
-        return {**batch, "x0": x0.astype(x1.dtype) if floating else x0}
+        x0 = self.source.sample(jax.random.split(key, batch_size(x1)), event_shape(x1))
+        return {**batch, "x0": jax.tree.map(_as_data, x0, x1), "z": _unless_normal(self.source)}
+
+
+def _as_data(x0: Any, x1: Any) -> Any:
+    floating = all(jnp.issubdtype(x.dtype, jnp.floating) for x in (x0, x1))
+    return x0.astype(x1.dtype) if floating else x0
+
+
+def _unless_normal(source: Source) -> Any:
+    """`Dependent` for a source that is not standard normal, part by part."""
+    if isinstance(source, sources.Product):
+        return {name: _unless_normal(part) for name, part in source.parts.items()}
+    return None if isinstance(source, sources.Normal) else Dependent()
 
 
 @record
@@ -70,21 +101,35 @@ class Couple:
         """Whether the coupling is solved outside of jit."""
         return getattr(self.coupling, "on_host", False)
 
-    def __call__(self, key: Key, batch: Batch) -> Batch:
+    def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
         x0, x1, cond = self.coupling(key, batch["x0"], batch["x1"], batch.get("cond", {}))
-        return {**batch, "x0": x0, "x1": x1, "cond": cond}
+        batch = {**batch, "x0": x0, "x1": x1, "cond": cond}
+        return (
+            batch if getattr(self.coupling, "independent", False) else {**batch, "z": Dependent()}
+        )
 
 
 @record
 class AddTimes:
-    """Adds `t`, inside the interval."""
+    """Adds `t`, inside the interval: one an example, or one for each of its leading axes."""
 
-    times: Times
+    times: Times | Mapping[str, Times]
     interval: Interval = static()
+    lead: int = static()
 
-    def __call__(self, key: Key, batch: Batch) -> Batch:
-        low, high = self.interval
-        return {**batch, "t": low + (high - low) * self.times(key, batch_size(batch["x1"]))}
+    def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
+        if not isinstance(self.times, Mapping):
+            return {**batch, "t": self._drawn(key, self.times, batch["x1"])}
+        keys = jax.random.split(key, len(self.times))
+        drawn = zip(keys, self.times.items(), strict=True)
+        return {**batch, "t": {k: self._drawn(key, t, batch["x1"][k]) for key, (k, t) in drawn}}
+
+    def _drawn(self, key: Key, times: Times, x1: Any) -> Any:
+        n, (low, high) = batch_size(x1), self.interval
+        if not self.lead:
+            return low + (high - low) * times(key, n)
+        shape = x1.shape[: 1 + self.lead]
+        return (low + (high - low) * times(key, math.prod(shape))).reshape(shape)
 
 
 @record
@@ -93,165 +138,173 @@ class AddLatent:
 
     path: Path
 
-    def __call__(self, key: Key, batch: Batch) -> Batch:
-        return {**batch, "z": self.path.latent(key, batch["x0"])}
+    def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
+        latent = getattr(self.path, "latent", None)
+        z = None if latent is None else latent(key, batch["x0"])
+        return {**batch, "z": _or_else(z, batch.get("z"))}
+
+
+def _or_else(latent: Any, mark: Any) -> Any:
+    """The path's latent, or what the pairs said of themselves where it has none."""
+    if not isinstance(latent, Mapping):
+        return mark if latent is None else latent
+    each = mark if isinstance(mark, Mapping) else dict.fromkeys(latent, mark)
+    return {name: _or_else(z, each.get(name)) for name, z in latent.items()}
 
 
 @record
 class Drop:
-    """Replaces the conditions of a random share of the examples by their null values."""
+    """Replaces the conditions of random examples by their null values."""
 
-    rate: float = static()
-    null: tuple[tuple[str, float], ...] = static()
+    null: Mapping[str, Any]
+    rates: tuple[tuple[str, float], ...] = static()
+    together: bool = static()
 
-    def __call__(self, key: Key, batch: Batch) -> Batch:
+    def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
         cond = dict(batch.get("cond", {}))
-        missing = [name for name, _ in self.null if name not in cond]
+        missing = [name for name, _ in self.rates if name not in cond]
         if missing:
             raise ValueError(
                 f"drop names the condition {missing[0]!r}, which the batch lacks; "
                 f"it has {sorted(cond)}"
             )
-        dropped = jax.random.bernoulli(key, self.rate, (check_batch(batch["x1"], cond),))
-        for name, null in self.null:
-            value = jnp.asarray(cond[name])
-            where = dropped.reshape(dropped.shape + (1,) * (value.ndim - 1))
-            cond[name] = jnp.where(where, jnp.asarray(null, value.dtype), value)
+        n = check_batch(batch["x1"], cond)
+        keys = jax.random.split(key, len(self.rates))
+        for i, (name, rate) in enumerate(self.rates):
+            dropped = jax.random.bernoulli(key if self.together else keys[i], rate, (n,))
+            null = null_like(name, self.null[name], cond[name])
+            cond[name] = jax.tree.map(lambda n, v, d=dropped: _where(d, n, v), null, cond[name])
         return {**batch, "cond": cond}
 
 
-def chain(*draws: Draw) -> Draw:
-    """Draws one after another, each with a key of its own."""
-    return Chain(draws)
+def _where(rows: Any, a: Any, b: Any) -> Any:
+    return jnp.where(rows.reshape(rows.shape + (1,) * (a.ndim - 1)), a, b)
 
 
-def on_host(draw: Draw) -> bool:
-    """Whether a part of the draw runs outside of jit, so that it wants `ahead`."""
-    return getattr(draw, "on_host", False)
+def on_host(draw: Any) -> bool:
+    """Whether a part of the draw runs outside of jit, so that it wants `data.ahead`."""
+    return getattr(getattr(draw, "func", draw), "on_host", False)
 
 
-def ahead(
-    draw: Draw,
-    keys: Callable[[int], Key],
-    batches: Iterable[Batch],
-    *,
-    first: int = 0,
-    depth: int = 2,
-) -> Iterator[Batch]:
-    """Completed batches, drawn on threads while the steps before them run.
-
-    What can be compiled is; what runs on the host (an exact coupling) runs between. The result
-    is that of `draw(keys(step), batch)`, step by step.
-
-    Args:
-        draw: any draw.
-        keys: the key of a step's draw; it must not read an array that a step gives up,
-            such as the key of a donated state.
-        batches: what the draws complete.
-        first: the step of the first batch.
-        depth: how many batches to be ahead.
+def as_draw(draw: Any) -> Draw:
+    """The draw itself, or that of a plain function `(key, batch)` or `(key, batch, held)`.
 
     Raises:
-        whatever `draw` or `batches` raises, at the batch that it concerns.
+        TypeError: for what is no function.
     """
-    staged = _by_stages(draw)
-    double = jnp.result_type(float) == jnp.float64
-    source = enumerate(batches, first)
-
-    def complete(step: int, batch: Batch) -> Batch:
-        with jax.enable_x64(double):
-            return staged(keys(step), batch)
-
-    def submit(pool: ThreadPoolExecutor) -> Future[Batch] | None:
-        try:
-            return pool.submit(complete, *next(source))
-        except StopIteration:
-            return None
-        except Exception as error:
-            failed: Future[Batch] = Future()
-            failed.set_exception(error)
-            return failed
-
-    with ThreadPoolExecutor(depth, thread_name_prefix="draws-ahead") as pool:
-        waiting = deque(submit(pool) for _ in range(depth + 1))
-        while (completed := waiting.popleft()) is not None:
-            yield completed.result()
-            waiting.append(submit(pool))
+    check_made("draw", draw)
+    if not callable(draw):
+        raise TypeError(
+            f"a draw is (key, batch, held) -> batch; got {type(draw).__name__}: "
+            "draws.standard(path) is the usual one"
+        )
+    return traceable(draw) if _takes_held(draw) else WithoutHeld(traceable(draw))
 
 
-def _by_stages(draw: Draw) -> Draw:
-    """The draw with its traceable stretches jitted, and its host parts between them."""
-    parts = getattr(draw, "draws", (draw,))
-    chained = hasattr(draw, "draws")
-    keys_of = jax.jit(lambda key: list(jax.random.split(key, len(parts))) if chained else [key])
-    stages = []
-    for host, group in itertools.groupby(enumerate(parts), lambda part: on_host(part[1])):
-        indices, members = zip(*group, strict=True)
-        run = _run if host else jax.jit(_run)
-        stages.append((run, members if host else _traceable(members), indices))
-
-    def staged(key: Key, batch: Batch) -> Batch:
-        keys = keys_of(key)
-        for run, members, indices in stages:
-            batch = run(members, [keys[i] for i in indices], batch)
-        return batch
-
-    return staged
+def _takes_held(draw: Any) -> bool:
+    parameters = inspect.signature(draw).parameters.values()
+    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(by_place) > 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
-def _traceable(draws: tuple[Draw, ...]) -> tuple[Draw, ...]:
-    """Draws as an argument of jit: a bare function among them becomes a record without arrays."""
-    return jax.tree.map(lambda a: jax.tree_util.Partial(a) if callable(a) else a, draws)
+def chain(*draws: Draw) -> Draw:
+    """Draws one after another, each with a key of its own; plain functions are draws too."""
+    return Chain(tuple(map(as_draw, draws)))
 
 
 def source(source: Source) -> Draw:
     """Adds `x0 ~ source`, one key an example, unless the batch brings its own `x0`."""
-    return FromSource(source)
+    return FromSource(sources.as_source(source))
 
 
 def couple(coupling: Coupling) -> Draw:
-    """Re-pairs `x0` with `x1` on the global batch; conditions follow their data."""
-    return Couple(coupling)
+    """Re-pairs `x0` with `x1` on the global batch; conditions follow their data.
 
-
-def times(times: Times, interval: Interval = (0.0, 1.0)) -> Draw:
-    """Adds `t ~ times`, stretched from [0, 1] onto the interval of a path.
+    A plain function `(key, x0, x1, cond) -> (x0, x1, cond)` is a coupling too; it is taken for one
+    that does not keep pairs independent.
 
     Raises:
-        ValueError: unless `0 <= low < high <= 1`.
+        TypeError: for what is no function.
+    """
+    check_made("coupling", coupling)
+    if not callable(coupling):
+        raise TypeError(
+            "a coupling is (key, x0, x1, cond) -> (x0, x1, cond); got "
+            f"{type(coupling).__name__}: couplings.independent() is the usual one"
+        )
+    return Couple(traceable(coupling))
+
+
+def times(
+    times: Times | Mapping[str, Times], interval: Interval = (0.0, 1.0), *, lead: int = 0
+) -> Draw:
+    """Adds `t ~ times`, stretched from [0, 1] onto the interval of a path.
+
+    Args:
+        times: their distribution, or one for each part of a sample.
+        interval: of the path.
+        lead: leading axes of the event that have times of their own, 1 for frames or tokens.
+
+    Raises:
+        ValueError: unless `0 <= low < high <= 1` and `lead >= 0`.
+        TypeError: for what is no distribution of times.
     """
     low, high = interval
-    if not 0 <= low < high <= 1:
-        raise ValueError(f"times needs 0 <= low < high <= 1; got the interval {interval}")
-    return AddTimes(times, (low, high))
+    if not (0 <= low < high <= 1 and lead >= 0):
+        raise ValueError(
+            f"times needs 0 <= low < high <= 1 and lead >= 0; got {interval} and lead={lead}"
+        )
+    for each in times.values() if isinstance(times, Mapping) else (times,):
+        check_made("times", each)
+        if not callable(each):
+            raise TypeError(
+                f"times draw as (key, n) -> t; got {type(each).__name__}: times.uniform() is the "
+                "usual one"
+            )
+    return AddTimes(traceable(times), (low, high), lead)
 
 
 def latent(path: Path) -> Draw:
     """Adds `z`, the path's own randomness (a bridge's noise), where it has one."""
-    return AddLatent(path)
+    return AddLatent(traceable(path))
 
 
-def drop(rate: float, null: Mapping[str, float]) -> Draw:
+def drop(rate: float | Mapping[str, float], null: Mapping[str, Any]) -> Draw:
     """Replaces conditions by their null values with probability `rate`, for guidance.
 
-    All conditions of an example are dropped together. Ho & Salimans, Classifier-Free Diffusion
-    Guidance, 2022, arXiv:2207.12598, algorithm 1.
+    With one rate all conditions of an example are dropped together; with a mapping each by
+    itself. Ho & Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv:2207.12598, algorithm 1.
 
     Args:
-        rate: probability, in [0, 1].
-        null: the value of each condition that means "none", by name, as `{"label": 10}`.
+        rate: probability, in [0, 1], or one for each name of `null`.
+        null: what means "none", by name, as `{"label": 10}`: a number, an array for one example, or
+            a tree of them for a condition that is a nested mapping.
 
     Raises:
-        ValueError: for a rate outside [0, 1], no name, or a name that the batch lacks.
+        ValueError: for a rate outside [0, 1], no name, names that differ, or a name that the
+            batch lacks.
     """
-    if not 0 <= rate <= 1:
-        raise ValueError(f"drop needs a rate in [0, 1]; got {rate}")
     if not null:
         raise ValueError("drop needs the null value of at least one condition, as {'label': 10}")
-    wrong = [name for name, value in null.items() if not isinstance(value, Real)]
+    together = not isinstance(rate, Mapping)
+    rates = dict.fromkeys(null, rate) if together else dict(rate)
+    if sorted(rates) != sorted(null):
+        raise ValueError(f"drop has rates of {sorted(rates)}, but nulls of {sorted(null)}")
+    wrong = [r for r in rates.values() if not 0 <= r <= 1]
     if wrong:
-        raise ValueError(f"the null value of {wrong[0]!r} must be a number; got {null[wrong[0]]!r}")
-    return Drop(rate, tuple(sorted(null.items())))
+        raise ValueError(f"drop needs a rate in [0, 1]; got {wrong[0]}")
+    texts = [name for name, value in null.items() if not _is_numeric(value)]
+    if texts:
+        raise ValueError(f"the null value of {texts[0]!r} must be numbers; got {null[texts[0]]!r}")
+    return Drop(dict(null), tuple(sorted(rates.items())), together)
+
+
+def _is_numeric(tree: Any) -> bool:
+    leaves = jax.tree.leaves(tree)
+    return bool(leaves) and all(isinstance(a, Number | jax.Array | np.ndarray) for a in leaves)
+
+
+_source, _times = source, times  # their names are arguments below
 
 
 def standard(
@@ -259,31 +312,38 @@ def standard(
     *,
     source: Source | None = None,
     coupling: Coupling | None = None,
-    times: Times | None = None,
+    times: Times | Mapping[str, Times] | None = None,
     drop: Draw | None = None,
 ) -> Draw:
     """The usual chain: source, coupling, times in the path's interval, latent, dropout.
 
     Args:
         path: gives the interval of the times, and the latent where it has one.
-        source: standard normal where None.
+        source: standard normal where None, for every part of a product.
         coupling: independent where None.
         times: uniform where None.
         drop: condition dropout, as `draws.drop(.1, {"label": 10})`; none where None.
 
     Raises:
-        ValueError: where the coupling needs a Gaussian source and gets another.
+        TypeError: for an argument of another kind.
     """
-    source_ = sources.normal() if source is None else source
-    coupling_ = couplings.independent() if coupling is None else coupling
-    if coupling_.needs_gaussian_source and not isinstance(source_, sources.Normal):
-        raise ValueError(f"{coupling_!r} needs sources.normal(); got {source_!r}")
-    schedule = getattr(path, "schedule", None)
-    interval = schedule.interval if schedule is not None else (0.0, 1.0)
-    steps: list[Draw] = [
-        FromSource(source_),
-        Couple(coupling_),
-        AddTimes(times_.uniform() if times is None else times, interval),
-        AddLatent(path),
+    check_made("path", path)
+    if not callable(path):
+        raise TypeError(
+            f"a path is (t, x0, x1, z) -> PathSample; got {type(path).__name__}: paths.linear() is "
+            "the usual one"
+        )
+    steps = [
+        _source(_normal_for(path) if source is None else source),
+        couple(couplings.independent() if coupling is None else coupling),
+        _times(times_.uniform() if times is None else times, interval_of(path)),
+        latent(path),
     ]
     return chain(*steps, *([] if drop is None else [drop]))
+
+
+def _normal_for(path: Path) -> Source:
+    parts = getattr(path, "parts", None)
+    if parts is None:
+        return sources.normal()
+    return sources.product({name: _normal_for(part) for name, part in parts.items()})

@@ -1,6 +1,7 @@
 """Records: frozen dataclasses that are pytrees, told apart by their class.
 
-Arrays are leaves; fields marked `static()` are part of the structure, and must hash.
+Arrays are leaves; fields marked `static()` are part of the structure, and must hash. Two records
+are equal where their structures and all their numbers are; one without leaves hashes.
 
 Not `jax.tree_util.register_dataclass`: there the structures of two classes are equal where their
 static fields are (jax 0.10 to 0.12). Only their hashes differ, and a table of compiled programs
@@ -11,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, dataclass_transform, overload
 
-from jax.tree_util import GetAttrKey, register_pytree_with_keys
+import jax
+import numpy as np
+from jax.tree_util import GetAttrKey, Partial, register_pytree_with_keys
 
-__all__ = ["record", "static"]
+__all__ = ["record", "static", "traceable"]
 
 T = TypeVar("T")
 
@@ -45,7 +48,9 @@ def record(cls: Any = None, /, **options: bool) -> Any:
     """
     if cls is None:
         return lambda cls: record(cls, **options)
-    made: Any = dataclass(frozen=True, **options)(cls)
+    if options.get("eq", True) and "__eq__" not in vars(cls):
+        cls.__eq__, cls.__hash__ = _equal, _hash
+    made: Any = dataclass(frozen=True, **{**options, "eq": False})(cls)
     names = [f.name for f in fields(made) if not f.metadata.get("static")]
     statics = [f.name for f in fields(made) if f.metadata.get("static")]
     keys = [GetAttrKey(name) for name in names]
@@ -65,3 +70,33 @@ def record(cls: Any = None, /, **options: bool) -> Any:
 
     register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
     return made
+
+
+def traceable(tree: Any) -> Any:
+    """The tree as an argument of jit: every function in it becomes a pytree without leaves.
+
+    >>> jax.tree.leaves(traceable({"rate": 2.0, "map": abs}))
+    [2.0]
+    """
+    return jax.tree.map(lambda leaf: Partial(leaf) if callable(leaf) else leaf, tree)
+
+
+def _equal(self: Any, other: Any) -> Any:
+    if type(self) is not type(other):
+        return NotImplemented
+    (mine, structure), (others, structure_) = jax.tree.flatten(self), jax.tree.flatten(other)
+    return structure == structure_ and all(map(_same, mine, others))
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or bool(np.shape(a) == np.shape(b) and np.all(a == b))
+
+
+def _hash(self: Any) -> int:
+    leaves, structure = jax.tree.flatten(self)
+    if leaves:
+        raise TypeError(
+            f"a {type(self).__name__} that holds arrays does not hash: it is an argument of jit, "
+            "not a part of the program"
+        )
+    return hash((type(self), structure))

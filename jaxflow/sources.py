@@ -1,13 +1,16 @@
 """Where a flow starts: `sample(keys [batch], event_shape) -> x0` and `log_prob(x0)` in nats."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, event_sum, per_sample
-from jaxflow.records import record, static
+from jaxflow.arrays import at_least_float32, check_made, event_sum, per_sample
+from jaxflow.records import record, static, traceable
 from jaxflow.types import Array, Data, Float, Keys, Shaped, Source
 
-__all__ = ["data", "mask", "normal", "uniform"]
+__all__ = ["as_source", "data", "mask", "normal", "product", "uniform"]
 
 
 @record
@@ -86,6 +89,80 @@ class Rows:
             f"a source of {len(self.rows)} data rows has no density, so no likelihood follows "
             "from it; train from sources.normal() or sources.uniform() for likelihoods"
         )
+
+
+@record
+class Product:
+    """Independent parts, each from a source of its own."""
+
+    parts: Mapping[str, Source]
+
+    def sample(self, keys: Keys, event_shape: Mapping[str, tuple[int, ...]]) -> dict[str, Data]:
+        """A mapping of parts, one sample a key.
+
+        Raises:
+            ValueError: where the events are not those of the parts.
+        """
+        if not isinstance(event_shape, Mapping) or sorted(event_shape) != sorted(self.parts):
+            raise ValueError(
+                f"the source has the parts {sorted(self.parts)}, but the events are {event_shape}"
+            )
+        return {
+            name: part.sample(jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys), shape)
+            for i, (name, part, shape) in enumerate(
+                (name, self.parts[name], event_shape[name]) for name in sorted(self.parts)
+            )
+        }
+
+    def log_prob(self, x0: Mapping[str, Data]) -> Float[Array, "batch"]:
+        """The sum over the parts, in nats."""
+        return sum((part.log_prob(x0[k]) for k, part in self.parts.items()), jnp.zeros(()))
+
+
+@record
+class FromFunction:
+    """What a plain function `(keys, event_shape) -> x0` draws."""
+
+    function: Any
+
+    def sample(self, keys: Keys, event_shape: tuple[int, ...]) -> Data:
+        """One sample a key."""
+        return self.function(keys, event_shape)
+
+    def log_prob(self, x0: Data) -> Float[Array, "batch"]:
+        """Raises: ValueError, since a function that draws tells no density."""
+        raise ValueError(
+            f"the source {self.function!r} is a function that draws and tells no density: for "
+            "likelihoods give an object with sample(keys, event_shape) and log_prob(x0)"
+        )
+
+
+def as_source(source: Any) -> Source:
+    """The source itself, or that of a plain function `(keys, event_shape) -> x0`.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    check_made("source", source)
+    if hasattr(source, "sample"):
+        return source
+    if callable(source):
+        return FromFunction(traceable(source))
+    raise TypeError(
+        f"a source has sample(keys, event_shape) and log_prob(x0); got {type(source).__name__}: "
+        "sources.data(rows) makes one of an array"
+    )
+
+
+def product(parts: Mapping[str, Source]) -> Source:
+    """Independent parts, for samples that are mappings: `{"image": normal(), "label": mask(10)}`.
+
+    Raises:
+        ValueError: for no part.
+    """
+    if not parts:
+        raise ValueError("a product needs the source of at least one part")
+    return Product({name: as_source(part) for name, part in parts.items()})
 
 
 def normal() -> Source:

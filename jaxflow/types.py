@@ -2,17 +2,18 @@
 
 Shapes. `batch` leads every array; `event` is the shape of one sample. Time runs from the source
 at `t = 0` to the data at `t = 1`; `t` is `[batch]`, or `[batch, *leading event axes]` where a path
-and a network take a time a token or a frame. Conditions are one mapping of arrays, each
-`[batch, ...]`.
+and a network take a time a token or a frame. Conditions are one mapping of arrays, or of nested
+mappings (a text and its mask), each `[batch, ...]`. A sample of several parts (an image and its
+label) is a mapping of arrays.
 Keys are typed (`jax.random.key`); `key=None` means nothing random.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from jaxflow.records import record
+from jaxflow.records import record, static
 
 __all__ = [
     "Array",
@@ -21,6 +22,7 @@ __all__ = [
     "Cond",
     "Coupling",
     "Data",
+    "Dependent",
     "Draw",
     "Float",
     "FlowMap",
@@ -37,22 +39,24 @@ __all__ = [
     "Path",
     "PathSample",
     "PyTree",
+    "Sample",
     "Schedule",
     "Shaped",
     "Solution",
     "Source",
+    "Stream",
     "Time",
     "Times",
     "TrainState",
-    "Trainer",
     "Velocity",
 ]
 
 Data = Shaped[Array, "batch *event"]
+Sample = Any  # data, or a mapping of parts, each of them data
 Time = Float[Array, "batch *lead"]
 Key = PRNGKeyArray
 Keys = Shaped[PRNGKeyArray, "batch"]
-Cond = Mapping[str, Shaped[Array, "batch ..."]]
+Cond = Mapping[str, Any]  # each an array `[batch, ...]` or a mapping of such
 Batch = Mapping[str, Any]
 Params = PyTree
 Interval = tuple[float, float]
@@ -81,31 +85,36 @@ class Velocity(Protocol):
         """The path it was learned on, where the posterior mean of the data is wanted."""
         ...
 
-    def __call__(self, t: Time, x: Data, **cond: Array) -> Data: ...
+    def __call__(self, t: Any, x: Sample, **cond: Any) -> Sample: ...
 
 
+@runtime_checkable
 class FlowMap(Protocol):
     """The solution of a flow in one call: carries `x` at time `s` to time `t`."""
 
-    def __call__(self, s: Time, t: Time, x: Data, **cond: Array) -> Data: ...
+    def __call__(self, s: Any, t: Any, x: Sample, **cond: Any) -> Sample: ...
 
 
 class Network(Protocol):
-    """A pure function of its parameters; `key` serves dropout alone."""
+    """A pure function of its parameters; `key` serves dropout alone.
+
+    One that learns a flow map takes a second time `r`, shaped as `t`, among its conditions: where
+    `x` at `t` is carried to.
+    """
 
     def __call__(
-        self, params: Params, t: Time, x: Data, *, key: Key | None = None, **cond: Array
+        self, params: Params, t: Any, x: Sample, *, key: Key | None = None, **cond: Any
     ) -> Any: ...
 
 
 class Source(Protocol):
     """Where a flow starts: a distribution over `x0`."""
 
-    def sample(self, keys: Keys, event_shape: tuple[int, ...]) -> Data:
+    def sample(self, keys: Keys, event_shape: Any) -> Sample:
         """One sample a key, so that a sample never depends on its batch."""
         ...
 
-    def log_prob(self, x0: Data) -> Float[Array, "batch"]:
+    def log_prob(self, x0: Sample) -> Float[Array, "batch"]:
         """Log-density in nats."""
         ...
 
@@ -128,9 +137,13 @@ class Coupling(Protocol):
     """Pairs source with data; conditions follow their data."""
 
     @property
-    def needs_gaussian_source(self) -> bool: ...
+    def independent(self) -> bool:
+        """Whether `x0` still knows nothing of `x1`; False where a coupling does not say."""
+        ...
 
-    def __call__(self, key: Key, x0: Data, x1: Data, cond: Cond) -> tuple[Data, Data, Cond]: ...
+    def __call__(
+        self, key: Key, x0: Sample, x1: Sample, cond: Cond
+    ) -> tuple[Sample, Sample, Cond]: ...
 
 
 class Schedule(Protocol):
@@ -145,29 +158,37 @@ class Schedule(Protocol):
 
 
 @record
+class Dependent:
+    """In the place of a path's latent: `x0` is not a standard normal that is independent of `x1`.
+
+    No affine path knows a score then.
+    """
+
+
+@record
 class PathSample:
     """A point of a path, with what a network can regress on.
 
     `u` is the conditional velocity (None for tokens) and `score` the conditional score,
-    where a path knows it.
+    None where a path does not know it. Of a path over several parts all are mappings.
     """
 
-    t: Time
-    x: Data
-    u: Data | None
-    x0: Data
-    x1: Data
-    score: Data | None = None
+    t: Time | Mapping[str, Time]
+    x: Sample
+    u: Sample | None
+    x0: Sample
+    x1: Sample
+    score: Sample | None = None
 
 
 class Path(Protocol):
     """Joins a pair `(x0, x1)`; deterministic given the latent `z`."""
 
-    def latent(self, key: Key, x0: Data) -> Any:
-        """The path's own randomness, or None."""
+    def latent(self, key: Key, x0: Sample) -> Any:
+        """The path's own randomness, or None; a path that has none may lack it."""
         ...
 
-    def __call__(self, t: Time, x0: Data, x1: Data, z: Any = None) -> PathSample: ...
+    def __call__(self, t: Any, x0: Sample, x1: Sample, z: Any = None) -> PathSample: ...
 
 
 class Draw(Protocol):
@@ -176,16 +197,31 @@ class Draw(Protocol):
     Made once on the global batch, before microbatches and devices split it.
     """
 
-    def __call__(self, key: Key, batch: Batch) -> Batch: ...
+    def __call__(self, key: Key, batch: Batch, held: "Held | None" = None) -> Batch: ...
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Batches that are a pure function of the step, such as `data.on_device`."""
+
+    def batch(self, step: Int[Array, ""] | int) -> Batch: ...
 
 
 @record
 class Held:
-    """What a loss may read and never differentiates."""
+    """What draws and losses may read and never differentiate.
+
+    `averages` are those of the training state, by name.
+    """
 
     step: Int[Array, ""]
-    ema: Params
+    averages: Mapping[str, Params]
     frozen: Params
+
+    @property
+    def ema(self) -> Params:
+        """The average called "ema"."""
+        return self.averages["ema"]
 
 
 class Loss(Protocol):
@@ -196,17 +232,20 @@ class Loss(Protocol):
     ) -> tuple[Float[Array, ""], Mapping[str, Array]]: ...
 
 
-class Method(NamedTuple):
+@record
+class Method:
     """One step of a fixed-step solver.
 
-    `init(v, t, x) -> memory`, and `step(v, t, t_next, x, memory) -> (x_next, memory)`, where
-    `v(t, x)` is the velocity with its conditions bound and times are `[batch]`.
+    `init(v, t, x) -> memory`, and `step(v, t, t_next, x, memory, keys=None) -> (x_next, memory)`,
+    where `v(t, x)` is the velocity with its conditions bound, times are `[batch]` (or
+    `[batch, *lead]`) and `keys [batch]` are this step's, one a sample, for a stochastic method;
+    None where the sampler was given none. A step costs `calls` of the velocity.
     """
 
     init: Callable[..., Any]
     step: Callable[..., tuple[Any, Any]]
-    calls: int
-    order: int
+    calls: int = static()
+    order: int = static()
 
 
 @record
@@ -246,26 +285,18 @@ class TrainState:
 
     `key` never changes; the randomness of a step is a pure function of `(key, step)`. `step`
     counts every step taken, `skipped` those that were thrown away for a non-finite gradient.
+    `averages` are running averages of the parameters, by name.
     """
 
     step: Int[Array, ""]
     params: Params
-    ema: Params
+    averages: Mapping[str, Params]
     frozen: Params
     opt_state: Any
     key: Key
     skipped: Int[Array, ""]
 
-
-class Trainer(NamedTuple):
-    """`init(params, key, frozen=None) -> TrainState`, `draw(key, batch) -> batch` and
-    `step(state, batch) -> (TrainState, metrics)`, all pure; metrics are scalars.
-
-    `step` takes a batch that `draw` completed. With an `axis_name` it is the body of one device
-    under `pmap` or `shard_map`, and averages gradients over that axis.
-    """
-
-    init: Callable[..., TrainState]
-    draw: Draw
-    step: Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, Array]]]
-    axis_name: str | None = None
+    @property
+    def ema(self) -> Params:
+        """The average called "ema"."""
+        return self.averages["ema"]

@@ -1,7 +1,6 @@
-"""Draws: everything random, on the global batch, and the same when drawn ahead."""
+"""Draws: everything random, on the global batch."""
 
 import inspect
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +9,12 @@ import pytest
 
 from jaxflow import couplings, draws, paths, sources, times
 from jaxflow.records import record
+from jaxflow.types import Dependent
 
 NULL = {"label": 10}
 X1 = jax.random.normal(jax.random.key(7), (16, 3))
 BATCH = {"x1": X1, "cond": {"label": jnp.arange(16), "weight": jnp.sum(X1, 1)}}
 WITH_X0 = {**BATCH, "x0": X1 + 1}
-HOST = couplings.optimal_transport(on_host=True)
 DEVICE = couplings.optimal_transport()
 
 
@@ -48,7 +47,7 @@ def equal(a, b):
 
 def test_every_factory_is_in_the_table():
     public = {n for n in draws.__all__ if inspect.isfunction(getattr(draws, n))}
-    assert public == {*TABLE, "ahead"}
+    assert public == {*TABLE, "as_draw"}
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -66,7 +65,7 @@ def test_contract(name, key):
     assert jnp.array_equal(first["x1"], batch["x1"])
     assert set(batch) <= set(first)
     leaves, tree = jax.tree.flatten(draw)
-    assert leaves == []
+    assert leaves == ([10] if name in ("drop", "standard") else [])
     assert equal(jax.tree.unflatten(tree, leaves)(key, batch), first)
     assert type(draw).__name__ in repr(draw)
 
@@ -78,7 +77,8 @@ def test_standard_completes_the_batch(key):
     assert batch["t"].shape == (16,)
     low, high = paths.vp().schedule.interval
     assert jnp.all((batch["t"] >= low) & (batch["t"] <= high))
-    assert batch["z"] is None
+    assert batch["z"] == Dependent()  # for the transport
+    assert draws.standard(paths.vp())(key, BATCH)["z"] is None
     np.testing.assert_array_equal(batch["cond"]["weight"], jnp.sum(batch["x1"], 1))
     assert batch["t"].dtype == jnp.float32
 
@@ -112,97 +112,6 @@ def test_dropout_takes_all_conditions_of_an_example(key):
     assert jnp.all(draws.drop(1.0, {"a": 10})(key, batch)["cond"]["a"] == 10)
 
 
-def chains():
-    usual = draws.standard(paths.linear(), coupling=HOST, drop=draws.drop(0.3, NULL))
-    return {
-        "device": FULL,
-        "host": usual,
-        "host alone": draws.couple(HOST),
-        "rows and a function": draws.chain(
-            draws.chain(draws.source(sources.data(X1)), lambda key, batch: {**batch, "s": key}),
-            draws.times(times.uniform()),
-        ),
-        "host inside a chain": draws.chain(
-            draws.chain(draws.source(sources.normal()), draws.couple(HOST)),
-            draws.times(times.uniform()),
-        ),
-    }
-
-
-def batches(n):
-    for i in range(n):
-        yield {**WITH_X0, "x1": X1 + i} if i % 2 else {**WITH_X0, "x1": X1 - i}
-
-
-@pytest.mark.parametrize("name", chains())
-def test_ahead_equals_step_by_step(name, key):
-    draw = chains()[name]
-
-    def key_of(step):
-        return jax.random.fold_in(key, step)
-
-    got = list(draws.ahead(draw, key_of, batches(5), first=3))
-    assert len(got) == 5
-    for step, (batch, completed) in enumerate(zip(batches(5), got, strict=True), 3):
-        assert equal(completed, draw(key_of(step), batch))
-    assert draws.on_host(draw) == name.startswith("host")
-
-
-def test_ahead_keeps_float64(x64):
-    """The thread draws in the precision of the one that asked."""
-    batch = {"x1": jnp.ones((4, 2), jnp.float64)}
-    draw = draws.standard(paths.linear())
-    (got,) = draws.ahead(draw, lambda step: jax.random.key(step), [batch])
-    expected = draw(jax.random.key(0), batch)
-    assert got["x0"].dtype == jnp.float64
-    assert equal(got, expected)
-
-
-def test_ahead_raises_at_the_batch_concerned(key):
-    """What `draw` and what `batches` raise, after all batches before it."""
-    bad = {**WITH_X0, "x1": X1.at[0, 0].set(jnp.nan)}
-    stream = draws.ahead(draws.couple(HOST), lambda step: key, [WITH_X0, WITH_X0, bad, WITH_X0])
-    assert equal(next(stream), next(stream))
-    with pytest.raises(ValueError, match="not finite"):
-        next(stream)
-
-    def torn():
-        yield WITH_X0
-        yield WITH_X0
-        raise OSError("the disk is gone")
-
-    stream = draws.ahead(draws.couple(HOST), lambda step: key, torn())
-    assert equal(next(stream), next(stream))
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(stream)
-
-
-def test_ahead_reads_no_further_than_its_depth_and_leaves_no_thread(key):
-    read = []
-
-    def endless():
-        for i in range(100):
-            read.append(i)
-            yield WITH_X0
-
-    stream = draws.ahead(draws.couple(HOST), lambda step: key, endless(), depth=2)
-    next(stream)
-    assert len(read) <= 4
-    stream.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("draws-ahead")]
-
-
-def test_ahead_compiles_once(key):
-    traces = []
-
-    def counted(key, batch):
-        traces.append(None)
-        return {**batch, "t": jax.random.uniform(key, (16,))}
-
-    list(draws.ahead(counted, lambda step: jax.random.key(step), batches(4)))
-    assert len(traces) == 1
-
-
 @pytest.mark.parametrize(
     ("call", "received"),
     [
@@ -217,12 +126,3 @@ def test_ahead_compiles_once(key):
 def test_errors_name_what_they_got(call, received):
     with pytest.raises(ValueError, match=received):
         call()
-
-
-def test_coupling_that_needs_a_gaussian_source():
-    class Gaussian:
-        needs_gaussian_source = True
-
-    draws.standard(paths.linear(), coupling=Gaussian())
-    with pytest.raises(ValueError, match="Uniform"):
-        draws.standard(paths.linear(), coupling=Gaussian(), source=sources.uniform())

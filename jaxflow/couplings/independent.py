@@ -10,7 +10,7 @@ __all__ = ["independent"]
 class Independent:
     """Leaves every pair as it was drawn."""
 
-    needs_gaussian_source = False
+    independent = True
 
     def __call__(self, key: Key, x0: Data, x1: Data, cond: Cond) -> tuple[Data, Data, Cond]:
         return x0, x1, cond

@@ -3,14 +3,16 @@ r"""Exact optimal transport between the batch's source and data.
 (1) $\pi = \arg\min_\pi \sum_i \| x_0^{\pi(i)} - x_1^i \|^2$ over permutations
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.arrays import at_least_float32, is_concrete
+from jaxflow.arrays import at_least_float32, batch_size, event_shape, is_concrete
 from jaxflow.couplings.assignment import assign, assign_on_host, squared_distances
 from jaxflow.records import record, static
-from jaxflow.types import Cond, Coupling, Data, Key
+from jaxflow.types import Cond, Coupling, Key
 
 __all__ = ["optimal_transport"]
 
@@ -21,27 +23,34 @@ class OptimalTransport:
 
     on_host: bool = static()
 
-    needs_gaussian_source = False
+    independent = False
 
-    def __call__(self, key: Key, x0: Data, x1: Data, cond: Cond) -> tuple[Data, Data, Cond]:
-        if x0.shape != x1.shape:
+    def __call__(self, key: Key, x0: Any, x1: Any, cond: Cond) -> tuple[Any, Any, Cond]:
+        if event_shape(x0) != event_shape(x1) or batch_size(x0) != batch_size(x1):
+            shapes = [jax.tree.map(jnp.shape, x) for x in (x0, x1)]
             raise ValueError(
-                f"x0 has shape {x0.shape} but x1 {x1.shape}: they are paired one to one"
+                f"x0 has shape {shapes[0]} but x1 {shapes[1]}: they are paired one to one"
             )
         if not self.on_host:
             with jax.default_matmul_precision("highest"):
-                cost = squared_distances(at_least_float32(x1), at_least_float32(x0))
-            return x0[assign(cost)], x1, cond
-        if not (is_concrete(x0) and is_concrete(x1)):
+                rows = [at_least_float32(_rows(jnp, x)) for x in (x1, x0)]
+                order = assign(squared_distances(*rows))
+            return jax.tree.map(lambda a: a[order], x0), x1, cond
+        if not all(map(is_concrete, jax.tree.leaves((x0, x1)))):
             raise ValueError(
-                "optimal_transport(on_host=True) cannot be traced: run its draw ahead of the step "
-                "with draws.ahead, or couple inside jit with optimal_transport()"
+                "optimal_transport(on_host=True) cannot be traced: complete batches ahead of the "
+                "step by data.ahead, or couple inside jit with optimal_transport()"
             )
-        source = np.asarray(x0)
-        pair = np.asarray(x1, np.float64), source.astype(np.float64)
+        pair = [_rows(np, jax.tree.map(np.asarray, x)).astype(np.float64) for x in (x1, x0)]
         if not all(np.all(np.isfinite(x)) for x in pair):
             raise ValueError("optimal transport met a value that is not finite in x0 or x1")
-        return jnp.asarray(source[assign_on_host(squared_distances(*pair))]), x1, cond
+        order = assign_on_host(squared_distances(*pair))
+        return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[order]), x0), x1, cond
+
+
+def _rows(xp: Any, x: Any) -> Any:
+    """`[batch, d]`: every sample with all its parts."""
+    return xp.concatenate([a.reshape(len(a), -1) for a in jax.tree.leaves(x)], axis=1)
 
 
 def optimal_transport(*, on_host: bool = False) -> Coupling:
@@ -50,11 +59,12 @@ def optimal_transport(*, on_host: bool = False) -> Coupling:
     The source is permuted; data and conditions keep their order, so labels follow their data.
     The cost is a batch's: the larger the batch, the closer to transport of the distributions.
     With conditions, this couples across them: what a condition's noise looks like then depends
-    on it, which biases conditional sampling.
+    on it, which biases conditional sampling. Pairs are not independent any more, so no score is
+    known.
 
     Args:
         on_host: False compiles into the step, on whichever device it runs. True solves with
-            scipy in float64, for `draws.ahead`, which pipelines it before the step: on CPU and for
+            scipy in float64, for `data.ahead`, which pipelines it before the step: on CPU and for
             batches over 256 the faster way.
 
     Raises:

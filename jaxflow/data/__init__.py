@@ -7,6 +7,7 @@ to remember of its data.
 """
 
 from jaxflow.data import readers, toy, transforms
+from jaxflow.data.ahead import ahead
 from jaxflow.data.checks import check, check_finite
 from jaxflow.data.device import OnDevice, Stream, on_device, stream
 from jaxflow.data.pipeline import Batches, pipeline
@@ -21,6 +22,7 @@ __all__ = [
     "Prefetch",
     "Source",
     "Stream",
+    "ahead",
     "arrays",
     "check",
     "check_finite",

@@ -1,5 +1,6 @@
 """Losses regress a network on a path: `(params, key, batch, held) -> (loss, aux)`."""
 
+from jaxflow.losses import weights
 from jaxflow.losses.flow_matching import flow_matching
 
-__all__ = ["flow_matching"]
+__all__ = ["flow_matching", "weights"]

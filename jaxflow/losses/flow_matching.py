@@ -4,18 +4,33 @@ r"""The conditional flow matching loss.
 
 where $y_t$ is the conditional velocity $u_t$, the data $x_1$, the noise $x_0$ or the conditional
 score. Its gradient is that of the regression on the marginal quantity, so its minimum is the
-marginal velocity $v(t, x) = E[u_t \mid x_t = x]$ (or the posterior mean of the data, ...).
+marginal velocity $v(t, x) = E[u_t \mid x_t = x]$ (or the posterior mean of the data, ...). Of a
+sample of several parts the errors (1) of all parts are added.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import event_mean
-from jaxflow.records import record, static
-from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path, Time
-from jaxflow.velocities.prediction import check_kind, conversion_interval, convert
+from jaxflow.arrays import check_made, check_network, event_mean, expand
+from jaxflow.paths.schedules import interval_of, nonzero_interval, schedule_of
+from jaxflow.records import record, static, traceable
+from jaxflow.types import (
+    Array,
+    Batch,
+    Dependent,
+    Held,
+    Key,
+    Loss,
+    Network,
+    Params,
+    Path,
+    PathSample,
+    Time,
+)
+from jaxflow.velocities.prediction import check_kind, convert, divisors
 
 __all__ = ["flow_matching"]
 
@@ -24,11 +39,11 @@ __all__ = ["flow_matching"]
 class FlowMatching:
     """The loss (1) of a network on a path."""
 
-    network: Network = static()
+    network: Network
     path: Path
+    weight: Callable[[Time], Array] | None
     prediction: str = static()
     regress: str = static()
-    weight: Callable[[Time], Array] | None = static()
 
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None
@@ -36,8 +51,8 @@ class FlowMatching:
         """The mean over examples, and `{"per_example": [batch]}`.
 
         Raises:
-            ValueError: where the network's output differs from the data in shape, or the batch
-                was not completed by a draw.
+            ValueError: where the network's output differs from the data in shape, the batch was
+                not completed by a draw, or a score is wanted of pairs that tell none.
         """
         missing = [name for name in ("t", "x0", "x1") if name not in batch]
         if missing:
@@ -46,30 +61,86 @@ class FlowMatching:
                 "draws.standard(path)(key, batch)"
             )
         sample = self.path(batch["t"], batch["x0"], batch["x1"], batch.get("z"))
+        target = self._target(sample, batch.get("z"))
         output = self.network(params, sample.t, sample.x, key=key, **batch.get("cond", {}))
-        if output.shape != sample.x.shape:
+        _check_alike(output, sample.x)
+        kinds = {"source": self.prediction, "target": self.regress}
+        predicted = convert(output, sample.t, sample.x, path=self.path, **kinds)
+        per_example = self._errors(sample.t, predicted, target)
+        return jnp.mean(per_example), {"per_example": per_example}
+
+    def _target(self, sample: PathSample, z: Any) -> Any:
+        if "score" in (self.prediction, self.regress) and _has_dependent(z):
             raise ValueError(
-                f"the network returns shape {output.shape} for data of shape {sample.x.shape}: "
-                "give it as many output channels as the data has"
+                "no score is known where x0 is not a standard normal that is independent of x1, as "
+                "under optimal transport or where the source is data: predict and regress the "
+                "velocity, the data or the noise, or couple by couplings.independent()"
             )
-        targets = {
+        target = {
             "velocity": sample.u,
             "data": sample.x1,
             "noise": sample.x0,
             "score": sample.score,
-        }
-        predicted = convert(
-            output,
-            sample.t,
-            sample.x,
-            path=self.path,
-            source=self.prediction,
-            target=self.regress,
+        }[self.regress]
+        if len(jax.tree.leaves(target)) != len(jax.tree.leaves(sample.x)):
+            raise ValueError(f"{self.path!r} has no {self.regress} for the loss to regress on")
+        return target
+
+    def _errors(self, t: Any, predicted: Any, target: Any) -> Array:
+        """(1) of each example, the sum over its parts."""
+        if isinstance(predicted, Mapping):
+            times = t if isinstance(t, Mapping) else dict.fromkeys(predicted, t)
+            parts = [self._errors(times[k], predicted[k], target[k]) for k in sorted(predicted)]
+            return jnp.sum(jnp.stack(parts), axis=0)
+        error = jnp.square(predicted - target)
+        if self.weight is None:
+            return event_mean(error)
+        return event_mean(expand(_checked_weight(self.weight(t), t), error) * error)
+
+
+def _has_dependent(z: Any) -> bool:
+    leaves = jax.tree.leaves(z, is_leaf=lambda part: isinstance(part, Dependent))
+    return any(isinstance(leaf, Dependent) for leaf in leaves)
+
+
+def _checked_weight(weight: Any, t: Array) -> Array:
+    if jnp.shape(weight) != jnp.shape(t):
+        raise ValueError(
+            f"the weight of times of shape {jnp.shape(t)} has shape {jnp.shape(weight)}: a weight "
+            "is a function of t alone, one a time"
         )
-        per_example = event_mean(jnp.square(predicted - targets[self.regress]))
-        if self.weight is not None:
-            per_example = per_example * self.weight(sample.t)
-        return jnp.mean(per_example), {"per_example": per_example}
+    return jnp.asarray(weight)
+
+
+def _check_alike(output: Any, x: Any) -> None:
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (output, x)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"the network returns shape {shapes[0]} for data of shape {shapes[1]}: "
+            "give it as many output channels as the data has"
+        )
+
+
+def _check_bounded(path: Path, prediction: str, regress: str) -> None:
+    """Refuse a loss whose errors are carried by a coefficient that is infinite at an end."""
+    for part in getattr(path, "parts", {"": path}).values():
+        small = [
+            name
+            for name in divisors(prediction, regress)
+            if nonzero_interval(schedule_of(part), name) != interval_of(part)
+        ]
+        if small:
+            names = {name: 2 * small.count(name) for name in small}
+            weight = " times ".join(
+                f"losses.weights.{name}(path{'' if power == 2 else f', power={power}'})"
+                for name, power in names.items()
+            )
+            raise ValueError(
+                f"regressing a {prediction!r} prediction on the {regress} divides by "
+                f"{' and '.join(names)}, which vanishes at an end of {part!r}, so that a few "
+                f"examples make the loss: give weight={weight}, or losses.weights.constant() where "
+                "the times avoid that end"
+            )
 
 
 def flow_matching(
@@ -85,23 +156,32 @@ def flow_matching(
     Args:
         network: any pure `(params, t, x, *, key=None, **cond) -> output`.
         path: joins `x0` and `x1`; an affine one, where `prediction` is not "velocity" or
-            `regress` differs from it.
+            `regress` differs from it. A product of paths for data of several parts.
         prediction: what the network's output means: "velocity", "data", "noise" or "score".
         regress: the space in which errors are squared; that of the prediction where None.
-        weight: `t [batch] -> [batch]`, or None for 1. Define it once, at the top of a module:
-            functions are compared by identity.
+        weight: one a time, `t -> w(t)` of the shape of `t`, or None for 1. `losses.weights` has
+            those that keep each loss finite. Define a function of your own once, at the top of a
+            module: functions are compared by identity.
 
     Returns:
         A loss; `aux["per_example"]` holds the mean squared error of each example.
 
     Raises:
-        ValueError: for an unknown prediction or space, or two that differ on a path without
-            schedule.
+        ValueError: for an unknown prediction or space, two that differ on a path without
+            schedule, or two of which the error is not bounded, where no weight is given.
+        TypeError: for a network or path that is none.
 
     Lipman et al., Flow Matching for Generative Modeling, 2023, arXiv:2210.02747, eq. 9;
     Tong et al., Improving and Generalizing Flow-Based Generative Models, 2024, arXiv:2302.00482.
     """
+    check_network(network)
+    check_made("path", path)
+    if weight is not None:
+        check_made("weight", weight)
     check_kind("prediction", prediction)
-    check_kind("regress", regress or prediction)
-    conversion_interval(path, prediction, regress or prediction)
-    return FlowMatching(network, path, prediction, regress or prediction, weight)
+    space = regress or prediction
+    check_kind("regress", space)
+    if weight is None:
+        _check_bounded(path, prediction, space)
+    network, path, weight = traceable((network, path, weight))
+    return FlowMatching(network, path, weight, prediction, space)

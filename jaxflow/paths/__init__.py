@@ -2,5 +2,17 @@
 
 from jaxflow.paths import schedules
 from jaxflow.paths.affine import Affine, affine, cosine, linear, linear_vp, polynomial, vp
+from jaxflow.paths.product import Product, product
 
-__all__ = ["Affine", "affine", "cosine", "linear", "linear_vp", "polynomial", "schedules", "vp"]
+__all__ = [
+    "Affine",
+    "Product",
+    "affine",
+    "cosine",
+    "linear",
+    "linear_vp",
+    "polynomial",
+    "product",
+    "schedules",
+    "vp",
+]

@@ -7,36 +7,36 @@ r"""Affine paths between a source and data.
 (3) $\nabla \log p_t(x_t \mid x_1) = -x_0 / \sigma(t)$ for a standard normal source
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, expand
 from jaxflow.paths import schedules
-from jaxflow.paths.schedules import coefficients, nonzero_interval
-from jaxflow.records import record, static
-from jaxflow.types import Data, Key, PathSample, Schedule, Time
+from jaxflow.paths.schedules import as_schedule, coefficients, nonzero_interval
+from jaxflow.records import record
+from jaxflow.types import Data, Dependent, Key, PathSample, Schedule, Time
 
 __all__ = ["Affine", "affine", "cosine", "linear", "linear_vp", "polynomial", "vp"]
-
-
-def _sigma(schedule: Schedule, t: Time) -> Time:
-    return schedule.sigma(t)
 
 
 @record
 class Affine:
     """The path `x_t = alpha(t) x1 + sigma(t) x0` of a schedule."""
 
-    schedule: Schedule = static()
+    schedule: Schedule
 
     def latent(self, key: Key, x0: Data) -> None:
         """An affine path has no randomness of its own."""
         return None
 
-    def __call__(self, t: Time, x0: Data, x1: Data, z: None = None) -> PathSample:
+    def __call__(self, t: Time, x0: Data, x1: Data, z: Dependent | None = None) -> PathSample:
         """The point of (1), its velocity (2) and its score (3).
 
         `x` is exact at every `t`; beyond the schedule's interval the velocity and the score are
-        those of its nearer end, so that no value or gradient is NaN.
+        those of its nearer end, so that no value or gradient is NaN. The score supposes a standard
+        normal `x0` that is independent of `x1`; draws that pair otherwise leave a `Dependent` in
+        the place of `z`, and the score is None.
 
         Raises:
             ValueError: where `x0` and `x1` differ in shape, `t` does not lead them, or they are
@@ -52,31 +52,35 @@ class Affine:
         t = at_least_float32(t)
         schedule = self.schedule
         _, _, alpha_dot, sigma_dot = coefficients(schedule, t)
-        noisy = jnp.clip(t, *nonzero_interval(schedule, _sigma))
 
         def blend(a: Time, b: Time) -> Data:
             return (expand(a, x1) * x1 + expand(b, x0) * x0).astype(x1.dtype)
 
         x = blend(schedule.alpha(t), schedule.sigma(t))
+        u = blend(alpha_dot, sigma_dot)
+        if isinstance(z, Dependent):
+            return PathSample(t, x, u, x0, x1)
+        noisy = jnp.clip(t, *nonzero_interval(schedule, "sigma"))
         score = (-x0 / expand(schedule.sigma(noisy), x0)).astype(x1.dtype)
-        return PathSample(t, x, blend(alpha_dot, sigma_dot), x0, x1, score)
+        return PathSample(t, x, u, x0, x1, score)
 
 
-def affine(schedule: Schedule) -> Affine:
+def affine(schedule: Any) -> Affine:
     """The path of any schedule: an object with `alpha(t)`, `sigma(t)` and `interval`.
 
-    `schedules.Custom(alpha, sigma)` makes one of two functions.
+    Args:
+        schedule: such an object, a record where it holds arrays (which are leaves of the path
+            then, to be learned or not); or a function from `t` to `(alpha, sigma)`.
+            `schedules.Custom(alpha, sigma, interval)` makes one of two functions.
 
     Raises:
         TypeError: where one of the three is missing.
+        ValueError: where a value or slope is not finite on the interval.
+
+    >>> affine(lambda t: (t, 1 - t))(jnp.array([0.25]), jnp.zeros((1, 1)), jnp.ones((1, 1))).x
+    Array([[0.25]], dtype=float32)
     """
-    missing = [name for name in ("alpha", "sigma", "interval") if not hasattr(schedule, name)]
-    if missing:
-        raise TypeError(
-            f"affine needs a schedule with alpha, sigma and interval; {schedule!r} lacks "
-            f"{', '.join(missing)}; schedules.Custom(alpha, sigma) makes one of two functions"
-        )
-    return Affine(schedule)
+    return Affine(as_schedule(schedule))
 
 
 def linear(sigma_min: float = 0.0) -> Affine:

@@ -3,6 +3,7 @@
 from jaxflow.sampling import grids
 from jaxflow.sampling.adaptive import adaptive
 from jaxflow.sampling.fixed_step import fixed_step
+from jaxflow.sampling.flow_map import flow_map
 from jaxflow.sampling.likelihood import exact, hutchinson, log_prob
 from jaxflow.sampling.methods import ab2, euler, heun, midpoint, rk4
 
@@ -12,6 +13,7 @@ __all__ = [
     "euler",
     "exact",
     "fixed_step",
+    "flow_map",
     "grids",
     "heun",
     "hutchinson",

@@ -1,6 +1,7 @@
 """Sampling with error control, by Diffrax: every sample takes its own steps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -9,11 +10,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxflow.arrays import at_least_float32, check_batch, event_mean
+from jaxflow.records import traceable
 from jaxflow.sampling.ends import check_grid
 from jaxflow.sampling.fixed_step import all_finite
 from jaxflow.types import Array, PyTree, Solution, Velocity
 from jaxflow.velocities.function import as_velocity
-from jaxflow.velocities.network import posterior_mean
+from jaxflow.velocities.marginal import posterior_mean
 
 __all__ = ["adaptive"]
 
@@ -27,9 +29,11 @@ def adaptive(
     grid: ArrayLike | Sequence[float] = (0.0, 1.0),
     *,
     solver: diffrax.AbstractERK | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: ArrayLike = 1e-5,
+    atol: ArrayLike = 1e-5,
     per_sample: bool = True,
+    norm: str = "worst",
+    adjoint: diffrax.AbstractAdjoint | None = None,
     cond: Mapping[str, Any] | None = None,
 ) -> Solution:
     """Integrate `dx/dt = v(t, x)` from `grid[0]` to `grid[-1]` to a tolerance.
@@ -38,6 +42,7 @@ def adaptive(
     not depend on its batch-mates, and the velocity is called with a batch of one under `vmap` (so a
     velocity that mixes its batch cannot be solved so). With `per_sample=False` all share a
     step, small enough for the worst of them: cheaper, and the kind to differentiate through.
+    Compiled inside, as `fixed_step`.
 
     Where the grid ends beyond the velocity's interval, the solve stops at the interval's end and
     one call more gives the posterior mean of the data.
@@ -49,6 +54,10 @@ def adaptive(
         solver: an explicit Runge-Kutta method of Diffrax; Tsitouras' 5(4) where None.
         rtol, atol: tolerances on the root mean square over a sample.
         per_sample: own steps for each sample.
+        norm: of a shared step's error: "worst" holds every sample within the tolerance, "rms" the
+            root mean square over the batch, which is cheaper and lets single samples err by more.
+        adjoint: how Diffrax differentiates; by checkpoints, backwards, where None, and
+            `diffrax.ForwardMode()` for `jax.jvp`.
         cond: conditions, each `[batch, ...]`.
 
     Returns:
@@ -58,8 +67,8 @@ def adaptive(
         that the times' dtype cannot tell apart.
 
     Raises:
-        ValueError: for a grid that is not monotone in [0, 1], or a condition that does not lead
-            with the batch.
+        ValueError: for a grid that is not monotone in [0, 1], a condition that does not lead
+            with the batch, an unknown norm, or a state that is not floating.
         TypeError: for a solver that is not explicit Runge-Kutta, whose calls are not known.
     """
     solver = diffrax.Tsit5() if solver is None else solver
@@ -68,18 +77,53 @@ def adaptive(
             f"solver must be an explicit Runge-Kutta method of Diffrax, such as Tsit5() or "
             f"Dopri5(); got {solver!r}"
         )
+    if norm not in NORMS:
+        raise ValueError(f"norm is {norm!r}, but must be one of {', '.join(NORMS)}")
+    adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    if not isinstance(adjoint, Hashable) or isinstance(adjoint, diffrax.BacksolveAdjoint):
+        raise TypeError(
+            f"adjoint must be one of Diffrax's that differentiates the solve itself, such as "
+            f"ForwardMode() or DirectAdjoint(); got {adjoint!r}"
+        )
     velocity = as_velocity(velocity)
-    cond = {} if cond is None else cond
-    n = check_batch(x0, cond)
+    cond = {} if cond is None else dict(cond)
+    check_batch(x0, cond)
+    whole = [a for a in jax.tree.leaves(x0) if not jnp.issubdtype(jnp.result_type(a), jnp.floating)]
+    if whole:
+        raise ValueError(
+            f"the state is {jnp.result_type(whole[0])}, but an adaptive solver moves real numbers: "
+            "start from floats, as x0.astype(float)"
+        )
     times, past = check_grid(velocity, grid)
-    dtypes = jax.tree.map(lambda a: jnp.asarray(a).dtype, x0)
+    return _adaptive(
+        traceable(velocity), x0, times, cond, (rtol, atol),
+        solver=solver, adjoint=adjoint, norm=norm, per_sample=per_sample, past=past,
+    )  # fmt: skip
+
+
+@partial(jax.jit, static_argnames=("solver", "adjoint", "norm", "per_sample", "past"))
+def _adaptive(
+    velocity: Velocity,
+    x0: PyTree,
+    times: Array,
+    cond: Mapping[str, Any],
+    tolerances: tuple[Any, Any],
+    *,
+    solver: diffrax.AbstractERK,
+    adjoint: diffrax.AbstractAdjoint,
+    norm: str,
+    per_sample: bool,
+    past: bool,
+) -> Solution:
+    n = check_batch(x0, cond)
+    dtypes = jax.tree.map(lambda a: a.dtype, x0)
     start = jax.tree.map(at_least_float32, x0)
     times = jnp.asarray(times, jnp.result_type(*jax.tree.leaves(start)))
     inside = jnp.clip(times, *velocity.interval)
     controller = diffrax.PIDController(
-        rtol=rtol,
-        atol=atol,
-        norm=_worst,
+        rtol=tolerances[0],
+        atol=tolerances[1],
+        norm=NORMS[norm],
         dtmin=jnp.finfo(times.dtype).eps * jnp.abs(inside[-1] - inside[0]),
         force_dtmin=False,
     )
@@ -98,6 +142,7 @@ def adaptive(
             x,
             saveat=diffrax.SaveAt(ts=inside) if len(inside) > 2 else diffrax.SaveAt(t1=True),
             stepsize_controller=controller,
+            adjoint=adjoint,
             max_steps=MAX_STEPS,
             throw=False,
         )
@@ -106,7 +151,7 @@ def adaptive(
         return solve(*jax.tree.map(lambda a: a[None], (x, cond)))
 
     if per_sample:
-        solved = jax.vmap(alone)(start, dict(cond))
+        solved = jax.vmap(alone)(start, cond)
         xs = jax.tree.map(lambda a: jnp.moveaxis(a[:, :, 0], 0, 1), solved.ys)
     else:
         solved = solve(start, cond)
@@ -142,8 +187,20 @@ def _squares(y: PyTree) -> Array:
 
 
 def _worst(y: PyTree) -> Array:
-    """The largest root mean square of a sample, with a gradient at zero; infinite for NaN."""
-    square = jnp.max(_squares(y))
+    """The largest root mean square of a sample."""
+    return _root(jnp.max(_squares(y)))
+
+
+def _rms(y: PyTree) -> Array:
+    """The root mean square over all samples."""
+    return _root(jnp.mean(_squares(y)))
+
+
+def _root(square: Array) -> Array:
+    """With a gradient at zero; infinite for NaN."""
     square = jnp.where(jnp.isnan(square), jnp.inf, square)
     zero = square == 0
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, square)))
+
+
+NORMS = {"worst": _worst, "rms": _rms}

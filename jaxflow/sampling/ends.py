@@ -2,27 +2,29 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.arrays import is_concrete
+from jaxflow.arrays import check_made, is_concrete
 from jaxflow.types import Array, Velocity
 
-__all__ = ["check_grid"]
+__all__ = ["check_grid", "check_order"]
 
 
-def check_grid(
-    velocity: Velocity, grid: Any, batch: int | None = None
-) -> tuple[Array | np.ndarray, bool]:
+def check_grid(velocity: Velocity, grid: Any, x: Any = None) -> tuple[Array | np.ndarray, bool]:
     """The grid as an array, and whether it goes on past the velocity's last finite time.
 
-    With a `batch`, it may be a grid a sample, `[times, batch]`.
+    With a state `x`, it may be a grid a sample, `[times, batch]`, or one for each leading axis of
+    the event too, `[times, batch, *lead]`, where a 1 stands for all; such times may stand still.
 
     Raises:
+        TypeError: for what is no sequence of times.
         ValueError: for a grid of another shape, or one that is not strictly monotone in [0, 1],
             has a time beyond the interval other than its last, or goes beyond it where the velocity
             has no path to give a posterior mean, or for some samples alone.
     """
+    check_made("grid", grid)
     low, high = velocity.interval
     if not is_concrete(grid):
         if (low, high) != (0.0, 1.0):
@@ -31,15 +33,9 @@ def check_grid(
                 "the sampler is traced: pass the grid as a numpy array, not as an argument of jit"
             )
         grid = jnp.asarray(grid)
-        _check_shape(grid.shape, batch)
+        _check_shape(grid.shape, x)
         return grid, False
-    times = np.asarray(grid, np.float64)
-    _check_shape(times.shape, batch)
-    steps = np.diff(times, axis=0)
-    if not (np.all(steps > 0) or np.all(steps < 0)):
-        raise ValueError(f"the times of a grid strictly increase, or strictly decrease; got {grid}")
-    if times.min() < 0 or times.max() > 1:
-        raise ValueError(f"times lie in [0, 1]; the grid runs from {times.min()} to {times.max()}")
+    times = check_order(grid, x)
     past = bool(np.any(times[-1] > high))
     if past and velocity.path is None:
         raise ValueError(
@@ -59,8 +55,37 @@ def check_grid(
     return times, past
 
 
-def _check_shape(shape: tuple[int, ...], batch: int | None) -> None:
-    known = [shape[:1]] if batch is None else [shape[:1], (*shape[:1], batch)]
-    if shape not in known or not shape or shape[0] < 2:
-        many = "" if batch is None else f", or [times, {batch}], one grid a sample"
+def check_order(grid: Any, x: Any = None) -> np.ndarray:
+    """A grid whose values are known, in float64.
+
+    Raises:
+        TypeError: for what is no sequence of times.
+        ValueError: for one of another shape, or that is not monotone in [0, 1].
+    """
+    try:
+        times = np.asarray(grid, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"a grid is a sequence of times, as sampling.grids.uniform(20); got {grid!r}"
+        ) from None
+    _check_shape(times.shape, x)
+    still = times.ndim > 2
+    steps = np.diff(times, axis=0)
+    if not any(np.all(s >= 0 if still else s > 0) for s in (steps, -steps)):
+        raise ValueError(f"the times of a grid strictly increase, or strictly decrease; got {grid}")
+    if not (times.min() >= 0 and times.max() <= 1):
+        raise ValueError(f"times lie in [0, 1]; the grid runs from {times.min()} to {times.max()}")
+    return times
+
+
+def _check_shape(shape: tuple[int, ...], x: Any) -> None:
+    leads = () if x is None else [jnp.shape(leaf)[: len(shape) - 1] for leaf in jax.tree.leaves(x)]
+    fits = len(shape) == 1 or (bool(leads) and all(_broadcasts(shape[1:], lead) for lead in leads))
+    if not fits or not shape or shape[0] < 2:
+        n = None if x is None else jnp.shape(jax.tree.leaves(x)[0])[0]
+        many = "" if x is None else f", or [times, {n}], one grid a sample, or [times, {n}, *lead]"
         raise ValueError(f"a grid is a sequence of two or more times{many}; got shape {shape}")
+
+
+def _broadcasts(shape: tuple[int, ...], lead: tuple[int, ...]) -> bool:
+    return len(shape) == len(lead) and all(a in (1, b) for a, b in zip(shape, lead, strict=True))

@@ -1,17 +1,19 @@
 """Sampling on a fixed grid: one `lax.scan`, whatever the method."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, check_batch
+from jaxflow.arrays import at_least_float32, check_batch, check_keys, check_made
+from jaxflow.records import traceable
 from jaxflow.sampling.ends import check_grid
 from jaxflow.sampling.methods import heun
-from jaxflow.types import Array, Bool, Method, PyTree, Solution, Velocity
+from jaxflow.types import Array, Bool, Keys, Method, PyTree, Solution, Velocity
 from jaxflow.velocities.function import as_velocity
-from jaxflow.velocities.network import posterior_mean
+from jaxflow.velocities.marginal import posterior_mean
 
 __all__ = ["fixed_step"]
 
@@ -22,7 +24,8 @@ def fixed_step(
     grid: Array,
     *,
     method: Method | None = None,
-    cond: Mapping[str, Array] | None = None,
+    cond: Mapping[str, Any] | None = None,
+    keys: Keys | None = None,
     save: bool = False,
 ) -> Solution:
     """Integrate `dx/dt = v(t, x)` over a grid of times.
@@ -30,7 +33,9 @@ def fixed_step(
     Where the grid ends beyond the velocity's interval (a data prediction at `t = 1`, or a path of
     infinite velocity there), the last step goes to the posterior mean of the data, at one call;
     for a data prediction that is what Euler's step would do. A start before the interval begins
-    at the interval. Differentiable, at the memory of one state a step.
+    at the interval. Differentiable, at the memory of one state a step. Compiled inside, once for a
+    shape and a kind of velocity; new parameters, conditions and times of equal shape run the same
+    program.
 
     Args:
         velocity: a Velocity, or a plain function `(t, x, **cond) -> v`.
@@ -39,6 +44,8 @@ def fixed_step(
             sample.
         method: one of `methods`; Heun's where None.
         cond: conditions, each `[batch, ...]`.
+        keys: one a sample, for a stochastic method; step `i` of sample `n` has the key
+            `fold_in(keys[n], i)`.
         save: keep the states at all times of the grid.
 
     Returns:
@@ -56,32 +63,52 @@ def fixed_step(
     True
     """
     velocity = as_velocity(velocity)
-    method = heun() if method is None else method
-    cond = {} if cond is None else cond
+    check_made("method", method)
+    cond = {} if cond is None else dict(cond)
     n = check_batch(x0, cond)
-    given, past = check_grid(velocity, grid, n)
-    dtypes = jax.tree.map(lambda a: jnp.asarray(a).dtype, x0)
+    if keys is not None:
+        check_keys(keys, n)
+    times, past = check_grid(velocity, grid, x0)
+    method = heun() if method is None else method
+    arguments = traceable((velocity, method)), x0, times, cond, keys
+    return _fixed_step(*arguments, past=past, save=save)
+
+
+@partial(jax.jit, static_argnames=("past", "save"))
+def _fixed_step(
+    kind: tuple[Velocity, Method],
+    x0: PyTree,
+    given: Array,
+    cond: Mapping[str, Any],
+    keys: Keys | None,
+    *,
+    past: bool,
+    save: bool,
+) -> Solution:
+    velocity, method = kind
+    n = check_batch(x0, cond)
+    dtypes = jax.tree.map(lambda a: a.dtype, x0)
     x = jax.tree.map(at_least_float32, x0)
-    dtype = jnp.result_type(*jax.tree.leaves(x))
-    low, high = velocity.interval
-    given = jnp.asarray(given, dtype)
-    times = jnp.clip(given if given.ndim == 2 else given[:, None], low, None if past else high)
-    times = jnp.broadcast_to(times, (len(times), n))
+    given = jnp.asarray(given, _time_dtype(x))
+    times = _each(velocity, given, x, past)
 
     def v(t: Array, x: PyTree) -> PyTree:
         return velocity(t, x, **cond)
 
-    def step(carry: tuple[PyTree, Any], ts: tuple[Array, Array]) -> tuple[Any, PyTree]:
+    def step(carry: tuple[PyTree, Any], at: tuple[Array, Array, Array]) -> tuple[Any, PyTree]:
         x, memory = carry
-        x, memory = method.step(v, *ts, x, memory)
+        t, t_next, i = at
+        own = None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        x, memory = method.step(v, t, t_next, x, memory, own)
         return (x, memory), x if save else None
 
     walked = times[:-1] if past else times
+    steps = len(walked) - 1
     carry = x, method.init(v, times[0], x)
     (x, _), xs = jax.lax.scan(
-        jax.checkpoint(step, prevent_cse=False), carry, (walked[:-1], walked[1:])
+        jax.checkpoint(step, prevent_cse=False), carry, (walked[:-1], walked[1:], jnp.arange(steps))
     )
-    calls = (len(walked) - 1) * method.calls
+    calls = steps * method.calls
     if past:
         x = posterior_mean(velocity, times[-2], x, **cond)
         calls += 1
@@ -91,6 +118,19 @@ def fixed_step(
         xs = jax.tree.map(lambda first, *rest: _stack(first, *rest), *ends)
     nfe = jnp.full((n,), calls, jnp.int32)
     return Solution(x, given if save else None, xs, nfe, all_finite(x))
+
+
+def _time_dtype(x: PyTree) -> Any:
+    floats = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
+    return jnp.result_type(*floats) if floats else jnp.float32
+
+
+def _each(velocity: Velocity, given: Array, x: PyTree, past: bool) -> Array:
+    """The times of every sample (and leading axis), inside the velocity's interval."""
+    low, high = velocity.interval
+    times = jnp.clip(given if given.ndim > 1 else given[:, None], low, None if past else high)
+    lead = jax.tree.leaves(x)[0].shape[: times.ndim - 1]
+    return jnp.broadcast_to(times, (len(times), *lead))
 
 
 def _stack(first: Array, rest: Array, *last: Array) -> Array:

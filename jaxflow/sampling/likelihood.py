@@ -12,22 +12,33 @@ One solve carries $\{x, \int \nabla \cdot v\}$ backwards, with error control on 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
 
 from jaxflow import sources
-from jaxflow.arrays import at_least_float32, batch_size, event_sum, per_sample
-from jaxflow.records import record, static
+from jaxflow.arrays import (
+    at_least_float32,
+    batch_size,
+    check_batch,
+    check_keys,
+    check_made,
+    event_sum,
+    per_sample,
+)
+from jaxflow.records import record, static, traceable
 from jaxflow.sampling.adaptive import adaptive
 from jaxflow.types import (
     Array,
-    Data,
     Float,
     Interval,
+    Key,
     Keys,
     LogProb,
+    PyTree,
     Shaped,
     Source,
     Time,
@@ -38,7 +49,7 @@ from jaxflow.velocities.function import as_velocity
 __all__ = ["exact", "hutchinson", "log_prob"]
 
 DIRECTIONS_AT_ONCE = 64
-Flow = Callable[[Data], Data]
+Flow = Callable[[PyTree], PyTree]
 
 
 @dataclass(frozen=True)
@@ -47,20 +58,30 @@ class Exact:
 
     probes = 0
 
-    def draw(self, keys: Keys | None, x: Data) -> Shaped[Array, "batch 0"]:
+    def draw(self, keys: Keys | None, x: PyTree) -> Shaped[Array, "batch 0"]:
         """Nothing random."""
-        return jnp.zeros((len(x), 0), x.dtype)
+        return jnp.zeros((batch_size(x), 0))
 
-    def __call__(self, flow: Flow, x: Data, probes: Array) -> tuple[Data, Float[Array, "batch 1"]]:
+    def __call__(
+        self, flow: Flow, x: PyTree, probes: Any
+    ) -> tuple[PyTree, Float[Array, "batch 1"]]:
         v, derivative = jax.linearize(flow, x)
-        d = math.prod(x.shape[1:])
+        leaves, tree = jax.tree.flatten(x)
 
-        def along(i: Array) -> Array:
-            e = jnp.zeros(d, x.dtype).at[i].set(1).reshape(x.shape[1:])
-            return derivative(jnp.broadcast_to(e, x.shape)).reshape(len(x), d)[:, i]
+        def of_part(k: int) -> Array:
+            d = math.prod(leaves[k].shape[1:])
 
-        terms = jax.lax.map(along, jnp.arange(d), batch_size=min(d, DIRECTIONS_AT_ONCE))
-        return v, jnp.sum(at_least_float32(terms), axis=0)[:, None]
+            def along(i: Array) -> Array:
+                zeros = [jnp.zeros_like(a).reshape(len(a), -1) for a in leaves]
+                e = [*zeros[:k], zeros[k].at[:, i].set(1), *zeros[k + 1 :]]
+                e = [row.reshape(a.shape) for row, a in zip(e, leaves, strict=True)]
+                moved = jax.tree.leaves(derivative(tree.unflatten(e)))[k]
+                return moved.reshape(len(moved), -1)[:, i]
+
+            terms = jax.lax.map(along, jnp.arange(d), batch_size=min(d, DIRECTIONS_AT_ONCE))
+            return jnp.sum(at_least_float32(terms), axis=0)
+
+        return v, sum(of_part(k) for k in range(len(leaves)))[:, None]  # type: ignore[index]
 
 
 @dataclass(frozen=True)
@@ -69,8 +90,8 @@ class Hutchinson:
 
     probes: int
 
-    def draw(self, keys: Keys | None, x: Data) -> Shaped[Array, "batch probes *event"]:
-        """Random signs.
+    def draw(self, keys: Keys | None, x: PyTree) -> PyTree:
+        """Random signs `[batch, probes, *event]`, for every part.
 
         Raises:
             ValueError: without keys.
@@ -80,15 +101,27 @@ class Hutchinson:
                 "hutchinson draws random probes: pass keys=jax.random.split(jax.random.key(0), n), "
                 "one a sample"
             )
-        shape = (self.probes, *x.shape[1:])
-        return per_sample(lambda key: jax.random.rademacher(key, shape, x.dtype), keys)
+        leaves, tree = jax.tree.flatten(x)
+
+        def signs(key: Key) -> list[Array]:
+            parts = jax.random.split(key, len(leaves)) if len(leaves) > 1 else [key]
+            return [
+                jax.random.rademacher(part, (self.probes, *a.shape[1:]), a.dtype)
+                for part, a in zip(parts, leaves, strict=True)
+            ]
+
+        return tree.unflatten(per_sample(signs, keys))
 
     def __call__(
-        self, flow: Flow, x: Data, probes: Array
-    ) -> tuple[Data, Float[Array, "batch probes"]]:
+        self, flow: Flow, x: PyTree, probes: PyTree
+    ) -> tuple[PyTree, Float[Array, "batch probes"]]:
         v, derivative = jax.linearize(flow, x)
-        product = jax.vmap(lambda e: event_sum(e * derivative(e)), in_axes=1, out_axes=1)
-        return v, product(probes)
+
+        def product(e: PyTree) -> Array:
+            products = jax.tree.map(lambda a, b: event_sum(a * b), e, derivative(e))
+            return sum(jax.tree.leaves(products))  # type: ignore[return-value]
+
+        return v, jax.vmap(product, in_axes=1, out_axes=1)(probes)
 
 
 @record
@@ -111,8 +144,8 @@ class Augmented:
         return self.velocity.interval
 
     def __call__(
-        self, t: Time, x: Mapping[str, Array], *, cond: Mapping[str, Array], probes: Array
-    ) -> Mapping[str, Array]:
+        self, t: Time, x: Mapping[str, Any], *, cond: Mapping[str, Any], probes: PyTree
+    ) -> Mapping[str, Any]:
         v, divergence = self.divergence(lambda y: self.velocity(t, y, **cond), x["x"], probes)
         return {"x": v, "logdet": divergence}
 
@@ -136,8 +169,8 @@ def hutchinson(probes: int = 1) -> Hutchinson:
 
 
 def log_prob(
-    velocity: Velocity | Callable[..., Data],
-    x1: Data,
+    velocity: Velocity | Callable[..., PyTree],
+    x1: PyTree,
     *,
     source: Source | None = None,
     divergence: Exact | Hutchinson | None = None,
@@ -146,7 +179,9 @@ def log_prob(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     per_sample: bool = True,
-    cond: Mapping[str, Array] | None = None,
+    norm: str = "worst",
+    adjoint: diffrax.AbstractAdjoint | None = None,
+    cond: Mapping[str, Any] | None = None,
 ) -> LogProb:
     """Log-likelihood of data under the flow, by (1), in nats.
 
@@ -155,11 +190,12 @@ def log_prob(
 
     Args:
         velocity: a Velocity, or a plain function `(t, x, **cond) -> v`.
-        x1: data, `[batch, *event]`, any event shape.
+        x1: data, `[batch, *event]`, any event shape, or a mapping of parts (with a source of
+            parts, `sources.product`).
         source: the density at the start; standard normal where None.
         divergence: `exact()` (where None) or `hutchinson(probes)`.
         keys: one a sample, for Hutchinson's probes.
-        solver, rtol, atol, per_sample, cond: as for `adaptive`.
+        solver, rtol, atol, per_sample, norm, adjoint, cond: as for `adaptive`.
 
     Returns:
         `value` in nats; `standard_error` of the mean over probes, which is 0 for the exact
@@ -171,21 +207,48 @@ def log_prob(
     Chen et al., Neural Ordinary Differential Equations, 2018, arXiv:1806.07366, eq. 8.
     """
     velocity = as_velocity(velocity)
-    source = sources.normal() if source is None else source
+    source = sources.as_source(sources.normal() if source is None else source)
+    check_made("divergence", divergence)
     divergence = exact() if divergence is None else divergence
-    n = batch_size(x1)
-    x = at_least_float32(x1)
-    start = {"x": x, "logdet": jnp.zeros((n, max(divergence.probes, 1)), x.dtype)}
+    cond = {} if cond is None else dict(cond)
+    n = check_batch(x1, cond)
+    if keys is not None:
+        check_keys(keys, n)
+    solve = {"solver": solver, "per_sample": per_sample, "norm": norm, "adjoint": adjoint}
+    return _log_prob(
+        traceable((velocity, source)),
+        x1,
+        keys,
+        cond,
+        (rtol, atol),
+        divergence,
+        tuple(solve.items()),
+    )
+
+
+@partial(jax.jit, static_argnums=(5, 6))
+def _log_prob(
+    flow: tuple[Velocity, Source],
+    x1: PyTree,
+    keys: Keys | None,
+    cond: Mapping[str, Any],
+    tolerances: tuple[Array, Array],
+    divergence: Exact | Hutchinson,
+    solve: tuple[tuple[str, Any], ...],
+) -> LogProb:
+    velocity, source = flow
+    x = jax.tree.map(at_least_float32, x1)
+    n = batch_size(x)
+    logdet = jnp.zeros((n, max(divergence.probes, 1)), jnp.result_type(*jax.tree.leaves(x)))
     low, high = velocity.interval
     solution = adaptive(
         Augmented(velocity, divergence),
-        start,
+        {"x": x, "logdet": logdet},
         (high, low),
-        solver=solver,
-        rtol=rtol,
-        atol=atol,
-        per_sample=per_sample,
-        cond={"cond": dict(cond or {}), "probes": divergence.draw(keys, x)},
+        rtol=tolerances[0],
+        atol=tolerances[1],
+        cond={"cond": cond, "probes": divergence.draw(keys, x)},
+        **dict(solve),
     )
     logdet = solution.x["logdet"]
     value = source.log_prob(solution.x["x"]) + jnp.mean(logdet, axis=1)

@@ -2,15 +2,20 @@
 
 Orbax writes; a checksum of every array, computed where the array lies, is stored beside them and
 compared after reading, since a flipped bit would otherwise pass unseen. The position in the data
-is the step itself, so the state is all there is to save.
+is the step itself, so the state is all there is to save. What is frozen never changes, so it is
+written once, in `frozen/CHECKSUM` beside the steps.
 """
 
+import dataclasses
 import itertools
 import json
 import logging
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +31,7 @@ __all__ = ["Checkpoints", "Read", "Restored", "read_params"]
 
 logger = logging.getLogger(__name__)
 
+FROZEN = "frozen"
 _DISK = re.compile("no space left|disk quota|file too large|permission denied|read-only", re.I)
 
 
@@ -115,13 +121,28 @@ class Checkpoints:
                 f"step {step} was not saved: {self.directory} holds the newer step {newest}; move "
                 "the newer steps away or use a new folder"
             )
+        frozen, state = state.frozen, dataclasses.replace(state, frozen=None)
+        record = with_sums(state, dict(meta or {}))
+        with _said_as_os_error(self.directory):
+            record["frozen"] = self._keep(frozen)
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            meta=ocp.args.JsonSave(with_sums(state, dict(meta or {}))),
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record)
         )
         known = self._known(metrics or {})
         with _said_as_os_error(self.directory):
             self._manager.save(step, args=args, metrics=known, force=True)
+
+    def _keep(self, frozen: Params) -> dict[str, Any] | None:
+        """Write what is frozen, unless it was before; returns where, with its checksums."""
+        if not jax.tree.leaves(frozen):
+            return None
+        record = with_sums(frozen, {})
+        name = f"{zlib.crc32(json.dumps(record['fingerprint'], sort_keys=True).encode()):08x}"
+        folder = self.directory / FROZEN / name
+        if not processes.agree(folder.exists()):
+            with ocp.StandardCheckpointer() as writer:
+                writer.save(folder, frozen)
+        return {"name": name, **record}
 
     def _known(self, metrics: Mapping[str, float | None]) -> dict[str, float] | None:
         """The metric that tells the best, where there is one."""
@@ -181,7 +202,7 @@ class Checkpoints:
         """Read, then compare: all processes go on to the comparison, or none does."""
         read, why = None, ""
         try:
-            read = _read_whole(self.directory / str(step), abstract)
+            read = _read_whole(self.directory, step, abstract)
         except jax.errors.JaxRuntimeError:
             raise
         except Exception as error:
@@ -189,7 +210,9 @@ class Checkpoints:
         if not processes.agree(not why) or read is None:
             raise ValueError(why or "another process could not read it")
         state, record = read
-        check_sums(state, record)
+        check_sums(dataclasses.replace(state, frozen=None), record)
+        if record["frozen"] is not None:
+            check_sums(state.frozen, record["frozen"])
         return state, record["meta"]
 
     def wait(self) -> None:
@@ -207,12 +230,14 @@ class Checkpoints:
             self._manager.close()
 
 
-def read_params(directory: str | Path, *, ema: bool = True, step: int | None = None) -> Read:
+def read_params(
+    directory: str | Path, *, average: str | None = "ema", step: int | None = None
+) -> Read:
     """The parameters of a run, from its checkpoints alone: no config, optimiser or network needed.
 
     Args:
         directory: that of `Checkpoints`, the `checkpoints` folder of a run.
-        ema: their average, or the parameters themselves.
+        average: the name of one of their averages; None for the parameters themselves.
         step: of which checkpoint; the newest that is whole where None.
 
     Returns:
@@ -228,45 +253,63 @@ def read_params(directory: str | Path, *, ema: bool = True, step: int | None = N
     steps = sorted(found, reverse=True) if step is None else [s for s in found if s == step]
     if not steps:
         raise FileNotFoundError(f"{folder} holds no checkpoint{'' if step is None else f' {step}'}")
+    place = ("params",) if average is None else ("averages", average)
     refused = []
     for each in steps:
         try:
-            return Read(_read_item(folder / str(each), "ema" if ema else "params"), each)
+            return Read(_read_item(folder / str(each), place), each)
         except Exception as error:
             refused.append(f"step {each}: {_one_line(error)}")
     raise ValueError(f"no checkpoint in {folder} is whole ({'; '.join(refused)})")
 
 
-def _read_whole(folder: epath.Path, abstract: TrainState) -> tuple[TrainState, Mapping[str, Any]]:
+def _read_whole(
+    folder: epath.Path, step: int, abstract: TrainState
+) -> tuple[TrainState, Mapping[str, Any]]:
     """A state and its record, unchecked.
 
     By Orbax's handler and not its manager, which meets the other processes after a good read and
     not after a bad one: one of them would wait for ever.
     """
+    record = _record(folder / str(step))
+    changing = _restored(folder / str(step) / "state", dataclasses.replace(abstract, frozen=None))
+    if record["frozen"] is None:
+        return changing, record
+    frozen = _restored(folder / FROZEN / record["frozen"]["name"], abstract.frozen)
+    return dataclasses.replace(changing, frozen=frozen), record
+
+
+def _restored(folder: epath.Path, abstract: Any) -> Any:
     handler = ocp.StandardCheckpointHandler()
-    state: Any = handler.restore(folder / "state", args=ocp.args.StandardRestore(abstract))
-    return state, _record(folder)
+    return handler.restore(folder, args=ocp.args.StandardRestore(abstract))
 
 
 def _record(folder: epath.Path) -> Mapping[str, Any]:
     return json.loads((folder / "meta" / "metadata").read_text())
 
 
-def _read_item(folder: epath.Path, name: str) -> Params:
+def _read_item(folder: epath.Path, at: tuple[str, ...]) -> Params:
+    """The part of a state at a path."""
     handler = ocp.PyTreeCheckpointHandler()
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     described: Any = handler.metadata(folder / "state")
-    tree = described.tree[name]
-    like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=place), tree)
+    tree = described.tree
+    for name in at:
+        if name not in tree:
+            raise ValueError(f"it holds {', '.join(sorted(tree))}, and no {name!r}")
+        tree = tree[name]
+    like: Any = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=place), tree)
+    for name in reversed(at):
+        like = {name: like}
     partial: Any = ocp.args.PyTreeRestore
     arguments = partial(
-        item={name: like},
-        restore_args={name: ocp.checkpoint_utils.construct_restore_args(like)},
+        item=like,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
         partial_restore=True,
     )
     read: Any = handler.restore(folder / "state", args=arguments)
     check_sums(read, _record(folder))
-    return read[name]
+    return reduce(getitem, at, read)
 
 
 def _one_line(error: BaseException) -> str:

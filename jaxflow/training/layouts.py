@@ -116,7 +116,7 @@ class Layout:
             state,
             step=self.whole,
             params=self.split(state.params),
-            ema=self.split(state.ema),
+            averages={name: self.split(tree) for name, tree in state.averages.items()},
             frozen=self.split(state.frozen),
             opt_state=jax.tree_util.tree_map_with_path(follow, state.opt_state),
             key=self.whole,

@@ -8,7 +8,7 @@ device.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,8 +18,9 @@ from jaxflow.arrays import batch_size
 from jaxflow.draws import on_host
 from jaxflow.training import processes
 from jaxflow.training.layouts import Layout, layout
-from jaxflow.training.trainer import draw_key
-from jaxflow.types import Array, Batch, Key, Params, Trainer, TrainState
+from jaxflow.training.many import Many, check_state
+from jaxflow.training.trainer import Trainer, draw_key, held_by
+from jaxflow.types import Array, Batch, Key, Params, Stream, TrainState
 
 __all__ = ["MODES", "Program", "check_divides", "program"]
 
@@ -29,22 +30,17 @@ AXIS = "data"
 Step = Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, Array]]]
 
 
-class Stream(Protocol):
-    """Batches that are a pure function of the step, such as `data.on_device`."""
-
-    def batch(self, step: Array) -> Batch: ...
-
-
 class Program(NamedTuple):
     """A compiled training run.
 
     `init(params, key, frozen=None)` lays a state over the mesh; parameters that come as NumPy
     arrays go to each device in its part alone, so that no device ever holds them whole.
-    `step(state, batch)` takes one step and gives up the state it is given. `steps(state, stream,
-    n)` takes `n` steps in one call on batches that the stream makes on the device, with metrics
-    `[n]`. `place(batch)` lays a host's batch over the devices: the rows of this process, where
-    there are several. `layout` says where all of it lies; `drawn` that `step` wants batches that
-    `draws.ahead` has completed, since a part of the draw runs on the host.
+    `step(state, batch)` takes one step and gives up the state it is given (unless the program was
+    made with `donate=False`). `steps(state, stream, n)` takes `n` steps in one call on batches that
+    the stream makes on the device, with metrics `[n]`; another `n` runs the same program.
+    `place(batch)` lays a host's batch over the devices: the rows of this process, where there are
+    several. `layout` says where all of it lies; `drawn` that `step` wants batches that `data.ahead`
+    has completed, since a part of the draw runs on the host.
     """
 
     init: Callable[..., TrainState]
@@ -55,17 +51,27 @@ class Program(NamedTuple):
     drawn: bool
 
 
-def program(trainer: Trainer, *, mode: str = "jit", over: Layout | None = None) -> Program:
+def program(
+    trainer: Trainer, *, mode: str = "jit", over: Layout | None = None, donate: bool = True
+) -> Program:
     """Compile a trainer over devices.
 
     Args:
         trainer: built with `axis_name="data"` for the modes that map, and without for jit.
         mode: "jit", "shard_map" or "pmap".
         over: a layout; `layout("data")`, over all devices, where None.
+        donate: whether a step reuses the memory of the state that it is given, which then is gone,
+            its averages too. Without, old states stay, at twice the memory.
 
     Raises:
+        TypeError: for what is no trainer.
         ValueError: for an unknown mode, or a trainer whose axis or a layout that does not fit it.
     """
+    if not isinstance(trainer, Trainer):
+        raise TypeError(
+            f"a program is compiled from a trainer; got {type(trainer).__name__}: make one by "
+            "training.trainer(loss, optimizer, draw=...)"
+        )
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}, but must be one of {', '.join(MODES)}")
     over = layout() if over is None else over
@@ -77,37 +83,65 @@ def program(trainer: Trainer, *, mode: str = "jit", over: Layout | None = None) 
         )
     _check_mode(mode, over)
     drawn = on_host(trainer.draw)
+    # Flat, since hashing a trainer at every call would cost what a small step does.
+    leaves, tree = jax.tree.flatten(trainer)
+    held = [processes.lay(leaf, over.whole) for leaf in leaves]
 
-    def complete(state: TrainState, batch: Batch) -> Batch:
+    def complete(leaves: list[Array], state: TrainState, batch: Batch) -> Batch:
         check_divides(batch_size(batch), over)
         if not drawn:
-            batch = trainer.draw(draw_key(state.key, state.step), batch)
+            key = draw_key(state.key, state.step)
+            batch = tree.unflatten(leaves).draw(key, batch, held_by(state))
         return jax.lax.with_sharding_constraint(batch, over.batch)
-
-    body = trainer.step if mode == "jit" else _mapped(trainer, over)
 
     def laid(state: TrainState) -> TrainState:
         return jax.lax.with_sharding_constraint(state, over.shardings(state))
 
-    def one(state: TrainState, batch: Batch) -> tuple[TrainState, Mapping[str, Array]]:
-        state, metrics = body(laid(state), complete(state, batch))
+    def one(
+        leaves: list[Array], state: TrainState, batch: Batch
+    ) -> tuple[TrainState, Mapping[str, Array]]:
+        state = laid(state)
+        body = tree.unflatten(leaves).step if mode == "jit" else _mapped(tree, over, leaves)
+        state, metrics = body(state, complete(leaves, state, batch))
         return laid(state), jax.lax.with_sharding_constraint(metrics, over.whole)
-
-    def many(state: TrainState, stream: Stream, n: int) -> tuple[TrainState, Mapping[str, Array]]:
-        return jax.lax.scan(lambda s, _: one(s, stream.batch(s.step)), state, length=n)
 
     begin = jax.jit(lambda params, key, frozen: laid(trainer.init(params, key, frozen)))
 
     def init(params: Params, key: Key, frozen: Params = None) -> TrainState:
-        params, frozen = (processes.lay(tree, over.split(tree)) for tree in (params, frozen))
+        params, frozen = (processes.lay(p, over.split(p)) for p in (params, frozen))
         return begin(params, key, frozen)
 
     place = partial(_place, over, drawn)
     if mode == "pmap":
-        return Program(init, _pmapped(trainer, over, complete), _no_scan, place, over, drawn)
-    step = jax.jit(one, donate_argnums=0)
-    steps = jax.jit(many, static_argnums=2, donate_argnums=0)
-    return Program(init, step, steps, place, over, drawn)
+        step = _pmapped(tree, over, jax.jit(complete), donate)
+        return Program(init, _Checked(step, held, drawn), _no_scan, place, over, drawn)
+    step = jax.jit(one, donate_argnums=1 if donate else ())
+    many = Many(one, held, donate=donate, drawn=drawn, whole=over.whole)
+    return Program(init, _Checked(step, held, drawn), many, place, over, drawn)
+
+
+class _Checked:
+    """A compiled step with the arrays of its trainer, that says what cannot be a step."""
+
+    def __init__(self, step: Callable[..., Any], held: list[Array], drawn: bool):
+        self._step, self._held, self._drawn = step, held, drawn
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Mapping[str, Array]]:
+        check_state(state)
+        if not isinstance(batch, Mapping):
+            raise TypeError(
+                f'a batch is a mapping, {{"x1": data, "cond": {{...}}}}; got {type(batch).__name__}'
+            )
+        if self._drawn and "t" not in batch:
+            raise ValueError(
+                "a part of this draw runs on the host, so the step takes batches that are drawn "
+                "already: for batch in data.ahead(trainer.draw, keys, batches)"
+            )
+        return self._step(self._held, state, batch)
+
+    def lower(self, state: Any, batch: Any) -> Any:
+        """The lowered program, for shapes or arrays, as `jax.jit` gives it."""
+        return self._step.lower(self._held, state, batch)
 
 
 def check_divides(n: int, over: Layout) -> None:
@@ -152,34 +186,37 @@ def _place(over: Layout, drawn: bool, batch: Batch) -> Batch:
     )
 
 
-def _mapped(trainer: Trainer, over: Layout) -> Step:
+def _mapped(tree: Any, over: Layout, leaves: list[Array]) -> Step:
     """The body of one device under `shard_map`."""
-    return jax.shard_map(
-        trainer.step,
+    whole = PartitionSpec()
+    body = jax.shard_map(
+        lambda leaves, state, batch: tree.unflatten(leaves).step(state, batch),
         mesh=over.mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-        out_specs=PartitionSpec(),
+        in_specs=(whole, whole, PartitionSpec(AXIS)),
+        out_specs=whole,
         check_vma=False,
     )
+    return partial(body, leaves)
 
 
-def _pmapped(trainer: Trainer, over: Layout, complete: Callable[..., Batch]) -> Step:
+def _pmapped(tree: Any, over: Layout, complete: Callable[..., Batch], donate: bool) -> Any:
     """The body of one device under `pmap`; the draw is a program of its own before it."""
     devices = list(over.mesh.devices.ravel())
-    draw = jax.jit(complete)
     body = jax.pmap(
-        trainer.step,
+        lambda leaves, state, batch: tree.unflatten(leaves).step(state, batch),
         axis_name=AXIS,
-        in_axes=(None, 0),
+        in_axes=(None, None, 0),
         out_axes=None,
         devices=devices,
-        donate_argnums=0,
+        donate_argnums=1 if donate else (),
     )
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Mapping[str, Array]]:
-        batch = draw(state, batch)
+    def step(
+        leaves: list[Array], state: TrainState, batch: Batch
+    ) -> tuple[TrainState, Mapping[str, Array]]:
+        batch = complete(leaves, state, batch)
         parts = jax.tree.map(lambda a: a.reshape(len(devices), -1, *a.shape[1:]), batch)
-        return body(state, parts)
+        return body(leaves, state, parts)
 
     return step
 

@@ -2,9 +2,11 @@
 
 from jaxflow.velocities.change_path import change_path
 from jaxflow.velocities.exact import gaussian_mixture
+from jaxflow.velocities.flow_map import flow_map
 from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.guidance import classifier_free
-from jaxflow.velocities.network import from_network, posterior_mean, score
+from jaxflow.velocities.marginal import posterior_mean, score
+from jaxflow.velocities.network import from_network
 from jaxflow.velocities.prediction import KINDS, conversion_interval, convert
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "classifier_free",
     "conversion_interval",
     "convert",
+    "flow_map",
     "from_network",
     "gaussian_mixture",
     "posterior_mean",

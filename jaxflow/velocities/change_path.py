@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, expand
 from jaxflow.paths.schedules import (
-    determinant,
     nonzero_interval,
     schedule_of,
     signal,
@@ -79,7 +78,7 @@ def change_path(velocity: Velocity, old_path: Path, new_path: Path) -> Velocity:
 
 def _common_interval(velocity: Velocity, old: Path, new: Path) -> Interval:
     """Where the new path's signal lies inside the range on which the old velocity is finite."""
-    low, high = nonzero_interval(schedule_of(old), determinant)
+    low, high = nonzero_interval(schedule_of(old), "determinant")
     first, last = velocity.interval
     low, high = max(low, first), min(high, last)
     new_low, new_high = schedule_of(new).interval

@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 
-from jaxflow.records import record, static
+from jaxflow.arrays import check_made
+from jaxflow.records import record, static, traceable
 from jaxflow.types import Interval, Path, PyTree, Time, Velocity
 
 __all__ = ["as_velocity"]
@@ -31,15 +32,24 @@ def as_velocity(velocity: Velocity | Callable[..., PyTree]) -> Velocity:
     says otherwise by attributes of those names. The record passes through `jit`, where a function
     itself cannot be an argument.
 
+    Raises:
+        TypeError: for what is no function.
+
     >>> as_velocity(lambda t, x: -x).interval
     (0.0, 1.0)
     """
-    if isinstance(velocity, Velocity):
-        return velocity
+    check_made("velocity", velocity)
+    if not callable(velocity):
+        raise TypeError(
+            f"a velocity is a function (t, x, **cond) -> v; got {type(velocity).__name__}: "
+            "velocities.from_network(network, params) makes one of a network"
+        )
     opaque = jax.tree_util.all_leaves([velocity])
+    if isinstance(velocity, Velocity) and not opaque:
+        return velocity
     return FunctionVelocity(
-        jax.tree_util.Partial(velocity) if opaque else velocity,
-        getattr(velocity, "path", None),
+        traceable(velocity),
+        traceable(getattr(velocity, "path", None)),
         getattr(velocity, "evaluations", 1),
         getattr(velocity, "interval", (0.0, 1.0)),
     )

@@ -1,16 +1,16 @@
-"""The velocity that a trained network defines, and what else can be read off a velocity."""
+"""The velocity that a trained network defines."""
 
-from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, parameter_summary
-from jaxflow.records import record, static
-from jaxflow.types import Array, Data, Interval, Network, Params, Path, Time, Velocity
-from jaxflow.velocities.function import as_velocity
+from jaxflow.arrays import at_least_float32, check_network, parameter_summary
+from jaxflow.records import record, static, traceable
+from jaxflow.types import Array, Interval, Network, Params, Path, Velocity
 from jaxflow.velocities.prediction import check_kind, conversion_interval, convert
 
-__all__ = ["from_network", "posterior_mean", "score"]
+__all__ = ["from_network"]
 
 _ALWAYS = (0.0, 1.0)
 
@@ -19,7 +19,7 @@ _ALWAYS = (0.0, 1.0)
 class NetworkVelocity:
     """A network and its parameters, read as a velocity; parameters are the leaves."""
 
-    network: Network = static()
+    network: Network
     params: Params
     path: Path | None
     prediction: str = static()
@@ -33,9 +33,9 @@ class NetworkVelocity:
             return _ALWAYS
         return conversion_interval(self.path, self.prediction, "velocity")
 
-    def __call__(self, t: Time, x: Data, **cond: Array) -> Data:
+    def __call__(self, t: Any, x: Any, **cond: Array) -> Any:
         """The velocity; beyond `interval`, that of its nearer end."""
-        t = jnp.clip(at_least_float32(t), *self.interval)
+        t = jax.tree.map(lambda t: jnp.clip(at_least_float32(t), *self.interval), t)
         output = self.network(self.params, t, x, **cond)
         if self.prediction == "velocity":
             return output
@@ -47,18 +47,6 @@ class NetworkVelocity:
             f"NetworkVelocity({self.network!r}, {parameter_summary(self.params)}, "
             f"path={self.path!r}, prediction={self.prediction!r})"
         )
-
-
-@record
-class Score:
-    """The score of the marginal density that a velocity transports."""
-
-    velocity: Velocity
-    path: Path
-
-    def __call__(self, t: Time, x: Data, **cond: Array) -> Data:
-        v = self.velocity(t, x, **cond)
-        return convert(v, t, x, path=self.path, source="velocity", target="score")
 
 
 def from_network(
@@ -78,38 +66,14 @@ def from_network(
         prediction: what the output means: "velocity", "data", "noise" or "score".
 
     Raises:
+        TypeError: for a module that no adapter has taken.
         ValueError: for an unknown prediction, or none but a velocity without a path.
     """
+    check_network(network)
     check_kind("prediction", prediction)
     if path is None and prediction != "velocity":
         raise ValueError(
             f"prediction={prediction!r} needs the path it was trained on, to become a velocity: "
             "from_network(network, params, path=..., prediction=...)"
         )
-    return NetworkVelocity(network, params, path, prediction)
-
-
-def score(velocity: Velocity, path: Path) -> Score:
-    """The score of the marginals that `velocity` transports along `path`, `(t, x, **cond)`.
-
-    For a standard normal source, by `convert`.
-    """
-    return Score(velocity, path)
-
-
-def posterior_mean(
-    velocity: Velocity | Callable[..., Data], t: Time, x: Data, **cond: Array
-) -> Data:
-    """`E[x1 | x_t = x]`, read off a velocity that knows its path.
-
-    Raises:
-        ValueError: where the velocity has no path.
-    """
-    path = as_velocity(velocity).path
-    if path is None:
-        raise ValueError(
-            "the posterior mean needs the path: build the velocity by "
-            "from_network(network, params, path=...)"
-        )
-    v = velocity(t, x, **cond)
-    return convert(v, t, x, path=path, source="velocity", target="data")
+    return NetworkVelocity(traceable(network), params, traceable(path), prediction)

@@ -7,7 +7,8 @@ posterior means $(\hat x_1, \hat x_0)$, and the pair determines every prediction
 
 (2) noise: $\hat x_0$, so $\hat x_1 = (x - \sigma \hat x_0) / \alpha$
 
-(3) score: $s = -\hat x_0 / \sigma$ (for a standard normal source), then (2)
+(3) score: $s = -\hat x_0 / \sigma$ (for a standard normal source that is independent of the data),
+    then (2)
 
 (4) velocity: $v = \dot\alpha \hat x_1 + \dot\sigma \hat x_0$, so with
     $D = \alpha \dot\sigma - \sigma \dot\alpha$:
@@ -15,33 +16,26 @@ posterior means $(\hat x_1, \hat x_0)$, and the pair determines every prediction
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, expand
-from jaxflow.paths.schedules import coefficients, determinant, nonzero_interval, schedule_of
-from jaxflow.types import Array, Data, Interval, Path, Schedule, Time
+from jaxflow.paths.schedules import coefficients, interval_of, nonzero_interval, schedule_of
+from jaxflow.types import Array, Interval, Path
 
-__all__ = ["KINDS", "check_kind", "conversion_interval", "convert"]
+__all__ = ["KINDS", "check_kind", "conversion_interval", "convert", "divisors"]
 
 KINDS = ("velocity", "data", "noise", "score")
 
 
-def _one(schedule: Schedule, t: Time) -> Time:
-    return jnp.ones_like(t)
-
-
-def _alpha(schedule: Schedule, t: Time) -> Time:
-    return schedule.alpha(t)
-
-
-def _sigma(schedule: Schedule, t: Time) -> Time:
-    return schedule.sigma(t)
-
-
-_DIVISOR_OF_SOURCE = {"velocity": determinant, "data": _sigma, "noise": _alpha, "score": _alpha}
-_DIVISOR_OF_TARGET = {"velocity": _one, "data": _one, "noise": _one, "score": _sigma}
+_DIVISOR_OF_SOURCE = {
+    "velocity": "determinant",
+    "data": "sigma",
+    "noise": "alpha",
+    "score": "alpha",
+}
 
 
 def check_kind(argument: str, kind: str) -> None:
@@ -56,6 +50,18 @@ def check_kind(argument: str, kind: str) -> None:
         raise ValueError(f"{argument} is {kind!r}, but must be one of {', '.join(KINDS)}{hint}")
 
 
+def divisors(source: str, target: str) -> tuple[str, ...]:
+    """What an error of `source` is divided by where it is read as `target`."""
+    if source == target == "score":
+        return ("sigma",)
+    ours = (
+        ()
+        if source == target or {source, target} == {"noise", "score"}
+        else (_DIVISOR_OF_SOURCE[source],)
+    )
+    return (*ours, "sigma") if target == "score" else ours
+
+
 def conversion_interval(path: Path, source: str, target: str) -> Interval:
     """The times where `source` can be converted to `target` on `path`.
 
@@ -68,28 +74,33 @@ def conversion_interval(path: Path, source: str, target: str) -> Interval:
     """
     check_kind("source", source)
     check_kind("target", target)
-    schedule = getattr(path, "schedule", None)
     if source == target:
-        return schedule.interval if schedule is not None else (0.0, 1.0)
+        return interval_of(path)
+    parts = getattr(path, "parts", None)
+    if parts is not None:
+        every = [conversion_interval(part, source, target) for part in parts.values()]
+        return max(low for low, _ in every), min(high for _, high in every)
     schedule = schedule_of(path)
     low, high = nonzero_interval(schedule, _DIVISOR_OF_SOURCE[source])
-    low_, high_ = nonzero_interval(schedule, _DIVISOR_OF_TARGET[target])
-    return max(low, low_), min(high, high_)
+    if target == "score":
+        low_, high_ = nonzero_interval(schedule, "sigma")
+        return max(low, low_), min(high, high_)
+    return low, high
 
 
-def convert(value: Data, t: Time, x: Data, *, path: Path, source: str, target: str) -> Data:
+def convert(value: Any, t: Any, x: Any, *, path: Path, source: str, target: str) -> Any:
     """What a prediction at `(t, x)` says in another form, by (1) to (4).
 
     Converting a kind to itself returns the value. Times beyond `conversion_interval` are read as
     its nearer end, so that neither value nor gradient is NaN there.
 
     Args:
-        value: the prediction, `[batch, *event]`.
-        t: times, `[batch]`.
+        value: the prediction, `[batch, *event]`, or a mapping of parts.
+        t: times, `[batch]` or `[batch, *lead]`.
         x: where it was made.
-        path: an affine path.
-        source, target: "velocity", "data", "noise" or "score"; a score supposes a standard
-            normal source.
+        path: an affine path, or a product of them for a mapping of parts.
+        source, target: "velocity", "data", "noise" or "score"; a score supposes a source that is
+            standard normal and independent of the data: under optimal transport none is known.
 
     Raises:
         ValueError: for an unknown kind, or a path without schedule.
@@ -102,6 +113,11 @@ def convert(value: Data, t: Time, x: Data, *, path: Path, source: str, target: s
     interval = conversion_interval(path, source, target)
     if source == target:
         return value
+    parts = getattr(path, "parts", None)
+    if parts is not None:
+        kinds = {"source": source, "target": target}
+        times = t if isinstance(t, Mapping) else dict.fromkeys(value, t)
+        return {k: convert(v, times[k], x[k], path=parts[k], **kinds) for k, v in value.items()}
     t = jnp.clip(at_least_float32(t), *interval)
     alpha, sigma, alpha_dot, sigma_dot = (expand(c, x) for c in coefficients(schedule_of(path), t))
     x1, x0 = _PAIR[source](value, x, alpha, sigma, alpha_dot, sigma_dot)

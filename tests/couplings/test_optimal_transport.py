@@ -44,7 +44,7 @@ def test_contract(coupling, dtype, key):
     assert jax.tree.unflatten(tree, leaves) == coupling
     hash(coupling)
     assert type(coupling).__name__ in repr(coupling)
-    assert coupling.needs_gaussian_source is False
+    assert coupling.independent == (coupling == couplings.independent())
 
 
 @pytest.mark.parametrize("on_host", [False, True])

@@ -103,6 +103,7 @@ def test_every_prediction_in_every_space(name, x64):
                 path,
                 prediction=prediction,
                 regress=regress,
+                weight=losses.weights.constant(),
             )(None, None, batch)
             for prediction in KINDS
             for regress in (None, *KINDS)
@@ -158,7 +159,11 @@ def test_no_nan_at_the_ends(name, prediction):
         def total(w):
             values = [
                 losses.flow_matching(
-                    lambda w, t, x, key=None: w * x, path, prediction=prediction, regress=space
+                    lambda w, t, x, key=None: w * x,
+                    path,
+                    prediction=prediction,
+                    regress=space,
+                    weight=losses.weights.constant(),
                 )(w, None, batch)[0]
                 for space in KINDS
             ]

@@ -27,6 +27,7 @@ TABLE = {
     "vp": [{}, {"beta_min": 0.2, "beta_max": 10.0}],
     "linear_vp": [{}],
     "affine": [{"schedule": schedules.Custom(_half, _one)}],
+    "product": [],  # of paths: tests/paths/test_product.py
 }
 ALL = [
     pytest.param(getattr(paths, name)(**kwargs), id=f"{name}-{i}")
@@ -63,7 +64,7 @@ def test_contract(path):
     assert leaves == []
     assert jax.tree.unflatten(tree, leaves) == path
     assert hash(path) == hash(jax.tree.unflatten(tree, leaves))
-    assert type(path.schedule).__name__ in repr(path)
+    assert type(getattr(path.schedule, "schedule", path.schedule)).__name__ in repr(path)
 
 
 @pytest.mark.parametrize("name", CURVES)

@@ -1,0 +1,126 @@
+"""Losses that a few examples would make are refused, and the weights that mend them."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import couplings, draws, losses, paths, sources
+from jaxflow.losses import weights
+from jaxflow.types import Dependent
+from jaxflow.velocities.prediction import KINDS
+from tests.problems import CURVES
+
+TABLE = {"sigma": {}, "alpha": {}, "determinant": {}, "constant": None}
+
+
+def zero(params, t, x, *, key=None):
+    return jnp.tanh(x) * 0.5
+
+
+def mended(path, prediction, regress):
+    """The loss with the weight that its refusal names, and whether it was refused."""
+    try:
+        return losses.flow_matching(zero, path, prediction=prediction, regress=regress), False
+    except ValueError as error:
+        told = str(error)
+    asked = told.split("weight=")[1].split(", or losses.weights.constant()")[0]
+    factors = [eval(each, {"losses": losses, "path": path}) for each in asked.split(" times ")]
+
+    def weight(t):
+        return math.prod(factor(t) for factor in factors)
+
+    loss = losses.flow_matching(zero, path, prediction=prediction, regress=regress, weight=weight)
+    return loss, True
+
+
+def spread(loss, path, *, batches=5, n=4096):
+    """The largest over the smallest of the losses of some batches."""
+    x1 = 1.5 * jax.random.normal(jax.random.key(1), (batches, n, 2))
+    draw = draws.standard(path)
+    run = jax.jit(lambda key, x1: loss(None, None, draw(key, {"x1": x1}))[0])
+    values = [float(run(jax.random.key(i), x1[i])) for i in range(batches)]
+    return max(values) / min(values)
+
+
+def test_every_factory_is_in_the_table():
+    assert set(weights.__all__) == set(TABLE)
+
+
+@pytest.mark.parametrize(("prediction", "regress"), itertools.product(KINDS, KINDS))
+def test_a_loss_is_bounded_or_refused_and_mended(prediction, regress):
+    """Of the linear path: what is refused swings by more than half, and mended by a few percent."""
+    path = paths.linear()
+    loss, refused = mended(path, prediction, regress)
+    plain = losses.flow_matching(
+        zero, path, prediction=prediction, regress=regress, weight=weights.constant()
+    )
+    assert refused == (spread(plain, path) > 1.5)
+    assert spread(loss, path) < 1.25
+
+
+@pytest.mark.parametrize("name", ["sigma", "alpha", "determinant"])
+@pytest.mark.parametrize("power", [2.0, 4.0])
+def test_weights_are_powers_of_the_schedule(name, power, x64):
+    curve, t = CURVES["vp"], np.array([0.1, 0.5, 0.9])
+    share = {
+        "sigma": curve.sigma,
+        "alpha": curve.alpha,
+        "determinant": lambda s: (
+            curve.alpha(s) * curve.sigma_dot(s) - curve.sigma(s) * curve.alpha_dot(s)
+        ),
+    }[name]
+    found = getattr(weights, name)(curve.path, power=power)(jnp.asarray(t))
+    np.testing.assert_allclose(found, [abs(share(s)) ** power for s in t], rtol=1e-10)
+
+
+def test_a_time_a_frame_weighs_each_frame(x64):
+    """Also where batch and frames are equally many, which broadcasting would mistake."""
+    rng = np.random.default_rng(0)
+    x0, x1, t = rng.normal(size=(2, 2, 3)), rng.normal(size=(2, 2, 3)), rng.uniform(size=(2, 2))
+    batch = {"x0": jnp.asarray(x0), "x1": jnp.asarray(x1), "t": jnp.asarray(t)}
+    loss = losses.flow_matching(
+        lambda p, t, x, key=None: jnp.zeros_like(x),
+        paths.linear(),
+        weight=losses.weights.sigma(paths.linear()),
+    )
+    expected = ((1 - t[..., None]) ** 2 * (x1 - x0) ** 2).mean((1, 2))
+    np.testing.assert_allclose(loss(None, None, batch)[1]["per_example"], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [lambda t: jnp.ones(2), lambda t: 1.0, lambda t: t[:, None]])
+def test_a_weight_of_another_shape_is_refused(weight):
+    batch = {"x0": jnp.zeros((3, 2)), "x1": jnp.ones((3, 2)), "t": jnp.ones(3)}
+    with pytest.raises(ValueError, match=r"the weight of times of shape \(3,\) has shape"):
+        losses.flow_matching(zero, paths.linear(), weight=weight)(None, None, batch)
+
+
+def test_no_score_of_dependent_pairs(key):
+    """Under exact transport from N(0, 1) to N(0, 9) the score at t = .5, x = 1 is -1/4, and the
+    formula says -1: it is refused, and the path keeps it None.
+    """
+    path = paths.linear()
+    batch = {"x1": 3 * jax.random.normal(key, (8, 1))}
+    pairs = {
+        "transport": draws.standard(path, coupling=couplings.optimal_transport()),
+        "function": draws.standard(path, coupling=lambda key, x0, x1, cond: (x0, x1, cond)),
+        "uniform": draws.standard(path, source=sources.uniform()),
+    }
+    score = losses.flow_matching(zero, path, prediction="score", regress="noise")
+    for name, draw in pairs.items():
+        drawn = jax.jit(draw.__call__)(key, batch)
+        assert drawn["z"] == Dependent(), name
+        assert path(drawn["t"], drawn["x0"], drawn["x1"], drawn["z"]).score is None
+        with pytest.raises(ValueError, match="no score is known where x0"):
+            score(None, None, drawn)
+    given = draws.standard(path)(key, {**batch, "x0": batch["x1"] + 1})
+    with pytest.raises(ValueError, match="no score is known where x0"):
+        score(None, None, given)
+    drawn = draws.standard(path)(key, batch)
+    assert drawn["z"] is None
+    sample = path(drawn["t"], drawn["x0"], drawn["x1"], drawn["z"])
+    np.testing.assert_allclose(sample.score[:, 0], -drawn["x0"][:, 0] / (1 - drawn["t"]), rtol=1e-5)
+    assert jnp.isfinite(score(None, None, drawn)[0])
