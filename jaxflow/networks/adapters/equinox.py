@@ -15,7 +15,11 @@ __all__ = ["Equinox", "equinox"]
 
 @record(eq=False)
 class Equinox:
-    """An Equinox module for one example: itself, and its arrays that are no parameters."""
+    """An Equinox module for one example: itself, and its arrays that are no parameters.
+
+    The module, and with it the parameters that it was built with, lives as long as the record and
+    the programs compiled for it.
+    """
 
     module: Same = static()
     arrays: Any = field(repr=False)

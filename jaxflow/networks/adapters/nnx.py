@@ -16,7 +16,11 @@ __all__ = ["NNX", "nnx"]
 
 @record(eq=False)
 class NNX:
-    """A Flax NNX module: itself, its graph, and what is neither graph nor parameter."""
+    """A Flax NNX module: itself, its graph, and what is neither graph nor parameter.
+
+    The module, and with it the parameters that it was built with, lives as long as the record and
+    the programs compiled for it.
+    """
 
     module: Same = static()
     graph: Any = static(repr=False)
