@@ -45,14 +45,15 @@ def test_leaves_are_what_is_no_parameter(name):
 
 
 class Fixed(eqx.Module):
-    """Two of this class differ in nothing that hashes."""
+    """Its arrays do not hash, and all of them differ in nothing else but `factor`."""
 
     scale: jax.Array
     table: np.ndarray
     power: jax.Array
+    factor: float = eqx.field(static=True, default=1.0)
 
     def __call__(self, t, x):
-        return self.scale * self.table * x**self.power
+        return self.factor * self.scale * self.table * x**self.power
 
 
 class Counting(flax_nnx.Module):
@@ -87,13 +88,14 @@ def twice(params, t, x):
     return 2 * x @ params["matrix"]
 
 
-def fixed(table, power):
-    return networks.equinox(Fixed(jnp.ones(2), np.full(2, table, int), jnp.array(power)))
+def fixed(table, power, factor=1.0):
+    return networks.equinox(Fixed(jnp.ones(2), np.full(2, table, int), jnp.array(power), factor))
 
 
 PAIRS = {
     "equinox, integers": [fixed(1, 1), fixed(1, 2)],
     "equinox, a table": [fixed(1, 1), fixed(3, 1)],
+    "equinox, a static field": [fixed(1, 1), fixed(1, 1, 2.0)],
     "nnx": [networks.nnx(Counting(1.0, offset)) for offset in (0.0, 5.0)],
     "linen": [networks.linen(Constant(value)) for value in (1.0, 2.0)],
     "function": [networks.function(fn) for fn in (once, twice)],
