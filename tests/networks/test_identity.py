@@ -45,12 +45,12 @@ def test_leaves_are_what_is_no_parameter(name):
 
 
 class Fixed(eqx.Module):
-    """Its arrays do not hash, and all of them differ in nothing else but `factor`."""
+    """Parts that are parameters, arrays that are none, and a number."""
 
     scale: jax.Array
     table: np.ndarray
     power: jax.Array
-    factor: float = eqx.field(static=True, default=1.0)
+    factor: float = 1.0
 
     def __call__(self, t, x):
         return self.factor * self.scale * self.table * x**self.power
@@ -95,7 +95,7 @@ def fixed(table, power, factor=1.0):
 PAIRS = {
     "equinox, integers": [fixed(1, 1), fixed(1, 2)],
     "equinox, a table": [fixed(1, 1), fixed(3, 1)],
-    "equinox, a static field": [fixed(1, 1), fixed(1, 1, 2.0)],
+    "equinox, a number": [fixed(1, 1), fixed(1, 1, 2.0)],
     "nnx": [networks.nnx(Counting(1.0, offset)) for offset in (0.0, 5.0)],
     "linen": [networks.linen(Constant(value)) for value in (1.0, 2.0)],
     "function": [networks.function(fn) for fn in (once, twice)],
