@@ -1,12 +1,20 @@
 """Networks: pure functions `(params, t, x, *, key=None, **cond) -> output`, and what makes them.
 
 A Linen module (`MLP`, `ConcatMLP`, `UNet`, `DiT`, or your own) becomes a Network by `linen`; NNX
-and Equinox modules and bare functions by `nnx`, `equinox` and `function`.
+and Equinox modules and bare functions by `nnx`, `equinox` and `function`. The shipped ones take a
+second time too, `r=`, to which `x` is carried from `t`: initialised with it and called without it,
+they compute what they do for `r = t`.
 """
 
 from jaxflow.networks.adapters import equinox, function, linen, nnx, select
 from jaxflow.networks.dit import DiT, dit
-from jaxflow.networks.embeddings import LabelEmbedding, TimeEmbedding, positions, sinusoidal
+from jaxflow.networks.embeddings import (
+    LabelEmbedding,
+    SpanEmbedding,
+    TimeEmbedding,
+    positions,
+    sinusoidal,
+)
 from jaxflow.networks.initialisers import initialise
 from jaxflow.networks.mlp import MLP, ConcatMLP
 from jaxflow.networks.unet import UNet
@@ -16,6 +24,7 @@ __all__ = [
     "DiT",
     "LabelEmbedding",
     "MLP",
+    "SpanEmbedding",
     "TimeEmbedding",
     "UNet",
     "dit",

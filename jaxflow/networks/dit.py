@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32
-from jaxflow.networks.embeddings import Conditioning, positions
+from jaxflow.networks.embeddings import Conditioning, check_one_time, positions
 from jaxflow.networks.initialisers import zeros
 from jaxflow.networks.layers import Attention, check_fields, dense, layer_norm, modulate
 from jaxflow.types import Array, Float, Int, Time
@@ -31,6 +31,8 @@ Tokens = Float[Array, "batch tokens channels"]
 
 class DiT(nn.Module):
     """A diffusion transformer for images `[batch, height, width, channels]`; zero when initialised.
+
+    With a second time `r`, it is told `t` and `r - t` (see `jaxflow.networks.embeddings`).
 
     Attributes:
         patch: side of a patch; each becomes one token.
@@ -79,10 +81,18 @@ class DiT(nn.Module):
         }
 
     @nn.compact
-    def __call__(self, t: Time, x: Image, *, label: Int[Array, "batch"] | None = None) -> Image:
+    def __call__(
+        self,
+        t: Time,
+        x: Image,
+        *,
+        r: Time | None = None,
+        label: Int[Array, "batch"] | None = None,
+    ) -> Image:
         self._check(x)
+        check_one_time(t, x)
         _, height, width, channels = x.shape
-        c = Conditioning(self.width, self.num_classes, name="conditioning")(t, x, label)
+        c = Conditioning(self.width, self.num_classes, name="conditioning")(t, x, label, r)
         c = nn.silu(c)
         h = dense(self.width, dtype=self.dtype, name="inward")(_patches(x, self.patch))
         h = h + positions(height // self.patch, width // self.patch, self.width).astype(h.dtype)

@@ -1,29 +1,46 @@
-"""Times, labels and positions as vectors.
+"""Times, spans of time, labels and positions as vectors.
 
     (1)  time:      [cos(1000 t w_k), sin(1000 t w_k)],   w_k = 10000^(-k / half),  k < half
     (2)  label:     a row of a table, whose last row, `num_classes`, stands for no label
     (3)  position:  (1) without the 1000, of the row and of the column
+    (4)  span:      (1) of r - t less (1) of zero, so that no span is no vector
 
 after Vaswani et al., 2017, Attention Is All You Need, arXiv:1706.03762, section 3.5, and
-Peebles & Xie, 2022, Scalable Diffusion Models with Transformers, arXiv:2212.09748.
+Peebles & Xie, 2022, Scalable Diffusion Models with Transformers, arXiv:2212.09748. A network of two
+times, which carries `x` from `t` to `r`, is told `t` and the span, the best pair of Geng et al.,
+2025, Mean Flows for One-step Generative Modeling, arXiv:2505.13447, table 1c (mirrored: their r is
+the earlier time, their noise at 1).
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.arrays import at_least_float32
+from jaxflow.arrays import at_least_float32, expand
 from jaxflow.networks.initialisers import normal, zeros
+from jaxflow.networks.layers import dense
 from jaxflow.types import Array, Data, Float, Int, Time
 
-__all__ = ["Conditioning", "LabelEmbedding", "TimeEmbedding", "positions", "sinusoidal"]
+__all__ = [
+    "Conditioning",
+    "LabelEmbedding",
+    "SpanEmbedding",
+    "TimeEmbedding",
+    "check_one_time",
+    "check_times",
+    "positions",
+    "sinusoidal",
+    "span_of",
+]
+
+Embedded = Float[Array, "batch *lead features"]
 
 
-def sinusoidal(t: Time, features: int, *, scale: float = 1000.0) -> Float[Array, "batch features"]:
+def sinusoidal(t: Time, features: int, *, scale: float = 1000.0) -> Embedded:
     """Embed times by (1), in at least float32 whatever the network computes in.
 
     Args:
-        t: times in [0, 1].
+        t: times in [0, 1], of any shape.
         features: length of the embedding, even.
         scale: stretches [0, 1] to the range for which the frequencies were chosen.
 
@@ -58,7 +75,21 @@ def positions(height: int, width: int, features: int) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
 
 
-def check_time(t: Time, x: Data) -> None:
+def check_times(t: Time, x: Data, r: Time | None = None) -> None:
+    """One time an example, or one for each place of the leading event axes.
+
+    Raises:
+        ValueError: for any other shape of `t`, or another one of `r`.
+    """
+    expand(t, x)
+    if r is not None and jnp.shape(r) != jnp.shape(t):
+        raise ValueError(
+            f"r has shape {jnp.shape(r)} and t {jnp.shape(t)}: r, the time to which x is carried, "
+            "has the shape of t"
+        )
+
+
+def check_one_time(t: Time, x: Data) -> None:
     """One time an example.
 
     Raises:
@@ -67,8 +98,14 @@ def check_time(t: Time, x: Data) -> None:
     if jnp.shape(t) != jnp.shape(x)[:1]:
         raise ValueError(
             f"t has shape {jnp.shape(t)} and x {jnp.shape(x)}: this network takes one time an "
-            "example, t [batch]; use jnp.full(len(x), t) for one time for all"
+            "example, t [batch]; use jnp.full(len(x), t) for one time for all, and MLP or "
+            "ConcatMLP for a time a frame or a token"
         )
+
+
+def span_of(t: Time, r: Time) -> Time:
+    """`r - t`, in at least float32."""
+    return at_least_float32(r) - at_least_float32(t)
 
 
 class TimeEmbedding(nn.Module):
@@ -78,10 +115,24 @@ class TimeEmbedding(nn.Module):
     frequencies: int = 256
 
     @nn.compact
-    def __call__(self, t: Time) -> Float[Array, "batch features"]:
+    def __call__(self, t: Time) -> Embedded:
         h = sinusoidal(t, self.frequencies)
         h = nn.silu(nn.Dense(self.features, kernel_init=normal(0.02), bias_init=zeros)(h))
         return nn.Dense(self.features, kernel_init=normal(0.02), bias_init=zeros)(h)
+
+
+class SpanEmbedding(nn.Module):
+    """A two-layer perceptron without biases on (4), in float32: zero where the span is."""
+
+    features: int
+    frequencies: int = 256
+
+    @nn.compact
+    def __call__(self, span: Time) -> Embedded:
+        h = sinusoidal(span, self.frequencies)
+        h = h - sinusoidal(jnp.zeros_like(span), self.frequencies)
+        h = nn.silu(nn.Dense(self.features, use_bias=False, kernel_init=normal(0.02))(h))
+        return nn.Dense(self.features, use_bias=False, kernel_init=normal(0.02))(h)
 
 
 class LabelEmbedding(nn.Module):
@@ -102,10 +153,14 @@ class LabelEmbedding(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Time and label as one vector, their sum.
+    """Times and label as one vector, the sum of theirs.
+
+    Where `t` has leading event axes, the vectors of the times are laid side by side and projected.
+    Where `r` is given, each time's span `r - t` adds a vector; parameters for it are there only if
+    the network was initialised with `r`.
 
     Raises:
-        ValueError: for a `t` that is not `[batch]`, and a label that is missing or not wanted.
+        ValueError: for a `t` or `r` of the wrong shape, and a label that is missing or not wanted.
     """
 
     features: int
@@ -114,10 +169,18 @@ class Conditioning(nn.Module):
 
     @nn.compact
     def __call__(
-        self, t: Time, x: Data, label: Int[Array, "batch"] | None = None
+        self,
+        t: Time,
+        x: Data,
+        label: Int[Array, "batch"] | None = None,
+        r: Time | None = None,
     ) -> Float[Array, "batch features"]:
-        check_time(t, x)
+        check_times(t, x, r)
         c = TimeEmbedding(self.features, self.frequencies, name="time")(t)
+        if r is not None:
+            c = c + SpanEmbedding(self.features, self.frequencies, name="span")(span_of(t, r))
+        if c.ndim > 2:
+            c = dense(self.features, name="times")(c.reshape(len(c), -1))
         if self.num_classes is None:
             if label is not None:
                 raise ValueError("label was given to a network without classes: set num_classes")

@@ -1,18 +1,23 @@
 """Perceptrons for any event shape.
 
 (1)  MLP:        h <- h + W2 silu(W1 (norm(h) (1 + scale(c)) + shift(c))),   depth times
-(2)  ConcatMLP:  h <- selu(W h),  depth times, from h = [x, t, conditions]
+(2)  ConcatMLP:  h <- selu(W h),  depth times, from h = [x, t, conditions, r - t]
+
+Both take a time a frame or a token too, `t [batch, *leading event axes]`, for a fixed number of
+them, and a second time `r` of the shape of `t` (see `jaxflow.networks.embeddings`).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.tree_util import all_leaves
 
 from jaxflow.arrays import at_least_float32
-from jaxflow.networks.embeddings import Conditioning, check_time
-from jaxflow.networks.initialisers import lecun, zeros
+from jaxflow.networks.embeddings import Conditioning, check_times, span_of
+from jaxflow.networks.initialisers import lecun, normal, zeros
 from jaxflow.networks.layers import check_fields, dense, layer_norm
 from jaxflow.types import Array, Data, Float, Int, Time
 
@@ -20,9 +25,10 @@ __all__ = ["MLP", "ConcatMLP", "selu"]
 
 
 class MLP(nn.Module):
-    """A residual perceptron (1), told of time, label and any other condition by modulation.
+    """A residual perceptron (1), told of times, label and any other condition by modulation.
 
-    Zero at initialisation. `x` may have any event shape; the output has the same.
+    Zero at initialisation. `x` may have any event shape; the output has the same. A condition is an
+    array, flattened and projected.
 
     Attributes:
         width: of the hidden layers.
@@ -48,11 +54,13 @@ class MLP(nn.Module):
         t: Time,
         x: Data,
         *,
+        r: Time | None = None,
         label: Int[Array, "batch"] | None = None,
         deterministic: bool = True,
         **cond: Float[Array, "batch ..."],
     ) -> Data:
-        c = Conditioning(self.width, self.num_classes, name="conditioning")(t, x, label)
+        _check_conditions(self, cond)
+        c = Conditioning(self.width, self.num_classes, name="conditioning")(t, x, label, r)
         projected = [dense(self.width, name=name)(_flat(cond[name])) for name in sorted(cond)]
         c = nn.silu(jnp.concatenate([c, *projected], axis=-1))
         flat = _flat(x)
@@ -91,7 +99,9 @@ def selu(x: Array) -> Array:
 
 
 class ConcatMLP(nn.Module):
-    """A plain perceptron (2) on `x`, `t` and the conditions side by side, for small problems.
+    """A plain perceptron (2) on `x`, times and conditions side by side, for small problems.
+
+    The weights of `r - t` stand apart, and are there only if the network was initialised with `r`.
 
     Attributes:
         width: of the hidden layers.
@@ -108,15 +118,36 @@ class ConcatMLP(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, t: Time, x: Data, **cond: Float[Array, "batch ..."]) -> Data:
-        check_time(t, x)
-        flat = _flat(x)
-        h = jnp.concatenate([flat, t[:, None], *(_flat(cond[n]) for n in sorted(cond))], axis=-1)
-        for _ in range(self.depth):
-            h = self.activation(nn.Dense(self.width, kernel_init=lecun, bias_init=zeros)(h))
-        out = nn.Dense(flat.shape[-1], kernel_init=lecun, bias_init=zeros)(h)
-        return out.reshape(x.shape)
+    def __call__(
+        self, t: Time, x: Data, *, r: Time | None = None, **cond: Float[Array, "batch ..."]
+    ) -> Data:
+        check_times(t, x, r)
+        _check_conditions(self, cond)
+        inputs = [_flat(x), _flat(t), *(_flat(cond[name]) for name in sorted(cond))]
+        widths = [*[self.width] * self.depth, inputs[0].shape[-1]]
+        joined = jnp.concatenate(inputs, axis=-1)
+        h = _lecun_dense(widths[0])(joined)
+        if r is not None:
+            span = _flat(span_of(t, r))
+            init = normal((joined.shape[-1] + span.shape[-1]) ** -0.5)
+            h = h + nn.Dense(widths[0], use_bias=False, kernel_init=init, name="span")(span)
+        for width in widths[1:]:
+            h = _lecun_dense(width)(self.activation(h))
+        return h.reshape(x.shape)
+
+
+_lecun_dense = partial(nn.Dense, kernel_init=lecun, bias_init=zeros)
 
 
 def _flat(x: Data) -> Float[Array, "batch features"]:
     return jnp.reshape(x, (len(x), -1))
+
+
+def _check_conditions(module: nn.Module, cond: dict[str, Any]) -> None:
+    for name, value in cond.items():
+        if not all_leaves([value]):
+            raise ValueError(
+                f"condition {name!r} is a {type(value).__name__}, and {type(module).__name__} "
+                "takes arrays [batch, ...]: pool a sequence over its mask before, or pass a module "
+                "of your own that attends to it, by jaxflow.networks.linen"
+            )

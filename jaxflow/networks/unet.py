@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxflow.networks.embeddings import Conditioning
+from jaxflow.networks.embeddings import Conditioning, check_one_time
 from jaxflow.networks.initialisers import zeros
 from jaxflow.networks.layers import Attention, GroupNorm, check_fields, conv, dense
 from jaxflow.networks.resampling import double, doubling_conv, halve
@@ -25,7 +25,8 @@ class UNet(nn.Module):
 
     The defaults are the CIFAR-10 network of Tong et al., 2023, Improving and Generalizing
     Flow-Based Generative Models with Minibatch Optimal Transport, arXiv:2302.00482, parameter for
-    parameter (35,746,307).
+    parameter (35,746,307). With a second time `r`, it is told `t` and `r - t` (see
+    `jaxflow.networks.embeddings`).
 
     Attributes:
         channels: of the finest level; a multiple of 32 at every level, for the group norms.
@@ -66,12 +67,14 @@ class UNet(nn.Module):
         t: Time,
         x: Image,
         *,
+        r: Time | None = None,
         label: Int[Array, "batch"] | None = None,
         deterministic: bool = True,
     ) -> Image:
         self._check(x)
+        check_one_time(t, x)
         c = Conditioning(4 * self.channels, self.num_classes, self.channels, name="conditioning")
-        c = nn.silu(c(t, x, label))
+        c = nn.silu(c(t, x, label, r))
         residual = nn.remat(_Residual, static_argnums=(3,)) if self.remat else _Residual
 
         def block(h: Array, channels: int, name: str, resize: str | None = None) -> Array:

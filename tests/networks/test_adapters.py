@@ -9,17 +9,17 @@ import pytest
 from flax import nnx as flax_nnx
 
 from jaxflow import networks
-
-A = np.array([[1.0, -2.0], [0.5, 3.0]], np.float32)
-T = jnp.array([0.1, 0.5, 0.9])
-X = jnp.arange(6.0).reshape(3, 2)
-EXPECTED = np.asarray(X) @ A + np.asarray(T)[:, None]
-
-
-class LinenMap(nn.Module):
-    @nn.compact
-    def __call__(self, t, x):
-        return nn.Dense(2, use_bias=False)(x) + t[:, None]
+from tests.networks.maps import (
+    ADAPTED,
+    EXPECTED,
+    KEY,
+    EquinoxMap,
+    NNXMap,
+    T,
+    X,
+    every_adapter,
+    linear,
+)
 
 
 class LinenDropout(nn.Module):
@@ -28,84 +28,25 @@ class LinenDropout(nn.Module):
         return nn.Dropout(0.5, deterministic=deterministic)(nn.Dense(2)(x))
 
 
-class NNXMap(flax_nnx.Module):
-    def __init__(self, rate=0.0):
-        self.linear = flax_nnx.Linear(2, 2, use_bias=False, rngs=flax_nnx.Rngs(0))
-        self.dropout = flax_nnx.Dropout(rate, rngs=flax_nnx.Rngs(1))
-
-    def __call__(self, t, x):
-        return self.dropout(self.linear(x)) + t[:, None]
-
-
-class EquinoxMap(eqx.Module):
-    linear: eqx.nn.Linear
-    dropout: eqx.nn.Dropout
-    powers: jax.Array
-
-    def __init__(self, rate=0.0):
-        self.linear = eqx.nn.Linear(2, 2, use_bias=False, key=jax.random.key(0))
-        self.dropout = eqx.nn.Dropout(rate)
-        self.powers = jnp.array(1)
-
-    def __call__(self, t, x, *, key=None):
-        return self.dropout(self.linear(x), key=key) + t**self.powers
+def dropping(name):
+    network = {
+        "linen": lambda: networks.linen(LinenDropout()),
+        "nnx": lambda: networks.nnx(NNXMap(0.5)),
+        "equinox": lambda: networks.equinox(EquinoxMap(0.5)),
+    }[name]()
+    return network, network.init(KEY, T, X)
 
 
-def linear_networks():
-    nnx, nnx_params = networks.nnx(NNXMap())
-    nnx_params["linear"]["kernel"].set_value(jnp.asarray(A))
-    equinox, equinox_params = networks.equinox(EquinoxMap())
-    return {
-        "linen": (networks.linen(LinenMap()), {"Dense_0": {"kernel": jnp.asarray(A)}}),
-        "nnx": (nnx, nnx_params),
-        "equinox": (equinox, jax.tree.map(lambda _: jnp.asarray(A.T), equinox_params)),
-        "function": (networks.function(lambda p, t, x: x @ p + t[:, None]), jnp.asarray(A)),
-        "select": (
-            networks.select(networks.function(lambda p, t, x: {"v": x @ p + t[:, None]}), "v"),
-            jnp.asarray(A),
-        ),
-    }
-
-
-def dropping_networks():
-    linen = networks.linen(LinenDropout())
-    return {
-        "linen": (linen, linen.init(jax.random.key(0), T, X)),
-        "nnx": networks.nnx(NNXMap(0.5)),
-        "equinox": networks.equinox(EquinoxMap(0.5)),
-    }
-
-
-@pytest.mark.parametrize("name", linear_networks())
+@every_adapter
 def test_adapters_agree_with_a_closed_form(name):
-    network, params = linear_networks()[name]
+    network, params = linear(name)
     for key in (None, jax.random.key(0)):
         np.testing.assert_allclose(network(params, T, X, key=key), EXPECTED, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", linear_networks())
-def test_a_network_is_an_argument_of_jit_and_new_parameters_do_not_retrace(name):
-    network, params = linear_networks()[name]
-    traces = []
-
-    @jax.jit
-    def call(network, params):
-        traces.append(1)
-        return network(params, T, X)
-
-    for scale in (1.0, 2.0, 3.0):
-        scaled = jax.tree.map(lambda p, s=scale: s * p, params)
-        same = jax.tree.unflatten(*reversed(jax.tree.flatten(network)))
-        out = call(same, scaled)
-        np.testing.assert_allclose(out, scale * (EXPECTED - T[:, None]) + T[:, None], rtol=1e-6)
-    assert len(traces) == 1
-    assert hash(network) == hash(network)
-    assert type(network).__name__ in repr(network)
-
-
-@pytest.mark.parametrize("name", dropping_networks())
+@pytest.mark.parametrize("name", ["linen", "nnx", "equinox"])
 def test_dropout_is_off_without_a_key_and_a_function_of_it_with_one(name):
-    network, params = dropping_networks()[name]
+    network, params = dropping(name)
     x = jnp.ones((64, 2))
     t = jnp.zeros(64)
 
@@ -121,7 +62,7 @@ def test_dropout_is_off_without_a_key_and_a_function_of_it_with_one(name):
 
 
 def test_gradients_reach_the_parameters_of_every_adapter():
-    for network, params in linear_networks().values():
+    for network, params in map(linear, ADAPTED):
         gradient = jax.grad(lambda p, n=network: jnp.sum(n(p, T, X)))(params)
         (leaf,) = jax.tree.leaves(gradient)
         total = np.asarray(X).sum(0)
@@ -191,3 +132,100 @@ def test_state_beside_parameters_is_refused():
 
     with pytest.raises(ValueError, match="batch_stats"):
         networks.linen(Normalised()).init(jax.random.key(0), T, X)
+
+
+def masked_mean(tokens, mask):
+    return (tokens * mask[..., None]).sum(-2) / mask.sum(-1, keepdims=True)
+
+
+class LinenText(nn.Module):
+    @nn.compact
+    def __call__(self, t, x, *, text, r):
+        return x + nn.Dense(2)(masked_mean(**text)) + (r - t)[:, None]
+
+
+class NNXText(flax_nnx.Module):
+    def __init__(self):
+        self.linear = flax_nnx.Linear(4, 2, rngs=flax_nnx.Rngs(0))
+
+    def __call__(self, t, x, *, text, r):
+        return x + self.linear(masked_mean(**text)) + (r - t)[:, None]
+
+
+class EquinoxText(eqx.Module):
+    linear: eqx.nn.Linear
+
+    def __call__(self, t, x, *, text, r):
+        return x + self.linear(masked_mean(**text)) + (r - t)
+
+
+@pytest.mark.parametrize(
+    "adapt",
+    [
+        lambda: networks.linen(LinenText()),
+        lambda: networks.nnx(NNXText()),
+        lambda: networks.equinox(EquinoxText(eqx.nn.Linear(4, 2, key=KEY))),
+    ],
+    ids=["linen", "nnx", "equinox"],
+)
+def test_nested_conditions_and_a_second_time_reach_the_module_as_they_are(adapt):
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((3, 5, 4)).astype(np.float32)
+    mask = np.arange(5) < np.array([[1], [3], [5]])
+    cond = {"text": {"tokens": jnp.asarray(tokens), "mask": jnp.asarray(mask)}, "r": T + 0.5}
+    network = adapt()
+    params = network.init(KEY, T, X, **cond)
+    (kernel,) = (p for p in jax.tree.leaves(params) if p.ndim == 2)
+    (bias,) = (p for p in jax.tree.leaves(params) if p.ndim == 1)
+    kernel = kernel if kernel.shape == (4, 2) else kernel.T
+    mean = np.stack([row[: mask.sum()].mean(0) for row, mask in zip(tokens, mask, strict=True)])
+    expected = X + mean @ kernel + bias + 0.5
+    out = jax.jit(lambda network, params, cond: network(params, T, X, **cond))(
+        network, params, cond
+    )
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"no condition \['txet'\]; it takes \['text'\]"):
+        network(params, T, X, txet=cond["text"], r=T)
+
+
+@pytest.mark.parametrize("name", ["linen", "nnx", "equinox"])
+def test_a_module_of_one_time_says_so(name):
+    network, params = linear(name)
+    with pytest.raises(ValueError, match="takes no second time: give its call r=None"):
+        network(params, T, X, r=T)
+
+
+MODULES = {"linen": networks.MLP(), "nnx": NNXMap(), "equinox": EquinoxMap()}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_in_the_wrong_place_is_told_its_adapter(name):
+    wrong = {"linen": networks.nnx, "nnx": networks.equinox, "equinox": networks.linen}[name]
+    with pytest.raises(ValueError, match=rf"takes modules of .*: networks.{name} takes it"):
+        wrong(MODULES[name])
+    for take in (networks.function, lambda module: networks.select(module, "v")):
+        with pytest.raises(ValueError, match=rf"no network yet: use networks.{name}\(\.\.\.\)"):
+            take(MODULES[name])
+    with pytest.raises(ValueError, match=r"got function: networks.function takes plain functions"):
+        getattr(networks, name)(lambda params, t, x: x)
+    with pytest.raises(ValueError, match=r"got the class (\w+): make one, \1\(\.\.\.\)"):
+        getattr(networks, name)(type(MODULES[name]))
+
+
+def test_a_function_without_parameters_of_its_own():
+    with pytest.raises(ValueError, match=r"networks.function\(fn, init\)"):
+        networks.function(lambda p, t, x: x).init(KEY, T, X)
+
+
+def test_modules_whose_structure_cannot_be_compared():
+    class Table(nn.Module):
+        table: jax.Array
+
+    class Options(flax_nnx.Module):
+        def __init__(self):
+            self.options = flax_nnx.static({"a": 1})
+
+    with pytest.raises(ValueError, match=r"Table does not hash.*conditions of arrays"):
+        networks.linen(Table(jnp.ones(2)))
+    with pytest.raises(ValueError, match=r"graph of Options does not hash"):
+        networks.nnx(Options())

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.networks import LabelEmbedding, positions, sinusoidal
+from jaxflow.networks import LabelEmbedding, SpanEmbedding, TimeEmbedding, positions, sinusoidal
 
 
 def test_sinusoidal_is_its_formula():
@@ -14,6 +14,25 @@ def test_sinusoidal_is_its_formula():
     angles = 1000.0 * t[:, None].astype(np.float64) * w
     expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
     np.testing.assert_allclose(sinusoidal(jnp.asarray(t), 16), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("embedding", [TimeEmbedding(6), SpanEmbedding(6)])
+def test_a_time_is_embedded_alike_wherever_it_stands(embedding):
+    t = jnp.linspace(-1.0, 1.0, 12)
+    params = embedding.init(jax.random.key(0), t)
+    rows = embedding.apply(params, t)
+    np.testing.assert_allclose(
+        embedding.apply(params, t.reshape(2, 3, 2)), rows.reshape(2, 3, 2, 6), atol=1e-6
+    )
+    assert np.linalg.norm(np.diff(rows, axis=0), axis=-1).min() > 1e-3
+
+
+def test_no_span_is_the_zero_vector_whatever_the_parameters():
+    embedding, span = SpanEmbedding(6), jnp.array([0.0, 0.5])
+    params = embedding.init(jax.random.key(0), span)
+    zero, other = embedding.apply(jax.tree.map(lambda p: 100.0 * p, params), span)
+    assert np.all(zero == 0)
+    assert np.linalg.norm(other) > 1.0
 
 
 def test_sinusoidal_is_float32_for_half_precision_and_float64_for_double():

@@ -1,25 +1,18 @@
 """What every shipped network promises, and the parameter counts of the published ones."""
 
+import inspect
 import math
-from functools import cache
+import zlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxflow import networks
 from jaxflow.networks import MLP, ConcatMLP, DiT, UNet, dit, linen
-
-KEY = jax.random.key(0)
-IMAGE = (4, 4, 3)
-
-SMALL = {
-    "mlp": (MLP(width=16, depth=2, num_classes=4, dropout=0.5), (3, 2)),
-    "concat_mlp": (ConcatMLP(width=16), (2,)),
-    "unet": (UNet(32, (1, 2), blocks=1, attention=(), num_classes=4, dropout=0.5), IMAGE),
-    "unet_film": (UNet(32, (1, 1), blocks=1, attention=(), film=True, resample="block"), IMAGE),
-    "dit": (DiT(patch=2, width=16, depth=2, heads=2, num_classes=4), IMAGE),
-}
+from tests.networks.small import IMAGE, KEY, SMALL, compiled, inputs, perturbed
 
 
 def abstract(*shape, dtype=jnp.float32):
@@ -28,32 +21,6 @@ def abstract(*shape, dtype=jnp.float32):
 
 def size(params):
     return sum(math.prod(p.shape) for p in jax.tree.leaves(params))
-
-
-def inputs(name, dtype=jnp.float32):
-    module, event = SMALL[name]
-    cond = {"label": jnp.array([0, 4])} if getattr(module, "num_classes", None) else {}
-    x = jax.random.normal(jax.random.key(2), (2, *event), dtype)
-    return jnp.array([0.2, 0.7]), x, cond
-
-
-def perturbed(params):
-    """Parameters that no initialisation to zero hides."""
-    noise = np.random.default_rng(3)
-    return jax.tree.map(lambda p: p + 0.1 * noise.standard_normal(p.shape, np.float32), params)
-
-
-@cache
-def compiled(module):
-    """One compiled call a module for all tests, and the list that grows with each trace."""
-    network, traces = linen(module), []
-
-    @jax.jit
-    def call(params, t, x, cond, key=None):
-        traces.append(1)
-        return network(params, t, x, key=key, **cond)
-
-    return call, traces
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +103,31 @@ def test_unet_has_the_published_parameters():
 def test_concat_mlp_has_the_published_parameters():
     params = jax.eval_shape(linen(ConcatMLP()).init, KEY, abstract(2), abstract(2, 2))
     assert size(params) == dense(3, 64) + 2 * dense(64, 64) + dense(64, 2)
+
+
+def test_every_shipped_network_is_in_the_table():
+    shipped = [getattr(networks, name) for name in networks.__all__]
+    modules = {m for m in shipped if isinstance(m, type) and issubclass(m, nn.Module)}
+    assert {m for m in modules if "x" in inspect.signature(m.__call__).parameters} == {
+        type(module) for module, _ in SMALL.values()
+    }
+
+
+# What saved runs are read by: no name or shape of a parameter may change.
+SHAPES = {
+    "mlp": 2_678_783_504,
+    "concat_mlp": 39_064_631,
+    "unet": 1_503_974_212,
+    "unet_film": 2_565_434_079,
+    "dit": 3_281_028_201,
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_names_and_shapes_of_parameters_are_those_of_saved_runs(name, params):
+    leaves = jax.tree_util.tree_leaves_with_path(params[name])
+    text = ";".join(f"{jax.tree_util.keystr(path)}{leaf.shape}" for path, leaf in leaves)
+    assert zlib.crc32(text.encode()) == SHAPES[name]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -265,6 +257,13 @@ LABEL = abstract(2, dtype=jnp.int32)
 def test_wrong_inputs_end_in_one_sentence(match, module, t, x, cond):
     with pytest.raises(ValueError, match=match):
         call(module, t, x, **cond)
+
+
+@pytest.mark.parametrize("module", [MLP(), ConcatMLP()])
+def test_a_nested_condition_is_refused(module):
+    text = {"tokens": abstract(2, 7, 4), "mask": abstract(2, 7, dtype=bool)}
+    with pytest.raises(ValueError, match=r"'text' is a dict, and .*MLP takes arrays .*pool"):
+        call(module, abstract(2), abstract(2, 3), text=text)
 
 
 def test_an_unknown_size_suggests_the_nearest():

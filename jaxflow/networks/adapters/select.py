@@ -1,0 +1,46 @@
+"""One entry of a network whose output is a mapping."""
+
+from typing import Any
+
+from jax.tree_util import Partial, all_leaves
+
+from jaxflow.networks.adapters.modules import refuse_modules
+from jaxflow.records import record, static
+from jaxflow.types import Data, Key, Network, Params, Time
+
+__all__ = ["Select", "select"]
+
+
+@record
+class Select:
+    """A network, and the name of the entry."""
+
+    network: Any
+    name: str = static()
+
+    def init(self, key: Key | None, t: Time, x: Data, **cond: Any) -> Params:
+        """The parameters of the whole network."""
+        return self.network.init(key, t, x, **cond)
+
+    def __call__(
+        self, params: Params, t: Time, x: Data, *, key: Key | None = None, **cond: Any
+    ) -> Any:
+        output = self.network(params, t, x, key=key, **cond)
+        if self.name not in output:
+            raise ValueError(f"the network has no output {self.name!r}; it has {sorted(output)}")
+        return output[self.name]
+
+
+def select(network: Network, name: str) -> Select:
+    """One entry of the mapping that `network` returns, as a Network with the same parameters.
+
+    Raises:
+        ValueError: for a module that is no network yet.
+
+    >>> from jaxflow.networks import function
+    >>> both = function(lambda params, t, x: {"velocity": params * x, "score": -x})
+    >>> select(both, "score")(2.0, None, 3.0)
+    -3.0
+    """
+    refuse_modules(network)
+    return Select(Partial(network) if all_leaves([network]) else network, name)
