@@ -13,6 +13,8 @@ from jax.core import Tracer
 from jaxflow.types import Array, Cond, Data, Float, Key, Keys, Time
 
 __all__ = [
+    "LIBRARIES",
+    "adapter_of",
     "at_least_float32",
     "batch_size",
     "bisect",
@@ -216,7 +218,16 @@ def check_made(argument: str, value: Any) -> None:
         )
 
 
-_ADAPTERS = {"flax.linen": "linen", "flax.nnx": "nnx", "equinox": "equinox"}
+LIBRARIES = {"linen": "flax.linen", "nnx": "flax.nnx", "equinox": "equinox"}
+
+
+def adapter_of(value: Any) -> str | None:
+    """The adapter of `jaxflow.networks` for a module, told without importing a library."""
+    for kind in type(value).__mro__:
+        for adapter, library in LIBRARIES.items():
+            if kind.__name__ == "Module" and f"{kind.__module__}.".startswith(f"{library}."):
+                return adapter
+    return None
 
 
 def check_network(network: Any) -> None:
@@ -226,13 +237,12 @@ def check_network(network: Any) -> None:
         TypeError: naming the adapter, or what a network is.
     """
     check_made("network", network)
-    homes = [kind.__module__ for kind in type(network).__mro__]
-    for package, adapter in _ADAPTERS.items():
-        if any(f"{home}.".startswith(f"{package}.") for home in homes):
-            raise TypeError(
-                f"the network is a module of {package}, {type(network).__name__}: make it a pure "
-                f"function of parameters by networks.{adapter}(module)"
-            )
+    adapter = adapter_of(network)
+    if adapter is not None:
+        raise TypeError(
+            f"{type(network).__name__} is a module and no network yet: make it a pure function of "
+            f"parameters by networks.{adapter}(module)"
+        )
     if not callable(network):
         raise TypeError(
             "a network is a function (params, t, x, *, key=None, **cond) -> output; got "

@@ -23,7 +23,7 @@ def test_every_method_and_grid_is_in_a_table():
 
     assert public(methods) == set(METHODS) == set(ORDERS)
     assert public(sampling) == {
-        *METHODS, "adaptive", "fixed_step", "exact", "hutchinson", "log_prob"
+        *METHODS, "adaptive", "fixed_step", "flow_map", "exact", "hutchinson", "log_prob"
     }  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def test_a_field_that_ends_in_nan_fails_soon():
 
 
 @pytest.mark.parametrize("solve", [adaptive, fixed_step])
-@pytest.mark.parametrize("shape", [(), (1,), (3, 4), (3, 2, 2)])
+@pytest.mark.parametrize("shape", [(), (1,), (3, 4), (3, 3, 2), (3, 2, 2, 2)])
 def test_grids_of_a_wrong_shape(solve, shape):
     grid = np.linspace(0, 1, max(1, int(np.prod(shape)))).reshape(shape)
     with pytest.raises(ValueError, match="sequence of two or more times"):

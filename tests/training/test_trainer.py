@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxflow.training import draw_key, ema_decay_at, trainer
+from jaxflow.training import average, draw_key, trainer
 from jaxflow.types import Held
 
 
@@ -49,7 +49,7 @@ def test_step_average_and_metrics(microbatches):
         assert metrics["grad_norm"] == pytest.approx(np.linalg.norm(gradient), rel=1e-5)
         w = w - 0.1 * gradient
         decay = min(0.5, (1 + n) / (10 + n))
-        assert ema_decay_at(n, 0.5) == pytest.approx(decay)
+        assert average(0.5).decay_at(n) == pytest.approx(decay)
         ema = decay * ema + (1 - decay) * w
         np.testing.assert_allclose(state.params["w"], w, rtol=1e-5)
         np.testing.assert_allclose(state.ema["w"], ema, rtol=1e-5)

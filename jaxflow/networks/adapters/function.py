@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.tree_util import Partial, all_leaves
 
-from jaxflow.networks.adapters.modules import refuse_modules
+from jaxflow.arrays import check_network
 from jaxflow.records import record, static
 from jaxflow.types import Data, Key, Params, Time
 
@@ -47,11 +47,11 @@ def function(fn: Callable[..., Any], init: Callable[..., Params] | None = None) 
         init: `(key, t, x, **cond) -> params`, where the network shall have `.init`.
 
     Raises:
-        ValueError: for a module, which has an adapter of its own.
+        TypeError: for a module, which has an adapter of its own.
 
     >>> network = function(lambda params, t, x: params * x, lambda key, t, x: 2.0)
     >>> network(network.init(None, None, 3.0), None, 3.0)
     6.0
     """
-    refuse_modules(fn)
+    check_network(fn)
     return Function(Partial(fn) if all_leaves([fn]) else fn, init)

@@ -6,18 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["Same", "arguments", "check_conditions", "check_module", "refuse_modules"]
+from jaxflow.arrays import LIBRARIES, adapter_of
 
-_LIBRARIES = {"linen": "flax.linen", "nnx": "flax.nnx", "equinox": "equinox"}
-
-
-def _adapter_of(value: Any) -> str | None:
-    """The adapter that takes a module, by name, so that no library is imported to ask."""
-    for cls in type(value).__mro__:
-        for adapter, library in _LIBRARIES.items():
-            if cls.__name__ == "Module" and f"{cls.__module__}.".startswith(f"{library}."):
-                return adapter
-    return None
+__all__ = ["Same", "arguments", "check_conditions", "check_module"]
 
 
 def check_module(value: Any, adapter: str) -> None:
@@ -26,7 +17,7 @@ def check_module(value: Any, adapter: str) -> None:
     Raises:
         ValueError: naming the adapter that takes it, if there is one.
     """
-    other = _adapter_of(value)
+    other = adapter_of(value)
     if other == adapter:
         return
     got, remedy = type(value).__name__, "networks.function takes plain functions"
@@ -34,21 +25,8 @@ def check_module(value: Any, adapter: str) -> None:
         got, remedy = f"the class {value.__name__}", f"make one, {value.__name__}(...)"
     elif other:
         remedy = f"networks.{other} takes it"
-    library = _LIBRARIES[adapter]
+    library = LIBRARIES[adapter]
     raise ValueError(f"networks.{adapter} takes modules of {library}; got {got}: {remedy}")
-
-
-def refuse_modules(value: Any) -> None:
-    """Refuse a module that has not been adapted.
-
-    Raises:
-        ValueError: naming its adapter.
-    """
-    adapter = _adapter_of(value)
-    if adapter is not None:
-        raise ValueError(
-            f"{type(value).__name__} is a module and no network yet: use networks.{adapter}(...)"
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from typing import Any
 
 from jax.tree_util import Partial, all_leaves
 
-from jaxflow.networks.adapters.modules import refuse_modules
+from jaxflow.arrays import check_network
 from jaxflow.records import record, static
 from jaxflow.types import Data, Key, Network, Params, Time
 
@@ -35,12 +35,12 @@ def select(network: Network, name: str) -> Select:
     """One entry of the mapping that `network` returns, as a Network with the same parameters.
 
     Raises:
-        ValueError: for a module that is no network yet.
+        TypeError: for a module that is no network yet.
 
     >>> from jaxflow.networks import function
     >>> both = function(lambda params, t, x: {"velocity": params * x, "score": -x})
     >>> select(both, "score")(2.0, None, 3.0)
     -3.0
     """
-    refuse_modules(network)
+    check_network(network)
     return Select(Partial(network) if all_leaves([network]) else network, name)
