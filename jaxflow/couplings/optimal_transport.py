@@ -3,12 +3,11 @@ r"""Exact optimal transport between the batch's source and data.
 (1) $\pi = \arg\min_\pi \sum_i \| x_0^{\pi(i)} - x_1^i \|^2$ over permutations
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.arrays import at_least_float32, is_concrete
-from jaxflow.couplings.assignment import assign, assign_on_host, squared_distances
+from jaxflow.arrays import is_concrete, squared_distances
+from jaxflow.couplings.assignment import assign, assign_on_host
 from jaxflow.records import record, static
 from jaxflow.types import Cond, Coupling, Data, Key
 
@@ -29,8 +28,7 @@ class OptimalTransport:
                 f"x0 has shape {x0.shape} but x1 {x1.shape}: they are paired one to one"
             )
         if not self.on_host:
-            with jax.default_matmul_precision("highest"):
-                cost = squared_distances(at_least_float32(x1), at_least_float32(x0))
+            cost = squared_distances(jnp.asarray(x1), jnp.asarray(x0))
             return x0[assign(cost)], x1, cond
         if not (is_concrete(x0) and is_concrete(x1)):
             raise ValueError(
