@@ -157,7 +157,7 @@ def bisect(f: Callable[[Array], Array], y: Array, low: float, high: float) -> Ar
     return jnp.where(jnp.isnan(y), y, x + jnp.where(moves, step, 0.0))
 
 
-def _place(x: np.ndarray) -> np.integer:
+def _place(x: np.ndarray) -> Any:
     """A floating-point number's place among all those of its dtype, which are in order."""
     bits = x.view(f"int{8 * x.itemsize}")[()]
     return bits if bits >= 0 else np.iinfo(bits).min - bits
@@ -175,7 +175,8 @@ def squared_distances(
     """`|x_i - y_j|^2` summed over the event, never negative, in at least float32.
 
     The square is expanded about the mean of `y`, so that a far origin cancels no digits, at the
-    highest precision of an accelerator. Two NumPy arrays stay on the host.
+    highest precision of an accelerator. A distance that rounding cannot tell from zero is zero,
+    with its gradient. Two NumPy arrays stay on the host.
 
     >>> squared_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 1.0]]))
     array([[25.,  1.]])
@@ -192,7 +193,9 @@ def squared_distances(
         products = x @ y.T
     else:
         products = np.einsum("ik,jk->ij", x, y)
-    return xp.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * products, 0)
+    squares = (x**2).sum(1)[:, None] + (y**2).sum(1)
+    distances = squares - 2 * products
+    return xp.where(distances <= 4 * xp.finfo(x.dtype).eps * squares, 0, distances)
 
 
 def parameter_summary(params: Any) -> str:
