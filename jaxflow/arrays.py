@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jaxflow.types import Array, Cond, Data, Float, Key, Keys, Time
 
 __all__ = [
+    "as_floats",
     "at_least_float32",
     "batch_size",
     "bisect",
@@ -60,6 +61,12 @@ def at_least_float32(x: Array) -> Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def as_floats(x: Any) -> Array:
+    """At least float32, whole numbers too: what may be subtracted or inverted."""
+    x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -133,8 +140,7 @@ def bisect(f: Callable[[Array], Array], y: Array, low: float, high: float) -> Ar
     >>> float(bisect(lambda x: x**0.1, jnp.array(0.1), 0.0, 1.0))
     1.000000...e-10
     """
-    y = jnp.asarray(y)
-    y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+    y = as_floats(y)
     target = jax.lax.stop_gradient(y)
     first, last = (_place(np.asarray(end, y.dtype)) for end in (low, high))
 

@@ -36,6 +36,8 @@ def test_at_least_float32(x64):
         (jnp.bool_, jnp.bool_),
     ]:
         assert arrays.at_least_float32(jnp.ones(2, dtype)).dtype == kept
+        floating = kept if jnp.issubdtype(kept, jnp.floating) else jnp.float32
+        assert arrays.as_floats(jnp.ones(2, dtype)).dtype == floating
 
 
 def test_sums_do_not_lose_half_precision():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxflow.arrays import as_floats
 from jaxflow.types import Array
 
 __all__ = ["compared", "root", "rows", "same_event"]
@@ -47,11 +48,7 @@ def compared(x: ArrayLike, y: ArrayLike, *, at_least: int = 1) -> tuple[Array, A
     same_event(a, b)
     for z in (a, b):
         rows(z, at_least=at_least)
-    return _numbers(a), _numbers(b)
-
-
-def _numbers(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return as_floats(a), as_floats(b)
 
 
 def root(x: Array, order: float = 2.0) -> Array:
