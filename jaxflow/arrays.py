@@ -1,6 +1,7 @@
 """The few array operations that every room shares."""
 
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from jaxflow.types import Array, Cond, Data, Float, Key, Keys, Time
 __all__ = [
     "LIBRARIES",
     "adapter_of",
+    "as_floats",
     "at_least_float32",
     "batch_size",
     "bisect",
@@ -30,7 +32,15 @@ __all__ = [
     "null_like",
     "parameter_summary",
     "per_sample",
+    "squared_distances",
 ]
+
+AnyArray = Any
+
+# Up to so many numbers a sample NumPy multiplies without BLAS, whose threads wait for each other by
+# spinning while a training step has the cores. On two busy cores, a step beside couplings of 512
+# pairs took 80 to 90 ms instead of 115 to 150 for 2, 16 and 64 numbers; for 784 BLAS takes half.
+FEW = 64
 
 
 def expand(t: Time, x: Data) -> Array:
@@ -60,6 +70,12 @@ def at_least_float32(x: Array) -> Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def as_floats(x: Any) -> Array:
+    """At least float32, whole numbers too: what may be subtracted or inverted."""
+    x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -174,27 +190,76 @@ def is_concrete(x: Any) -> bool:
 def bisect(f: Callable[[Array], Array], y: Array, low: float, high: float) -> Array:
     """Solve `f(x) = y` for an increasing `f` on `[low, high]`, to the last bit of the dtype.
 
-    Values of `y` outside the range of `f` give the nearer end. Differentiable in `y` and in what
-    `f` holds, by the implicit function theorem.
+    It halves the floating-point numbers between the ends, not their distance, so a root close to
+    zero is met as exactly as any other. Values of `y` outside the range of `f` give the nearer end,
+    and NaN gives NaN. Differentiable in `y` and in what `f` holds, by the implicit function
+    theorem.
+
+    >>> float(bisect(lambda x: x**0.1, jnp.array(0.1), 0.0, 1.0))
+    1.000000...e-10
     """
-    y = jnp.asarray(y)
-    steps = jnp.finfo(y.dtype).nmant + 4
+    y = as_floats(y)
     target = jax.lax.stop_gradient(y)
+    first, last = (_place(np.asarray(end, y.dtype)) for end in (low, high))
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         a, b = ends
-        middle = 0.5 * (a + b)
-        below = f(middle) < target
+        middle = (a >> 1) + (b >> 1) + (a & b & 1)
+        below = f(_number(middle, y.dtype)) < target
         return jnp.where(below, middle, a), jnp.where(below, b, middle)
 
-    a, b = jax.lax.fori_loop(0, steps, halve, (jnp.full_like(y, low), jnp.full_like(y, high)))
-    x = jnp.where(f(b) < target, b, jnp.where(f(a) >= target, a, 0.5 * (a + b)))
-    x = jax.lax.stop_gradient(x)
+    places = tuple(jnp.full(y.shape, place, place.dtype) for place in (first, last))
+    steps = (int(last) - int(first)).bit_length()
+    a, b = (_number(place, y.dtype) for place in jax.lax.fori_loop(0, steps, halve, places))
+    x = jnp.where(target - f(a) <= f(b) - target, a, b)
+    end = jnp.full_like(y, high)
+    x = jax.lax.stop_gradient(jnp.where(f(end) <= target, end, x))
     value, slope = jax.jvp(f, (x,), (jnp.ones_like(x),))
     rest = y - value
     moves = (x > low) & (x < high) & (slope > 0)
     step = (rest - jax.lax.stop_gradient(rest)) / jnp.where(moves, slope, 1.0)
-    return x + jnp.where(moves, step, 0.0)
+    return jnp.where(jnp.isnan(y), y, x + jnp.where(moves, step, 0.0))
+
+
+def _place(x: np.ndarray) -> Any:
+    """A floating-point number's place among all those of its dtype, which are in order."""
+    bits = x.view(f"int{8 * x.itemsize}")[()]
+    return bits if bits >= 0 else np.iinfo(bits).min - bits
+
+
+def _number(place: Array, dtype: Any) -> Array:
+    """The floating-point number at a place, the inverse of `_place`."""
+    bits = jnp.where(place >= 0, place, jnp.iinfo(place.dtype).min - place)
+    return jax.lax.bitcast_convert_type(bits, dtype)
+
+
+def squared_distances(
+    x: Float[AnyArray, "n *event"], y: Float[AnyArray, "m *event"]
+) -> Float[AnyArray, "n m"]:
+    """`|x_i - y_j|^2` summed over the event, never negative, in at least float32.
+
+    The square is expanded about the mean of `y`, so that a far origin cancels no digits, at the
+    highest precision of an accelerator. A distance that rounding cannot tell from zero is zero,
+    with its gradient. Two NumPy arrays stay on the host.
+
+    >>> squared_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 1.0]]))
+    array([[25.,  1.]])
+    """
+    on_host = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
+    xp: Any = np if on_host else jnp
+    x, y = (a.reshape(len(a), math.prod(a.shape[1:])) for a in (xp.asarray(x), xp.asarray(y)))
+    x, y = (a.astype(xp.promote_types(a.dtype, np.float32)) for a in (x, y))
+    centre = y.mean(axis=0)
+    x, y = x - centre, y - centre
+    if not on_host:
+        products = jnp.matmul(x, y.T, precision="highest")
+    elif x.shape[1] > FEW:
+        products = x @ y.T
+    else:
+        products = np.einsum("ik,jk->ij", x, y)
+    squares = (x**2).sum(1)[:, None] + (y**2).sum(1)
+    distances = squares - 2 * products
+    return xp.where(distances <= 4 * xp.finfo(x.dtype).eps * squares, 0, distances)
 
 
 def parameter_summary(params: Any) -> str:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import betainc, logit, ndtri
 
-from jaxflow.arrays import bisect
+from jaxflow.arrays import as_floats, bisect
 from jaxflow.records import record, static
 from jaxflow.types import Array, Float, Key, Times
 
@@ -37,7 +37,7 @@ class Uniform(_ByQuantile):
 
     def quantile(self, u: Vector) -> Vector:
         """`q(u) = u`."""
-        return u
+        return as_floats(u)
 
     def log_prob(self, t: Vector) -> Vector:
         """Zero nats inside [0, 1]."""
@@ -53,7 +53,7 @@ class LogitNormal(_ByQuantile):
 
     def quantile(self, u: Vector) -> Vector:
         """`q(u) = sigmoid(mean + std ndtri(u))`."""
-        return jax.nn.sigmoid(self.mean + self.std * ndtri(u))
+        return jax.nn.sigmoid(self.mean + self.std * ndtri(as_floats(u)))
 
     def log_prob(self, t: Vector) -> Vector:
         """Log-density in nats."""
@@ -71,13 +71,14 @@ class Mode(_ByQuantile):
 
     def quantile(self, u: Vector) -> Vector:
         """`q(u) = u + scale (cos^2(pi u / 2) - 1 + u)`."""
+        u = as_floats(u)
         return u + self.scale * (jnp.cos(jnp.pi * u / 2) ** 2 - 1 + u)
 
     def log_prob(self, t: Vector) -> Vector:
         """Log-density in nats, by inverting the quantile function."""
         u = bisect(self.quantile, jnp.clip(t, 0, 1), 0.0, 1.0)
         slope = 1 + self.scale * (1 - jnp.pi / 2 * jnp.sin(jnp.pi * u))
-        return jnp.where((t >= 0) & (t <= 1), -jnp.log(slope), -jnp.inf)
+        return jnp.where((t >= 0) & (t <= 1), -jnp.log(jnp.maximum(slope, 0)), -jnp.inf)
 
 
 @record
@@ -86,7 +87,7 @@ class CosineMap(_ByQuantile):
 
     def quantile(self, u: Vector) -> Vector:
         """`q(u) = sin(pi u / 2) / (sin(pi u / 2) + cos(pi u / 2))`."""
-        a = jnp.pi * u / 2
+        a = jnp.pi * as_floats(u) / 2
         return jnp.sin(a) / (jnp.sin(a) + jnp.cos(a))
 
     def log_prob(self, t: Vector) -> Vector:
@@ -147,10 +148,12 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> Times:
     arXiv:2403.03206, eq. 19, mirrored: their mean m is our -m.
 
     Raises:
-        ValueError: where `std` is not positive.
+        ValueError: where `mean` is not finite, or `std` not positive and finite.
     """
-    if std <= 0:
-        raise ValueError(f"logit_normal needs std > 0; got {std}")
+    if not (math.isfinite(mean) and 0 < std < math.inf):
+        raise ValueError(
+            f"logit_normal needs a finite mean and std > 0; got mean={mean}, std={std}"
+        )
     return LogitNormal(mean, std)
 
 
@@ -180,9 +183,9 @@ def beta(a: float, b: float) -> Times:
     """Beta distributed times; `a > b` leans to the data, `a < b` to the noise.
 
     Raises:
-        ValueError: where `a` or `b` is not positive.
+        ValueError: where `a` or `b` is not positive and finite.
     """
-    if a <= 0 or b <= 0:
+    if not (0 < a < math.inf and 0 < b < math.inf):
         raise ValueError(f"beta needs a > 0 and b > 0; got a={a}, b={b}")
     return Beta(a, b)
 

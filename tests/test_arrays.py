@@ -1,5 +1,7 @@
 """The array operations that every room shares."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,8 @@ def test_at_least_float32(x64):
         (jnp.bool_, jnp.bool_),
     ]:
         assert arrays.at_least_float32(jnp.ones(2, dtype)).dtype == kept
+        floating = kept if jnp.issubdtype(kept, jnp.floating) else jnp.float32
+        assert arrays.as_floats(jnp.ones(2, dtype)).dtype == floating
 
 
 def test_sums_do_not_lose_half_precision():
@@ -63,6 +67,54 @@ def test_is_concrete():
     assert arrays.is_concrete((0.0, 1.0))
 
 
+def _distances(x, y):
+    return ((np.asarray(x, float)[:, None] - np.asarray(y, float)[None]) ** 2).sum((2, 3))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "uint8", "bool"])
+def test_squared_distances_are_those_of_the_differences(dtype):
+    """On the host and compiled, whatever the dtype: a byte does not wrap."""
+    x, y = (np.random.default_rng(0).uniform(0, 2, (n, 3, 2)) for n in (20, 7))
+    if dtype == "uint8":
+        x, y = 120 * x, 120 * y
+    x, y = (np.asarray(jnp.asarray(a, dtype)) if dtype != "float64" else a for a in (x, y))
+    expected = _distances(x, y)
+    for found in (arrays.squared_distances(x, y), _compiled_distances(jnp.asarray(x), y)):
+        np.testing.assert_allclose(found, expected, atol=1e-6 * expected.max())
+    assert arrays.squared_distances(x, y).dtype == (x.dtype if dtype == "float64" else np.float32)
+    assert isinstance(arrays.squared_distances(x, y), np.ndarray)
+    wide = np.repeat(x, 16, axis=1), np.repeat(y, 16, axis=1)
+    np.testing.assert_allclose(
+        arrays.squared_distances(*wide), 16 * expected, atol=2e-5 * expected.max()
+    )
+    assert arrays.squared_distances(x[:0], y).shape == (0, 7)
+
+
+_compiled_distances = jax.jit(arrays.squared_distances)
+
+
+def test_squared_distances_far_from_the_origin():
+    """Centring keeps a common offset from cancelling the digits; nothing is negative."""
+    x, y = np.random.default_rng(0).normal(size=(2, 20, 3, 1))
+    far = [jnp.asarray(a + 1000.0, jnp.float32) for a in (x, y)]
+    np.testing.assert_allclose(_compiled_distances(*far), _distances(x, y), atol=1e-2)
+    found = arrays.squared_distances(x + 1e6, y + 1e6)
+    np.testing.assert_allclose(found, _distances(x, y), atol=1e-8)
+    same = jnp.asarray(x, jnp.float32)
+    assert jnp.all(_compiled_distances(same, same) >= 0)
+    assert "HIGHEST" in str(jax.make_jaxpr(arrays.squared_distances)(same, same))
+
+
+def test_squared_distances_have_the_gradient_of_the_differences(x64):
+    x, y = (jnp.asarray(a) for a in np.random.default_rng(0).normal(size=(2, 5, 2)))
+    y = y.at[0].set(x[0])
+    weight = jnp.arange(25.0).reshape(5, 5)
+    found = jax.grad(lambda x, y: jnp.sum(weight * arrays.squared_distances(x, y)), (0, 1))(x, y)
+    offset = 2 * weight[:, :, None] * (x[:, None] - y[None])
+    np.testing.assert_allclose(found[0], offset.sum(1), atol=1e-10)
+    np.testing.assert_allclose(found[1], -offset.sum(0), atol=1e-10)
+
+
 @jax.jit
 def _cube_root(y, scale):
     return arrays.bisect(lambda x: scale * x**3, y, -2.0, 2.0)
@@ -75,6 +127,44 @@ def test_bisect_inverts_to_the_last_bits(y):
         assert abs(root - np.cbrt(y)) < 1e-14
     root = _cube_root(jnp.array([y]), 1.0)[0]
     assert abs(root - np.cbrt(y)) < 1e-6
+
+
+@jax.jit
+def _power_root(y):
+    return arrays.bisect(lambda x: x**0.1, y, 0.0, 1.0)
+
+
+def test_bisect_is_exact_close_to_zero():
+    """A root of 1e-30 has as many digits as one of 1; both ends of the interval are met."""
+    y = np.array([1e-3, 0.1, 0.5, 0.9, 1.0, 0.0, 2.0, -1.0, np.nan])
+    expected = np.clip(y, 0, 1) ** 10
+    np.testing.assert_allclose(_power_root(jnp.asarray(y, jnp.float32)), expected, rtol=2e-6)
+    with jax.enable_x64(True):
+        found = jax.vmap(_power_root)(jnp.asarray(y))
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
+        slope = jax.vmap(jax.grad(_power_root))(jnp.asarray(y[:4]))
+        np.testing.assert_allclose(slope, 10 * y[:4] ** 9, rtol=1e-12)
+
+
+@given(st.floats(-1, 1, width=32))
+def test_bisect_finds_every_number(y):
+    """The identity's root is the number itself, to the bit, across zero and both ends."""
+    for x64, low in ((False, -1.0), (True, -0.75)):
+        with jax.enable_x64(x64):
+            found = _identity_root(jnp.array(y), low)
+            assert found == max(np.asarray(y, found.dtype), low) or abs(y) < 1e-37
+
+
+@partial(jax.jit, static_argnums=1)
+def _identity_root(y, low):
+    return arrays.bisect(lambda x: x, y, low, 1.0)
+
+
+def test_bisect_takes_integers_and_half_precision():
+    for y in (jnp.array([0, 1]), jnp.array([0, 1], jnp.float16), jnp.array([False, True])):
+        found = arrays.bisect(lambda x: x**3, y, 0.0, 2.0)
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, [0.0, 1.0])
 
 
 def test_bisect_is_differentiable(x64):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxflow"
 
 LAYERS = [
-    {"records"},
+    {"records", "names"},
     {"types"},
     {"arrays"},
     {"times", "sources", "manifolds", "paths", "couplings"},
@@ -50,7 +50,7 @@ HEAVY = {
 def allowed(room: str) -> set[str]:
     """The rooms that a room may import, itself included."""
     if room in LEAVES:
-        return {room, "records", "types", "arrays"}
+        return {room, "records", "names", "types", "arrays"}
     if room == "__init__":
         return set().union(*LAYERS)
     level = next((i for i, layer in enumerate(LAYERS) if room in layer), None)

@@ -1,12 +1,15 @@
 """Times: quantile, density and draws of every distribution say the same."""
 
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxflow import paths, times
 
@@ -15,7 +18,7 @@ TABLE = {
     "logit_normal": [{}, {"mean": 0.4, "std": 0.7}],
     "mode": [{"scale": 1.29}, {"scale": -0.8}, {"scale": 0.0}],
     "cosine_map": [{}],
-    "beta": [{"a": 2.0, "b": 1.0}, {"a": 0.7, "b": 1.5}],
+    "beta": [{"a": 2.0, "b": 1.0}, {"a": 0.7, "b": 1.5}, {"a": 0.1, "b": 1.0}],
     "stratified": [{"times": times.logit_normal(0.4, 0.7)}],
 }
 ALL = [
@@ -75,10 +78,52 @@ def test_draws_follow_the_quantiles(distribution, x64):
     assert scipy.stats.kstest(cumulative, "uniform").pvalue > 1e-4
 
 
-def test_beta_is_scipys(x64):
-    for a, b in [(2.0, 1.0), (0.7, 1.5)]:
-        ours = with_slope(times.beta(a, b), jnp.asarray(U))[0]
-        np.testing.assert_allclose(ours, scipy.stats.beta(a, b).ppf(U), rtol=1e-9, atol=1e-15)
+@jax.jit
+def beta_quantile(a, b, u):
+    return times.Beta(a, b).quantile(u)
+
+
+@given(st.floats(0.03, 20), st.floats(0.03, 20), st.lists(st.floats(1e-4, 0.9999), min_size=1))
+def test_beta_is_scipys(a, b, shares):
+    """However close to zero a quantile lies, and there and back again."""
+    u = np.resize(shares, 32)
+    with jax.enable_x64(True):
+        t = np.asarray(beta_quantile(a, b, jnp.asarray(u)))
+    assert t.dtype == np.float64
+    expected = scipy.stats.beta(a, b).ppf(u)
+    np.testing.assert_allclose(scipy.stats.beta(a, b).cdf(t), u, rtol=1e-9)
+    np.testing.assert_allclose(t, expected, rtol=1e-8, atol=1e-300)
+
+
+def test_beta_close_to_zero_in_float32():
+    u = np.array([0.05, 0.1, 0.3, 0.9, 1.0])
+    found = times.beta(0.1, 1.0).quantile(jnp.asarray(u))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, u**10, rtol=3e-5)
+
+
+@pytest.mark.parametrize("distribution", ALL)
+def test_times_of_other_shares(distribution):
+    """Halves and whole numbers are shares too, NaN stays NaN, and densities have slopes."""
+
+    @jax.jit
+    def read(u, t):
+        slope = jax.vmap(jax.grad(lambda t: distribution.log_prob(t[None])[0]))
+        return distribution.quantile(u), slope(t)
+
+    t = jnp.array([0.1, 0.5, 0.8])
+    found, slope = read(jnp.array([0.0, 1.0, jnp.nan]), t)
+    np.testing.assert_allclose(found, [0.0, 1.0, np.nan], atol=1e-6)
+    assert jnp.all(jnp.isfinite(slope))
+    for other in (jnp.float16, jnp.int32, jnp.bool_):
+        assert jax.eval_shape(distribution.quantile, t.astype(other)).dtype == jnp.float32
+
+
+def test_the_density_of_mode_is_infinite_at_its_most():
+    """Where the quantile function stands still, and NaN nowhere."""
+    t = jnp.linspace(0, 1, 1001)
+    for scale in (-1.0, 2 / (np.pi - 2)):
+        assert not jnp.any(jnp.isnan(times.mode(scale).log_prob(t)))
 
 
 @pytest.mark.parametrize("n", [1, 7, 1024])
@@ -118,15 +163,19 @@ def test_mirrored_conventions(x64):
 
 
 @pytest.mark.parametrize(
-    ("call", "received"),
+    ("call", "sentence"),
     [
-        (lambda: times.logit_normal(0.0, 0.0), "0.0"),
-        (lambda: times.mode(-1.5), "-1.5"),
-        (lambda: times.mode(1.8), "1.8"),
-        (lambda: times.beta(0.0, 1.0), "a=0.0"),
-        (lambda: times.beta(1.0, -2.0), "b=-2.0"),
+        (lambda: times.logit_normal(0.0, 0.0), "std > 0; got mean=0.0, std=0.0"),
+        (lambda: times.logit_normal(0.0, np.nan), "std > 0; got mean=0.0, std=nan"),
+        (lambda: times.logit_normal(np.inf, 1.0), "finite mean and std > 0; got mean=inf, std=1.0"),
+        (lambda: times.mode(-1.5), "mode needs -1 <= scale <= 1.7519; got -1.5"),
+        (lambda: times.mode(1.8), "mode needs -1 <= scale <= 1.7519; got 1.8"),
+        (lambda: times.mode(np.nan), "mode needs -1 <= scale <= 1.7519; got nan"),
+        (lambda: times.beta(0.0, 1.0), "b > 0; got a=0.0, b=1.0"),
+        (lambda: times.beta(1.0, -2.0), "b > 0; got a=1.0, b=-2.0"),
+        (lambda: times.beta(np.nan, 1.0), "b > 0; got a=nan, b=1.0"),
     ],
 )
-def test_errors_name_what_they_got(call, received):
-    with pytest.raises(ValueError, match=received):
+def test_errors_name_what_they_got(call, sentence):
+    with pytest.raises(ValueError, match=f"{re.escape(sentence)}$"):
         call()

@@ -16,23 +16,13 @@ from jaxtyping import Float, Int
 
 from jaxflow.types import Array
 
-__all__ = ["assign", "assign_on_host", "squared_distances"]
+__all__ = ["assign", "assign_on_host"]
 
 AnyArray = Any
 
 TEMPERATURE = 0.02
 ITERATIONS = 30
 LARGEST_EXPONENT = 80.0
-
-
-def squared_distances(
-    x: Float[AnyArray, "n *event"], y: Float[AnyArray, "m *event"]
-) -> Float[AnyArray, "n m"]:
-    """`|x_i - y_j|^2`, summed over the event, centred first so that little cancels."""
-    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
-    centre = y.mean(axis=0)
-    x, y = x - centre, y - centre
-    return (x**2).sum(1)[:, None] - 2 * x @ y.T + (y**2).sum(1)
 
 
 def assign(cost: Float[Array, "n n"]) -> Int[Array, "n"]:
@@ -50,11 +40,7 @@ def assign(cost: Float[Array, "n n"]) -> Int[Array, "n"]:
 
 
 def assign_on_host(cost: Float[np.ndarray, "n n"]) -> Int[np.ndarray, "n"]:
-    """The same in numpy and scipy: prices in float32, the assignment itself in float64.
-
-    The products are not left to BLAS, whose threads wait for each other by spinning while the
-    training step has the cores.
-    """
+    """The same in numpy and scipy: prices in float32, the assignment itself in float64."""
     from scipy.optimize import linear_sum_assignment  # a third of a second, and few runs need it
 
     cost = cost - cost.min(axis=1, keepdims=True)
@@ -65,8 +51,8 @@ def assign_on_host(cost: Float[np.ndarray, "n n"]) -> Int[np.ndarray, "n"]:
         v = np.ones(len(cost), np.float32)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for _ in range(ITERATIONS):
-                u = 1 / np.einsum("ij,j->i", kernel, v)
-                v = 1 / np.einsum("ij,i->j", kernel, u)
+                u = 1 / (kernel @ v)
+                v = 1 / (u @ kernel)
             g = heat * np.log(v.astype(np.float64))
         if np.all(np.isfinite(g)):
             cost = _reduce(cost, g)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.arrays import at_least_float32, batch_size, event_shape, is_concrete
-from jaxflow.couplings.assignment import assign, assign_on_host, squared_distances
+from jaxflow.arrays import batch_size, event_shape, is_concrete, squared_distances
+from jaxflow.couplings.assignment import assign, assign_on_host
 from jaxflow.records import record, static
 from jaxflow.types import Cond, Coupling, Key
 
@@ -32,10 +32,8 @@ class OptimalTransport:
                 f"x0 has shape {shapes[0]} but x1 {shapes[1]}: they are paired one to one"
             )
         if not self.on_host:
-            with jax.default_matmul_precision("highest"):
-                rows = [at_least_float32(_rows(jnp, x)) for x in (x1, x0)]
-                order = assign(squared_distances(*rows))
-            return jax.tree.map(lambda a: a[order], x0), x1, cond
+            order = assign(squared_distances(_rows(jnp, x1), _rows(jnp, x0)))
+            return jax.tree.map(lambda a: jnp.asarray(a)[order], x0), x1, cond
         if not all(map(is_concrete, jax.tree.leaves((x0, x1)))):
             raise ValueError(
                 "optimal_transport(on_host=True) cannot be traced: complete batches ahead of the "

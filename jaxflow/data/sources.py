@@ -1,7 +1,6 @@
 """Where examples come from: random access to mappings such as `{"image": ..., "label": ...}`."""
 
 import contextlib
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from jaxflow.data.store import VERSION, store
+from jaxflow.names import did_you_mean
 
 __all__ = ["Arrays", "Source", "arrays", "digits", "load", "tfds"]
 
@@ -85,8 +85,8 @@ def tfds(
         known = part.split("[")[0].strip()
         if known not in splits:
             raise ValueError(
-                f"data set {builder.info.name} has no split {known!r}{_nearest(known, splits)}: "
-                f"it has {', '.join(splits)}"
+                f"data set {builder.info.name} has no split {known!r}"
+                f"{did_you_mean(known, splits)}: it has {', '.join(splits)}"
             )
     try:
         return builder.as_data_source(split)
@@ -152,8 +152,9 @@ def _directory(name: str | PathLike[str], data_dir: str | PathLike[str] | None) 
     if configs:
         raise ValueError(f"{base} in {root} has several configs: ask for {base}/{configs[0]}, say")
     raise FileNotFoundError(
-        f"no data set {str(name)!r} in {root}{_nearest(base, _names(root))}: write it there with "
-        f"python -m experiments.prepare --dataset={Path(base).name} --source=FOLDER --output={root}"
+        f"no data set {str(name)!r} in {root}{did_you_mean(base, _names(root))}: "
+        f"write it there with python -m experiments.prepare --dataset={Path(base).name} "
+        f"--source=FOLDER --output={root}"
         ", or give the data_dir that holds it"
     )
 
@@ -166,8 +167,3 @@ def _versions(root: epath.Path, pattern: str) -> list[epath.Path]:
     """Whole data sets: folders named by a version, unlike those still being written."""
     found = [path.parent for path in root.glob(f"{pattern}/dataset_info.json")]
     return [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

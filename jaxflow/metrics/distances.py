@@ -15,14 +15,15 @@ with the distance between two real samples of the same sizes.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.arrays import at_least_float32
-from jaxflow.metrics.features import rows, same_event
+from jaxflow.arrays import squared_distances
+from jaxflow.metrics.features import compared, root, rows
 from jaxflow.types import Array, Data, Float, Key
 
 __all__ = ["energy_distance", "median_distance", "mmd_squared", "sliced_wasserstein", "wasserstein"]
@@ -42,7 +43,7 @@ def wasserstein(
         order: p, at least 1.
 
     Raises:
-        ValueError: for an order below 1, or further axes that differ.
+        ValueError: for an order below 1, no numbers, or further axes that differ.
 
     Biased upwards as an estimate of the distance of the distributions.
 
@@ -53,8 +54,8 @@ def wasserstein(
     remark 2.30.
     """
     _check_order(order)
-    same_event(x, y)
-    return _wasserstein_power(x, y, order) ** (1 / order)
+    x, y = compared(x, y)
+    return root(_wasserstein_power(x, y, order), order)
 
 
 def sliced_wasserstein(
@@ -81,7 +82,7 @@ def sliced_wasserstein(
     _check_order(order)
     if projections < 1:
         raise ValueError(f"projections is {projections}: at least one direction is needed")
-    same_event(x, y)
+    x, y = compared(x, y)
     return _sliced(key, rows(x), rows(y), order, projections)
 
 
@@ -106,13 +107,13 @@ def mmd_squared(x: Data, y: Data, *, bandwidths: Sequence[float] | None = None) 
     Reference: Gretton et al., A Kernel Two-Sample Test, 2012, Journal of Machine Learning Research
     13, equation 3.
     """
-    same_event(x, y)
-    x, y = rows(x, at_least=2), rows(y, at_least=2)
+    x, y = compared(x, y, at_least=2)
     if bandwidths is None:
-        bandwidths = [median_distance(x, y)]
-    elif not len(bandwidths) or min(bandwidths) <= 0:
+        return _mmd_squared(rows(x), rows(y), median_distance(x, y)[None])
+    positive = [float(bandwidth) > 0 for bandwidth in np.atleast_1d(bandwidths)]
+    if not positive or not all(positive):
         raise ValueError(f"bandwidths is {bandwidths}: give one or more positive numbers")
-    return _mmd_squared(x, y, jnp.asarray(bandwidths))
+    return _mmd_squared(rows(x), rows(y), jnp.atleast_1d(jnp.asarray(bandwidths, x.dtype)))
 
 
 def energy_distance(x: Data, y: Data) -> Float[Array, ""]:
@@ -130,21 +131,37 @@ def energy_distance(x: Data, y: Data) -> Float[Array, ""]:
     Reference: Székely and Rizzo, Energy statistics: a class of statistics based on distances,
     2013, Journal of Statistical Planning and Inference 143, section 2.
     """
-    same_event(x, y)
-    return _energy_distance(rows(x, at_least=2), rows(y, at_least=2))
+    x, y = compared(x, y, at_least=2)
+    return _energy_distance(rows(x), rows(y))
 
 
-@jax.jit
 def median_distance(x: Data, y: Data) -> Float[Array, ""]:
-    """The median distance between samples of `x` and `y` pooled, over at most 1,000 of each."""
-    pooled = jnp.concatenate([_thinned(rows(x)), _thinned(rows(y))])
-    i, j = np.triu_indices(len(pooled), k=1)
-    return jnp.median(jnp.sqrt(_squared_distances(pooled, pooled)[i, j]))
+    """The median distance between samples of `x` and `y` pooled.
+
+    Of more than 1,000 in a set, 1,000 are taken by a fixed random choice, so that no order of the
+    samples, such as classes in turn, is met.
+
+    Raises:
+        ValueError: for no samples, or events that differ.
+    """
+    x, y = compared(x, y)
+    choice = np.random.default_rng(0)
+    chosen = [
+        z if len(z) <= MEDIAN_ROWS else z[choice.choice(len(z), MEDIAN_ROWS, replace=False)]
+        for z in (rows(x), rows(y))
+    ]
+    return _median_distance(jnp.concatenate(chosen))
 
 
 def _check_order(order: float) -> None:
-    if order < 1:
+    if not 1 <= order < math.inf:
         raise ValueError(f"order is {order}: a Wasserstein distance has an order of at least 1")
+
+
+@jax.jit
+def _median_distance(pooled: Array) -> Array:
+    i, j = np.triu_indices(len(pooled), k=1)
+    return jnp.median(root(squared_distances(pooled, pooled)[i, j]))
 
 
 def _wasserstein_power(x: Array, y: Array, order: float) -> Array:
@@ -152,18 +169,17 @@ def _wasserstein_power(x: Array, y: Array, order: float) -> Array:
     n, m = len(x), len(y)
     levels = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
     widths = np.diff(levels, prepend=0) / (n * m)
-    x = jnp.sort(at_least_float32(x), axis=0)[-(-levels // m) - 1]
-    y = jnp.sort(at_least_float32(y), axis=0)[-(-levels // n) - 1]
+    x = jnp.sort(x, axis=0)[-(-levels // m) - 1]
+    y = jnp.sort(y, axis=0)[-(-levels // n) - 1]
     return jnp.tensordot(jnp.asarray(widths, x.dtype), jnp.abs(x - y) ** order, axes=1)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _sliced(key: Key, x: Array, y: Array, order: float, projections: int) -> Array:
-    x, y = at_least_float32(x), at_least_float32(y)
     directions = jax.random.normal(key, (x.shape[1], projections), x.dtype)
     directions /= jnp.linalg.norm(directions, axis=0)
     x, y = (jnp.matmul(z, directions, precision="highest") for z in (x, y))
-    return jnp.mean(_wasserstein_power(x, y, order)) ** (1 / order)
+    return root(jnp.mean(_wasserstein_power(x, y, order)), order)
 
 
 @jax.jit
@@ -177,13 +193,13 @@ def _mmd_squared(x: Array, y: Array, bandwidths: Array) -> Array:
 
 @jax.jit
 def _energy_distance(x: Array, y: Array) -> Array:
-    within, across = _pair_means(jnp.sqrt, x, y)
+    within, across = _pair_means(root, x, y)
     return 2 * across - within
 
 
 def _pair_means(f: Callable[[Array], Array], x: Array, y: Array) -> tuple[Array, Array]:
     """`E f(x, x') + E f(y, y')` over distinct pairs, and `E f(x, y)`."""
-    centre = jnp.mean(at_least_float32(x), axis=0)
+    centre = jax.lax.stop_gradient(jnp.mean(x, axis=0))
     x, y = x - centre, y - centre
     within = _pair_mean(f, x, x, distinct=True) + _pair_mean(f, y, y, distinct=True)
     return within, _pair_mean(f, x, y, distinct=False)
@@ -193,21 +209,10 @@ def _pair_mean(f: Callable[[Array], Array], x: Array, y: Array, *, distinct: boo
     """The mean of `f(|x_i - y_j|^2)`, a chunk of rows at a time."""
 
     def row(i: Array, xi: Array) -> Array:
-        values = f(_squared_distances(xi[None], y)[0])
+        values = f(squared_distances(xi[None], y)[0])
         if distinct:
             values = jnp.where(jnp.arange(len(y)) == i, 0, values)
         return jnp.sum(values) / (len(y) - distinct)
 
     means = jax.lax.map(lambda pair: row(*pair), (jnp.arange(len(x)), x), batch_size=CHUNK)
     return jnp.mean(means)
-
-
-def _squared_distances(x: Array, y: Array) -> Array:
-    x, y = at_least_float32(x), at_least_float32(y)
-    products = jnp.matmul(x, y.T, precision="highest")
-    squares = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)
-    return jnp.maximum(squares - 2 * products, 0)
-
-
-def _thinned(x: Array) -> Array:
-    return x[:: -(-len(x) // MEDIAN_ROWS)]

@@ -42,7 +42,11 @@ class Moments:
 
         Reference: Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing
         Sample Variances, 1979; outer products stand for its squares.
+
+        Raises:
+            ValueError: for features of another size.
         """
+        _check_sizes(self, other)
         count = self.count + other.count
         shift = other.mean - self.mean
         mean = self.mean + shift * (other.count / count)
@@ -71,8 +75,16 @@ def moments(features: ArrayLike) -> Moments:
 
 
 def streamed_moments(batches: Iterable[ArrayLike]) -> Moments:
-    """The moments of batches of features, one batch in memory at a time."""
-    return functools.reduce(Moments.merge, map(moments, batches))
+    """The moments of batches of features, one batch in memory at a time.
+
+    Raises:
+        ValueError: for no batch, or batches that `moments` refuses or that differ in size.
+    """
+    each = map(moments, batches)
+    first = next(each, None)
+    if first is None:
+        raise ValueError("got no batch of features: an iterator that was read before has none left")
+    return functools.reduce(Moments.merge, each, first)
 
 
 def frechet(features_a: ArrayLike, features_b: ArrayLike) -> float:
@@ -101,12 +113,16 @@ def frechet_from_moments(a: Moments, b: Moments) -> float:
     Raises:
         ValueError: for fewer than two features in a record, or dimensions that differ.
     """
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"features of {a.mean.size} and of {b.mean.size} numbers: use one kind")
+    _check_sizes(a, b)
     factor_a, factor_b = _factor(a.covariance), _factor(b.covariance)
     overlap = np.linalg.svd(factor_a.T @ factor_b, compute_uv=False).sum()
     shift = np.sum((a.mean - b.mean) ** 2)
-    return float(shift + np.sum(factor_a**2) + np.sum(factor_b**2) - 2 * overlap)
+    return max(0.0, float(shift + np.sum(factor_a**2) + np.sum(factor_b**2) - 2 * overlap))
+
+
+def _check_sizes(a: Moments, b: Moments) -> None:
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"features of {a.mean.size} and of {b.mean.size} numbers: use one kind")
 
 
 def _factor(covariance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -47,6 +47,6 @@ def bits_per_dim(
     size = math.prod(event_shape)
     if size < 1:
         raise ValueError(f"event_shape is {event_shape}: bits are counted for at least one number")
-    if level_width <= 0:
+    if not 0 < level_width < math.inf:
         raise ValueError(f"level_width is {level_width}: levels lie a positive distance apart")
     return -at_least_float32(log_prob) / (size * math.log(2)) - math.log2(level_width)

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32
-from jaxflow.metrics.features import rows, same_event
+from jaxflow.arrays import squared_distances
+from jaxflow.metrics.features import compared, root, rows
 from jaxflow.records import record
 from jaxflow.types import Array, Data, Float, Int
 
@@ -52,19 +52,14 @@ def nearest(x: Data, examples: Data) -> Nearest:
     Reference: Meehan, Chaudhuri and Dasgupta, A Non-Parametric Test to Detect Data-Copying in
     Generative Models, 2020, arXiv:2004.05675, section 3.
     """
-    same_event(x, examples)
+    x, examples = compared(x, examples)
     return _nearest(rows(x), rows(examples))
 
 
 @jax.jit
 def _nearest(x: Array, examples: Array) -> Nearest:
-    x, examples = at_least_float32(x), at_least_float32(examples)
-    centre = jnp.mean(examples, axis=0)
-    centred = examples - centre
-    half_squares = 0.5 * jnp.sum(centred**2, axis=1)
-
     def search(xi: Array) -> Array:
-        return jnp.argmin(half_squares - jnp.matmul(centred, xi - centre, precision="highest"))
+        return jnp.argmin(squared_distances(xi[None], examples)[0])
 
     index = jax.lax.map(search, x, batch_size=CHUNK)
-    return Nearest(jnp.linalg.norm(x - examples[index], axis=1), index)
+    return Nearest(root(jnp.sum((x - examples[index]) ** 2, axis=1)), index)

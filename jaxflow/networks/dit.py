@@ -10,7 +10,6 @@ Ma et al., 2024, SiT: Exploring Flow and Diffusion-based Generative Models with 
 Interpolant Transformers, arXiv:2401.08740.
 """
 
-import difflib
 from typing import Any, cast
 
 import flax.linen as nn
@@ -18,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32
+from jaxflow.names import check_known
 from jaxflow.networks.embeddings import Conditioning, check_one_time, positions
 from jaxflow.networks.initialisers import zeros
 from jaxflow.networks.layers import Attention, check_fields, dense, layer_norm, modulate
@@ -191,8 +191,6 @@ def dit(name: str, **fields: Any) -> DiT:
     768
     """
     known = [f"{size}/{patch}" for size in _sizes for patch in (2, 4, 8)]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        raise ValueError(f"no DiT is called {name!r}: did you mean {near[0]!r}? Known: {known}")
+    check_known("a DiT", name, known)
     size, patch = name.split("/")
     return DiT(**{"patch": int(patch), **_sizes[size], **fields})

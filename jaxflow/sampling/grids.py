@@ -4,12 +4,14 @@ With `start > stop` they run backwards. Where a path is infinite at its end, a g
 `path.schedule.interval[1]`; one that goes on to 1 makes the sampler end on the posterior mean.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.paths.schedules import schedule_of, time_of_signal
+from jaxflow.paths.schedules import Linear, schedule_of, signal, time_of_signal
 from jaxflow.types import Path
 
 __all__ = ["cosine", "karras", "shifted", "uniform"]
@@ -49,7 +51,7 @@ def shifted(n: int, shift: float, start: float = 0.0, stop: float = 1.0) -> Grid
     Raises:
         ValueError: where `n < 1` or `shift <= 0`.
     """
-    if shift <= 0:
+    if not 0 < shift < math.inf:
         raise ValueError(f"shifted needs shift > 0; got {shift}")
     u = 1.0 - _unit(n)
     return _between(start, stop, 1.0 - shift * u / (1.0 + (shift - 1.0) * u))
@@ -75,8 +77,9 @@ def karras(
     """Equal steps in the `rho`-th root of the noise-to-signal ratio, between pure noise and data.
 
     The ratio of a path is `sigma(t) / alpha(t)`; the first time is 0, the last 1, and those
-    between run from `sigma_max` to `sigma_min`. Karras et al., Elucidating the Design Space of
-    Diffusion-Based Generative Models, 2022, arXiv:2206.00364, eq. 5.
+    between run from `sigma_max` to `sigma_min`, or where the path's interval ends before 1 to the
+    ratio there if that is larger (.0045 for `linear_vp`). Karras et al., Elucidating the Design
+    Space of Diffusion-Based Generative Models, 2022, arXiv:2206.00364, eq. 5.
 
     Args:
         n: steps, at least 3.
@@ -85,15 +88,25 @@ def karras(
         path: an affine path; the linear one where None.
 
     Raises:
-        ValueError: where `n < 3` or the ratios are not `0 < sigma_min < sigma_max`.
+        ValueError: where `n < 3`, `rho` is not positive, the ratios are not
+            `0 < sigma_min < sigma_max`, or two of them are met at the same time.
     """
-    if n < 3 or not 0 < sigma_min < sigma_max:
+    if n < 3 or not 0 < sigma_min < sigma_max < math.inf or not 0 < rho < math.inf:
         raise ValueError(
-            f"karras needs n >= 3 and 0 < sigma_min < sigma_max; got {n}, {sigma_min}, {sigma_max}"
+            "karras needs n >= 3, 0 < sigma_min < sigma_max and rho > 0; "
+            f"got n={n}, sigma_min={sigma_min}, sigma_max={sigma_max}, rho={rho}"
         )
-    ends = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    share = 1.0 / (1.0 + np.linspace(*ends, n - 1) ** rho)
-    if path is not None:
-        with jax.ensure_compile_time_eval():
-            share = np.asarray(time_of_signal(schedule_of(path), jnp.asarray(share)), np.float64)
-    return np.concatenate([[0.0], share, [1.0]])
+    schedule = Linear() if path is None else schedule_of(path)
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        end = signal(schedule, jnp.asarray(schedule.interval[1], jnp.float64))[0]
+        low = max(sigma_min, float(1.0 / end - 1.0))
+        ratios = np.linspace(sigma_max ** (1 / rho), low ** (1 / rho), n - 1) ** rho
+        share = np.asarray(time_of_signal(schedule, jnp.asarray(1.0 / (1.0 + ratios))))
+    times = np.concatenate([[0.0], share, [1.0]])
+    if not np.all(np.diff(times) > 0):
+        raise ValueError(
+            f"karras(n={n}, sigma_min={sigma_min}, sigma_max={sigma_max}) repeats a time, since "
+            "ratios next to each other cannot be told apart on its path: take fewer steps, a "
+            "larger sigma_min or a smaller sigma_max"
+        )
+    return times

@@ -15,13 +15,13 @@ posterior means $(\hat x_1, \hat x_0)$, and the pair determines every prediction
     $\hat x_1 = (\dot\sigma x - \sigma v) / D$ and $\hat x_0 = (\alpha v - \dot\alpha x) / D$
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, expand
+from jaxflow.names import check_known
 from jaxflow.paths.schedules import coefficients, interval_of, nonzero_interval, schedule_of
 from jaxflow.types import Array, Interval, Path
 
@@ -44,10 +44,7 @@ def check_kind(argument: str, kind: str) -> None:
     Raises:
         ValueError: naming the known kinds and the nearest.
     """
-    if kind not in KINDS:
-        near = difflib.get_close_matches(str(kind), KINDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{argument} is {kind!r}, but must be one of {', '.join(KINDS)}{hint}")
+    check_known(argument, kind, KINDS)
 
 
 def divisors(source: str, target: str) -> tuple[str, ...]:

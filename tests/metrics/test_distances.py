@@ -102,6 +102,29 @@ def test_chunks_leave_no_row_out(key):
         np.testing.assert_allclose(mmd_squared(x, y), mmd, rtol=1e-10)
 
 
+def test_the_median_does_not_meet_one_class_of_many(key):
+    """Labels come in turn, four to a round: half of all pairs and more are of two classes."""
+    label = np.arange(4000) % 4
+    x = 20.0 * label[:, None] + np.asarray(jax.random.normal(key, (4000, 2)))
+    y = x[::-1] + 0.0
+    some = np.random.default_rng(1).choice(4000, 500, replace=False)
+    expected = np.median(pairwise(x[some], x[some])[np.triu_indices(500, 1)])
+    found = median_distance(x, y)
+    assert abs(found - expected) < 1.0
+    h = float(found)
+    kernel = mmd_squared(x, x + 5.0, bandwidths=[h])
+    np.testing.assert_allclose(mmd_squared(x, x + 5.0), kernel, rtol=0.05)
+
+
+def test_a_copy_is_no_distance_away(key):
+    """Coincident samples count as such, though their distance is expanded."""
+    x = 30 + jax.random.normal(key, (2, 50))
+    apart = np.linalg.norm(np.subtract(*np.asarray(x, float)))
+    found = energy_distance(jnp.repeat(x, 2, axis=0), jnp.repeat(x, 2, axis=0))
+    np.testing.assert_allclose(found, -apart / 3, rtol=1e-6)
+    assert median_distance(jnp.repeat(x[:1], 9, axis=0), x[:2]) == 0
+
+
 def test_a_far_origin_costs_no_precision(key):
     x, y = (jax.random.normal(k, (64, DIM)) for k in jax.random.split(key))
     far = 1024.0
@@ -144,12 +167,25 @@ def test_sliced_wasserstein_in_one_dimension_is_wasserstein(key):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda x, y: wasserstein(x[:, 0], y[:, 0], order=0.5), "order is 0.5"),
-        (lambda x, y: sliced_wasserstein(jax.random.key(0), x, y, projections=0), "projections is"),
-        (lambda x, y: sliced_wasserstein(jax.random.key(0), x, y[:, :2]), "cannot be compared"),
-        (lambda x, y: energy_distance(x[:1], y), "at least 2"),
-        (lambda x, y: mmd_squared(x, y, bandwidths=[1.0, -1.0]), "bandwidths is"),
-        (lambda x, y: mmd_squared(x, y, bandwidths=[]), "bandwidths is"),
+        (lambda x, y: wasserstein(x[:, 0], y[:, 0], order=0.5), "order is 0.5: a Wasserstein"),
+        (lambda x, y: wasserstein(x[:, 0], y[:, 0], order=math.nan), "order is nan: a Wasserstein"),
+        (lambda x, y: wasserstein(x[:, 0], y[:, 0], order=math.inf), "order is inf: a Wasserstein"),
+        (lambda x, y: wasserstein(x[0, 0], y[0, 0]), r"got shape \(\): at least 1 samples"),
+        (
+            lambda x, y: sliced_wasserstein(jax.random.key(0), x, y, projections=0),
+            "projections is 0: at least one",
+        ),
+        (
+            lambda x, y: sliced_wasserstein(jax.random.key(0), x, y[:, :2]),
+            r"samples of shape \(3,\) and \(2,\) cannot be compared",
+        ),
+        (lambda x, y: energy_distance(x[:1], y), r"got shape \(1, 3\): at least 2 samples"),
+        (lambda x, y: mmd_squared(x, y[:1]), r"got shape \(1, 3\): at least 2 samples"),
+        (lambda x, y: median_distance(x, y[:, :2]), "cannot be compared"),
+        *(
+            (lambda x, y, h=h: mmd_squared(x, y, bandwidths=h), "give one or more positive numbers")
+            for h in ([1.0, -1.0], [], [math.nan], 0.0)
+        ),
     ],
 )
 def test_wrong_inputs_are_named(call, words):

@@ -78,9 +78,18 @@ def test_streaming_equals_all_at_once(cuts):
 
 
 def test_wrong_inputs_are_named():
-    with pytest.raises(ValueError, match="at least two"):
+    with pytest.raises(ValueError, match="a covariance needs at least two features; got 1"):
         frechet(np.ones((1, 3)), np.ones((4, 3)))
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="features hold values that are not finite"):
         moments([[np.nan]])
-    with pytest.raises(ValueError, match="of 3 and of 2"):
+    with pytest.raises(ValueError, match="features of 3 and of 2 numbers"):
         frechet(np.ones((4, 3)), np.ones((4, 2)))
+    with pytest.raises(ValueError, match="features of 1 and of 3 numbers"):
+        streamed_moments([np.ones((2, 1)), np.ones((2, 3))])
+    with pytest.raises(ValueError, match="got no batch of features"):
+        streamed_moments(iter([]))
+
+
+def test_rounding_leaves_nothing_negative():
+    x = np.random.default_rng(5).normal(size=(20, 6))
+    assert all(frechet(x * scale, x[::-1] * scale) >= 0 for scale in np.linspace(0.1, 100, 200))

@@ -11,7 +11,7 @@ import pytest
 from jaxflow import paths
 from jaxflow.sampling import adaptive, fixed_step, grids
 from jaxflow.velocities import from_network, gaussian_mixture
-from tests.problems import COVARIANCES, MEANS, points
+from tests.problems import COVARIANCES, CURVES, MEANS, points, some_fast
 
 GRIDS = {
     "uniform": {},
@@ -51,8 +51,8 @@ def test_grids_are_those_of_the_papers(x64):
     for path in (paths.linear(), paths.cosine(), paths.vp()):
         inner = jnp.asarray(grids.karras(8, rho=7.0, path=path)[1:-1])
         ratio = path.schedule.sigma(inner) / path.schedule.alpha(inner)
-        np.testing.assert_allclose(np.diff(ratio ** (1 / 7), 2), 0.0, atol=1e-6)
-        np.testing.assert_allclose(ratio[jnp.array([0, -1])], [80.0, 0.002], rtol=1e-3)
+        np.testing.assert_allclose(np.diff(ratio ** (1 / 7), 2), 0.0, atol=1e-10)
+        np.testing.assert_allclose(ratio[jnp.array([0, -1])], [80.0, 0.002], rtol=1e-9)
 
 
 def test_every_grid_is_in_the_table():
@@ -70,14 +70,19 @@ DATA = from_network(lambda p, t, x, key=None: x, None, path=paths.linear(), pred
 @pytest.mark.parametrize(
     ("velocity", "grid", "cond", "received"),
     [
-        (falling, (0.0, 0.0), {}, r"\(0.0, 0.0\)"),
-        (falling, (0.0, 0.6, 0.5), {}, "0.6"),
-        (falling, (0.0,), {}, "two or more"),
-        (falling, (-0.1, 1.0), {}, "-0.1"),
-        (falling, (1.2, 0.0), {}, "1.2"),
-        (falling, (0.0, np.nan), {}, "nan"),
-        (DATA, (0.0, 0.99995, 1.0), {}, "0.99995"),
-        (falling, (0.0, 1.0), {"label": jnp.ones(3)}, "'label'"),
+        (falling, (0.0, 0.0), {}, r"strictly decrease; got \(0\.0, 0\.0\)"),
+        (falling, (0.0, 0.6, 0.5), {}, r"strictly decrease; got \(0\.0, 0\.6, 0\.5\)"),
+        (falling, (0.0,), {}, r"two or more times.*; got shape \(1,\)"),
+        (falling, (-0.1, 1.0), {}, r"the grid runs from -0\.1 to 1\.0"),
+        (falling, (1.2, 0.0), {}, r"the grid runs from 0\.0 to 1\.2"),
+        (falling, (0.0, np.nan), {}, r"strictly decrease; got \(0\.0, nan\)"),
+        (DATA, (0.0, 0.99995, 1.0), {}, r"may lie beyond it, yet 0\.99995 does too"),
+        (
+            falling,
+            (0.0, 1.0),
+            {"label": jnp.ones(3)},
+            r"condition 'label' has shape \(3,\), but the batch is 2",
+        ),
     ],
 )
 def test_errors_name_what_they_got(sampler, velocity, grid, cond, received):
@@ -88,19 +93,66 @@ def test_errors_name_what_they_got(sampler, velocity, grid, cond, received):
 def test_other_errors():
     with pytest.raises(TypeError, match="Kvaerno5"):
         adaptive(falling, jnp.ones((2, 2)), solver=diffrax.Kvaerno5())
-    with pytest.raises(ValueError, match="numpy"):
+    with pytest.raises(ValueError, match="pass the grid as a numpy array"):
         jax.jit(lambda grid: fixed_step(DATA, jnp.ones((2, 2)), grid))(jnp.linspace(0, 1, 3))
     mixed = np.array([[0.0, 0.0], [0.5, 0.5], [1.0, 0.9]])
-    with pytest.raises(ValueError, match=r"\[1.  0.9\]"):
+    with pytest.raises(
+        ValueError, match=r"the grids of a batch all end beyond it or none does; got \[1\.  0\.9\]"
+    ):
         fixed_step(DATA, jnp.ones((2, 2)), mixed)
-    for call, received in [
-        (lambda: grids.uniform(0), "n=0"),
-        (lambda: grids.shifted(3, 0.0), "0.0"),
-        (lambda: grids.karras(2), "2"),
-        (lambda: grids.karras(5, sigma_min=3.0, sigma_max=2.0), "3.0, 2.0"),
-    ]:
-        with pytest.raises(ValueError, match=received):
-            call()
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: grids.uniform(0), "^a grid needs at least one step; got n=0$"),
+        (lambda: grids.cosine(-3), "^a grid needs at least one step; got n=-3$"),
+        *(
+            (lambda shift=shift: grids.shifted(3, shift), f"^shifted needs shift > 0; got {shift}$")
+            for shift in (0.0, -2.0, np.nan, np.inf)
+        ),
+        *(
+            (lambda arguments=arguments: grids.karras(**arguments), f"^karras needs.*; got {got}")
+            for arguments, got in [
+                ({"n": 2}, "n=2, sigma_min=0.002,"),
+                ({"n": 5, "sigma_min": 3.0, "sigma_max": 2.0}, "n=5, sigma_min=3.0, sigma_max=2.0"),
+                ({"n": 5, "sigma_max": np.inf}, "n=5, sigma_min=0.002, sigma_max=inf"),
+                ({"n": 5, "sigma_min": np.nan}, "n=5, sigma_min=nan"),
+                ({"n": 5, "rho": 0.0}, "n=5, .*rho=0.0$"),
+            ]
+        ),
+    ],
+)
+def test_grids_refuse_in_a_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
+@pytest.mark.parametrize("name", some_fast(CURVES, ("linear", "linear(.1)", "linear_vp")))
+def test_karras_meets_no_time_twice(name):
+    """Where the ratio can be met, at exactly its time; samplers take every one of these grids."""
+    path = CURVES[name].path
+    if name == "linear(.1)":
+        with pytest.raises(ValueError, match=r"^karras\(n=7, sigma_min=0\.002.*repeats a time"):
+            grids.karras(7, path=path)
+        return
+    low, high = path.schedule.interval
+    for n in (3, 200):
+        grid = grids.karras(n, path=path)
+        assert np.all(np.diff(grid) > 0)
+        assert low < grid[1]
+        assert grid[-2] <= high
+    inner = grids.karras(50, sigma_min=0.01, path=path)[1:-1]
+    curve = CURVES[name]
+    ratio = np.array([curve.sigma(t) / curve.alpha(t) for t in inner])
+    expected = np.linspace(80.0 ** (1 / 7), 0.01 ** (1 / 7), 49) ** 7
+    np.testing.assert_allclose(ratio, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("ends", [{"sigma_min": 1e-18}, {"sigma_max": 1e9, "path": paths.vp()}])
+def test_karras_names_ratios_that_meet(ends):
+    with pytest.raises(ValueError, match=r"^karras\(n=9, sigma_min=.*repeats a time"):
+        grids.karras(9, **ends)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0.1, 0.99999), (0.3, 0.9999), (0.7, 0.1), (0.2, 0.9)])
