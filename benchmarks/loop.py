@@ -19,7 +19,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import two_moons
-from experiments import build, loop, reporting, workdir
+from experiments.run import loop, reporting, workdir
+from experiments.setup import build
 
 STEPS = 5_000
 

@@ -13,11 +13,11 @@ from absl import flags
 from etils import epath
 from rich.table import Table
 
-from experiments import command, workdir
-from experiments.check import check_parts
-from experiments.figures import Row, compare, likelihood
-from experiments.generate import average, generator, spread
-from experiments.reporting import console, counting
+from experiments.output.figures import Row, compare, likelihood
+from experiments.output.generate import average, generator, spread
+from experiments.run import command, workdir
+from experiments.run.reporting import console, counting
+from experiments.setup.check import check_parts
 from jaxflow.training import processes
 
 _CONFIG = command.config_of_run()

@@ -15,17 +15,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from experiments import command
-from jaxflow.data import readers, store
-from jaxflow.data.readers import Splits
+from experiments import formats
+from experiments.formats import Splits
+from experiments.run import command
+from jaxflow.data import store
 from jaxflow.data.sources import DATA_DIR
 
 READERS: dict[str, Callable[[str], Splits]] = {
-    "cifar10": readers.cifar10,
-    "fashion_mnist": readers.idx,
-    "folder": readers.image_folder,
-    "mnist": readers.idx,
-    "npz": readers.npz,
+    "cifar10": formats.cifar10,
+    "fashion_mnist": formats.idx,
+    "folder": formats.image_folder,
+    "mnist": formats.idx,
+    "npz": formats.npz,
 }
 REFRESH = 100
 
@@ -52,7 +53,7 @@ def read(dataset: str, source: str, size: int | None) -> Splits:
             f"known are {', '.join(sorted(READERS))}"
         )
     if dataset == "folder":
-        return readers.image_folder(source, size)
+        return formats.image_folder(source, size)
     if size is not None:
         raise ValueError(f"--size is for --dataset=folder; {dataset} keeps the size it has")
     return READERS[dataset](source)

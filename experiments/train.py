@@ -7,7 +7,7 @@ The same command goes on where the last one stopped, on the same devices or on o
 on each machine of a cluster it is one run: by itself on TPUs, Slurm, Open MPI and Kubernetes, and
 elsewhere with --coordinator=HOST:PORT --num_processes=N --process_id=I.
 
-`experiments.exits` has the exit codes, `experiments.workdir` what DIR holds.
+`experiments.run.exits` has the exit codes, `experiments.run.workdir` what DIR holds.
 """
 
 import jax
@@ -15,9 +15,10 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from experiments import build, command, loop, workdir
-from experiments.check import check
-from experiments.reporting import console, laid_out, table
+from experiments.run import command, loop, workdir
+from experiments.run.reporting import console, laid_out, table
+from experiments.setup import build
+from experiments.setup.check import check
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")

@@ -6,7 +6,7 @@ Whichever it is, the batch of a step depends on the step alone, so that the step
 to remember of its data.
 """
 
-from jaxflow.data import readers, toy, transforms
+from jaxflow.data import toy, transforms
 from jaxflow.data.checks import check, check_finite
 from jaxflow.data.device import OnDevice, Stream, on_device, stream
 from jaxflow.data.pipeline import Batches, pipeline
@@ -29,7 +29,6 @@ __all__ = [
     "on_device",
     "pipeline",
     "prefetch",
-    "readers",
     "store",
     "stream",
     "tfds",

@@ -1,7 +1,7 @@
 """Training: a pure step, compiled for every device. Checkpoints are in `training.checkpoint`.
 
 `program` compiles a `trainer` over a `layout` of devices; `processes` joins several machines;
-`Preemption`, `Watchdog` and `without_spikes` keep a long run alive.
+`Preemption` and `without_spikes` keep a long run alive.
 """
 
 from jaxflow.training.flops import flops
@@ -11,7 +11,6 @@ from jaxflow.training.preemption import Preemption
 from jaxflow.training.spikes import without_spikes
 from jaxflow.training.trainer import draw_key, ema_decay_at, trainer
 from jaxflow.training.utilisation import peak_flops
-from jaxflow.training.watchdog import Watchdog
 
 __all__ = [
     "LAYOUTS",
@@ -20,7 +19,6 @@ __all__ = [
     "Placed",
     "Preemption",
     "Program",
-    "Watchdog",
     "check_divides",
     "draw_key",
     "ema_decay_at",

@@ -13,10 +13,11 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import build, exits, loop, reporting, workdir
-from experiments.check import check, check_parts
-from experiments.command import _told
-from experiments.pictures import draw_loss
+from experiments.output.pictures import draw_loss
+from experiments.run import exits, loop, reporting, workdir
+from experiments.run.command import _told
+from experiments.setup import build
+from experiments.setup.check import check, check_parts
 from jaxflow import data
 
 ROOT = Path(__file__).parents[2]

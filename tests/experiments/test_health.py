@@ -10,10 +10,11 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import build, loop, workdir
-from experiments.check import check
-from experiments.health import NotFinite, Window
-from experiments.positions import Positions, Shifted
+from experiments.run import loop, workdir
+from experiments.run.health import NotFinite, Window
+from experiments.run.positions import Positions, Shifted
+from experiments.setup import build
+from experiments.setup.check import check
 from jaxflow.training.checkpoint import read_params
 
 

@@ -9,10 +9,10 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from ml_collections import ConfigDict
 
-from experiments import workdir
-from experiments.generate import Samples
-from experiments.pictures import draw_loss, draw_samples
-from experiments.shards import Shards
+from experiments.output.generate import Samples
+from experiments.output.pictures import draw_loss, draw_samples
+from experiments.output.shards import Shards
+from experiments.run import workdir
 from jaxflow.data import sources
 
 

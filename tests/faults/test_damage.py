@@ -35,7 +35,7 @@ def flip(file: Path, chance: random.Random) -> None:
 
 def restored(folder: Path) -> tuple[int, dict[str, np.ndarray]]:
     """What the run would go on from, read as training reads it."""
-    from experiments import loop, workdir
+    from experiments.run import loop, workdir
     from jaxflow.training.checkpoint import Checkpoints
 
     config = workdir.read_config(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import exits
+from experiments.run import exits
 from tests.commands import DIGITS, assert_same_run, finish, several, started, steps_saved, until
 
 pytestmark = pytest.mark.faults

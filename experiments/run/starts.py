@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 import jax
 from etils import epath
 
-from experiments import workdir
-from experiments.exits import Preempted
+from experiments.run import workdir
+from experiments.run.exits import Preempted
 from jaxflow.training import processes
 
 __all__ = ["FRUITLESS", "counted"]

@@ -9,18 +9,20 @@ import optax
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import build, starts, workdir
-from experiments.clock import Clock, Rate
-from experiments.exits import Preempted
-from experiments.feed import Feed, feed
-from experiments.generate import generator
-from experiments.health import NotFinite, Window, diagnose
-from experiments.pictures import draw_loss, draw_samples
-from experiments.positions import Positions
-from experiments.reporting import Writers, console, training_bar
-from experiments.tracer import Steps, Tracer
+from experiments.output.generate import generator
+from experiments.output.pictures import draw_loss, draw_samples
+from experiments.run import starts, workdir
+from experiments.run.clock import Clock, Rate
+from experiments.run.exits import Preempted
+from experiments.run.feed import Feed, feed
+from experiments.run.health import NotFinite, Window, diagnose
+from experiments.run.positions import Positions
+from experiments.run.reporting import Writers, console, training_bar
+from experiments.run.tracer import Steps, Tracer
+from experiments.run.watchdog import Watchdog
+from experiments.setup import build
 from jaxflow import training
-from jaxflow.training import Preemption, Program, Watchdog, processes
+from jaxflow.training import Preemption, Program, processes
 from jaxflow.training.checkpoint import Checkpoints
 from jaxflow.types import TrainState
 

@@ -6,11 +6,9 @@ import threading
 import time
 from types import TracebackType
 
-from jaxflow.training.processes import leave
+from experiments.run.exits import LOST, leave
 
-__all__ = ["STALLED", "Watchdog"]
-
-STALLED = 76
+__all__ = ["Watchdog"]
 
 
 class Watchdog:
@@ -64,4 +62,4 @@ class Watchdog:
         sys.stderr.flush()
         faulthandler.dump_traceback(all_threads=True)
         sys.stderr.flush()
-        leave(STALLED)
+        leave(LOST)

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build
-from experiments.clock import Clock
-from experiments.positions import Positions, Shifted
-from experiments.reporting import console
+from experiments.run.clock import Clock
+from experiments.run.positions import Positions, Shifted
+from experiments.run.reporting import console
+from experiments.setup import build
 from jaxflow import data, draws, training
 from jaxflow.training import Program, processes
 from jaxflow.types import Array, Batch, TrainState

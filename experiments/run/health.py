@@ -9,9 +9,9 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from experiments import build
-from experiments.feed import batch_of
-from experiments.positions import Positions
+from experiments.run.feed import batch_of
+from experiments.run.positions import Positions
+from experiments.setup import build
 from jaxflow import training
 from jaxflow.training import Program
 from jaxflow.types import Array, Batch, Held, Params, TrainState

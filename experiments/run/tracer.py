@@ -3,7 +3,7 @@
 import jax
 from etils import epath
 
-from experiments.reporting import console
+from experiments.run.reporting import console
 from jaxflow.types import TrainState
 
 __all__ = ["Steps", "Tracer"]

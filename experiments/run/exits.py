@@ -11,11 +11,13 @@
 | 134 | as 76, where JAX noticed first that another process was lost |
 """
 
-from jaxflow.training.watchdog import STALLED
+import os
+import sys
+from typing import NoReturn
 
-__all__ = ["INTERRUPTED", "LOST", "PREEMPTED", "REFUSED", "WRONG_FLAG", "Preempted"]
+__all__ = ["INTERRUPTED", "LOST", "PREEMPTED", "REFUSED", "WRONG_FLAG", "Preempted", "leave"]
 
-WRONG_FLAG, REFUSED, PREEMPTED, LOST, INTERRUPTED = 1, 2, 75, STALLED, 130
+WRONG_FLAG, REFUSED, PREEMPTED, LOST, INTERRUPTED = 1, 2, 75, 76, 130
 
 
 class Preempted(Exception):
@@ -25,3 +27,11 @@ class Preempted(Exception):
         said = "interrupted" if interrupted else "told to stop"
         super().__init__(f"{said}: saved at step {step}; the same command goes on from there")
         self.code = INTERRUPTED if interrupted else PREEMPTED
+
+
+def leave(code: int) -> NoReturn:
+    """End this process and its workers at once, without waiting for peers who may never come."""
+    if "multiprocessing" in sys.modules:
+        for child in sys.modules["multiprocessing"].active_children():
+            child.kill()
+    os._exit(code)

@@ -3,15 +3,17 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from jaxflow.training import Watchdog
-from jaxflow.training.watchdog import STALLED
+from experiments.run.exits import LOST
+from experiments.run.watchdog import Watchdog
 
+ROOT = Path(__file__).parents[2]
 STUCK = """
 import time
-from jaxflow.training import Watchdog
+from experiments.run.watchdog import Watchdog
 def stuck_in_here():
     time.sleep(60)
 with Watchdog(0.5) as watchdog:
@@ -22,9 +24,14 @@ with Watchdog(0.5) as watchdog:
 
 def test_a_stalled_run_ends_with_stacks():
     done = subprocess.run(
-        [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", STUCK],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
-    assert done.returncode == STALLED
+    assert done.returncode == LOST
     assert "nothing moved for" in done.stderr
     assert "stuck_in_here" in done.stderr
 

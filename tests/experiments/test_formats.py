@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxflow.data import load, readers
+from experiments import formats
+from jaxflow.data import load
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 5, 4)).astype(np.uint8)
@@ -31,7 +32,7 @@ def write_idx(folder, images=IMAGES, labels=LABELS, compress=True):
 @pytest.mark.parametrize("compress", [True, False])
 def test_idx(tmp_path, compress):
     write_idx(tmp_path, compress=compress)
-    splits = readers.idx(tmp_path)
+    splits = formats.idx(tmp_path)
     assert list(splits.sources) == ["train", "test"]
     for source in splits.sources.values():
         whole = load(source)
@@ -41,9 +42,9 @@ def test_idx(tmp_path, compress):
 
 def test_idx_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no"):
-        readers.idx(tmp_path / "nowhere")
+        formats.idx(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"lacks train-images-idx3-ubyte\.gz"):
-        readers.idx(tmp_path)
+        formats.idx(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -63,13 +64,13 @@ def test_idx_damaged(tmp_path, spoil, message):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(ValueError, match=message):
-        readers.idx(tmp_path)
+        formats.idx(tmp_path)
 
 
 def test_idx_labels_that_do_not_match(tmp_path):
     write_idx(tmp_path, labels=LABELS[:4])
     with pytest.raises(ValueError, match="6 train images and 4 labels"):
-        readers.idx(tmp_path)
+        formats.idx(tmp_path)
 
 
 def jpeg(image):
@@ -93,7 +94,7 @@ def write_pack(path, labels=LABELS, **extra):
 
 def test_jpeg_pack(tmp_path):
     files = write_pack(tmp_path / "pack.npz")
-    splits = readers.jpeg_pack(tmp_path)
+    splits = formats.jpeg_pack(tmp_path)
     assert splits.classes == ("a", "b", "c")
     whole = load(splits.sources["train"])
     assert whole["image"].shape == (6, 5, 4, 3)
@@ -105,16 +106,16 @@ def test_jpeg_pack_damaged(tmp_path):
     path = tmp_path / "pack.npz"
     write_pack(path, labels=LABELS[:3])
     with pytest.raises(ValueError, match=r"6 train images .* 3 labels"):
-        readers.jpeg_pack(path)
+        formats.jpeg_pack(path)
     write_pack(path, test_jpeg=np.zeros(3, np.uint8))
     with pytest.raises(ValueError, match="lacks test_labels, test_offsets"):
-        readers.jpeg_pack(path)
+        formats.jpeg_pack(path)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="cannot be read"):
-        readers.jpeg_pack(path)
+        formats.jpeg_pack(path)
     (tmp_path / "second.npz").touch()
     with pytest.raises(FileNotFoundError, match="has 2 such files"):
-        readers.jpeg_pack(tmp_path)
+        formats.jpeg_pack(tmp_path)
 
 
 def write_cifar10(folder):
@@ -135,7 +136,7 @@ def write_cifar10(folder):
 def test_cifar10_as_its_authors_give_it(tmp_path):
     images, labels = write_cifar10(tmp_path / "cifar-10-batches-bin")
     for path in (tmp_path, tmp_path / "cifar-10-batches-bin"):
-        splits = readers.cifar10(path)
+        splits = formats.cifar10(path)
         whole = [load(splits.sources[split]) for split in ("train", "test")]
         np.testing.assert_array_equal(np.concatenate([w["image"] for w in whole]), images)
         np.testing.assert_array_equal(np.concatenate([w["label"] for w in whole]), labels)
@@ -148,29 +149,29 @@ def test_cifar10_damaged(tmp_path):
     write_cifar10(tmp_path / "whole")
     (tmp_path / "whole" / "data_batch_3.bin").write_bytes(b"\x01" * 3000)
     with pytest.raises(ValueError, match=r"data_batch_3\.bin is not .* or cut short"):
-        readers.cifar10(tmp_path / "whole")
+        formats.cifar10(tmp_path / "whole")
     (tmp_path / "whole" / "data_batch_3.bin").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks data_batch_3\.bin"):
-        readers.cifar10(tmp_path / "whole")
+        formats.cifar10(tmp_path / "whole")
     (tmp_path / "data_batch_1").touch()
     with pytest.raises(ValueError, match="fetch the binary version"):
-        readers.cifar10(tmp_path)
+        formats.cifar10(tmp_path)
 
 
 def test_a_pack_stands_for_cifar10(tmp_path):
     write_pack(tmp_path / "pack.npz")
     for path in (tmp_path, tmp_path / "pack.npz"):
-        assert set(readers.cifar10(path).sources) == set(readers.jpeg_pack(path).sources)
+        assert set(formats.cifar10(path).sources) == set(formats.jpeg_pack(path).sources)
 
 
 def test_npz(tmp_path):
     path = tmp_path / "points.npz"
     np.savez(path, x=RNG.normal(size=(6, 2)), label=LABELS)
-    source = readers.npz(path).sources["train"]
+    source = formats.npz(path).sources["train"]
     assert source[3].keys() == {"x1", "label"}
     assert source[3]["label"] == LABELS[3]
     np.savez(path, train_image=IMAGES, train_label=LABELS, test_image=IMAGES[:2], test_label=[1, 2])
-    sources = readers.npz(path).sources
+    sources = formats.npz(path).sources
     assert {name: len(source) for name, source in sources.items()} == {"train": 6, "test": 2}
 
 
@@ -186,7 +187,7 @@ def test_npz(tmp_path):
 def test_npz_wrong(tmp_path, columns, message):
     np.savez(tmp_path / "a.npz", **columns)
     with pytest.raises(ValueError, match=message):
-        readers.npz(tmp_path / "a.npz")
+        formats.npz(tmp_path / "a.npz")
 
 
 def write_images(folder, images=IMAGES, suffix="png"):
@@ -199,7 +200,7 @@ def test_folder_of_classes(tmp_path):
     write_images(tmp_path / "cat", IMAGES[:2])
     write_images(tmp_path / "dog", IMAGES[2:])
     (tmp_path / "dog" / "notes.txt").write_text("not an image")
-    splits = readers.image_folder(tmp_path)
+    splits = formats.image_folder(tmp_path)
     assert splits.classes == ("cat", "dog")
     whole = load(splits.sources["train"])
     np.testing.assert_array_equal(whole["image"][..., 0], IMAGES)
@@ -209,30 +210,30 @@ def test_folder_of_classes(tmp_path):
 def test_flat_folder_and_size(tmp_path):
     colour = RNG.integers(0, 256, (3, 9, 12, 3)).astype(np.uint8)
     write_images(tmp_path, colour)
-    splits = readers.image_folder(tmp_path)
+    splits = formats.image_folder(tmp_path)
     assert splits.classes is None
     np.testing.assert_array_equal(load(splits.sources["train"])["image"], colour)
-    assert readers.image_folder(tmp_path, size=4).sources["train"][1]["image"].shape == (4, 4, 3)
+    assert formats.image_folder(tmp_path, size=4).sources["train"][1]["image"].shape == (4, 4, 3)
 
 
 def test_folder_of_splits(tmp_path):
     for split in ("train", "test"):
         write_images(tmp_path / split / "a", IMAGES[:3])
         write_images(tmp_path / split / "b", IMAGES[3:5])
-    splits = readers.image_folder(tmp_path)
+    splits = formats.image_folder(tmp_path)
     assert {name: len(source) for name, source in splits.sources.items()} == {"train": 5, "test": 5}
     write_images(tmp_path / "test" / "c")
     with pytest.raises(ValueError, match="same class folders"):
-        readers.image_folder(tmp_path)
+        formats.image_folder(tmp_path)
 
 
 def test_folder_wrong(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no images"):
-        readers.image_folder(tmp_path)
+        formats.image_folder(tmp_path)
     write_images(tmp_path)
     Image.fromarray(IMAGES[0, :3]).save(tmp_path / "8.png")
     (tmp_path / "9.png").write_bytes((tmp_path / "8.png").read_bytes()[:40])
-    source = readers.image_folder(tmp_path).sources["train"]
+    source = formats.image_folder(tmp_path).sources["train"]
     with pytest.raises(ValueError, match="give a size"):
         source[6]
     with pytest.raises(ValueError, match=r"9\.png cannot be read"):

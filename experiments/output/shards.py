@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from experiments.generate import Samples
+from experiments.output.generate import Samples
 from jaxflow.training import processes
 
 __all__ = ["Shards"]

@@ -8,7 +8,7 @@ from operator import getitem
 
 from ml_collections import ConfigDict
 
-from experiments import build
+from experiments.setup import build
 from jaxflow import training
 
 __all__ = ["check", "check_parts"]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from experiments import workdir as workdirs
+from experiments.run import workdir as workdirs
 from jaxflow.training import Placed, processes
 
 __all__ = ["Writers", "console", "counting", "laid_out", "table", "training_bar"]

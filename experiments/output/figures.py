@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build
-from experiments.components import component
-from experiments.generate import Samples
+from experiments.output.generate import Samples
+from experiments.setup import build
+from experiments.setup.components import component
 from jaxflow import metrics, sampling
 from jaxflow.data import transforms
 from jaxflow.types import Params

@@ -15,9 +15,9 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from experiments import exits
-from experiments import workdir as workdirs
-from experiments.reporting import console
+from experiments.run import exits
+from experiments.run import workdir as workdirs
+from experiments.run.reporting import console
 from jaxflow.training import processes
 
 __all__ = ["config_of_run", "run"]
@@ -205,4 +205,4 @@ def _fail(sentence: str, code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.write(f"error: {sentence}\n")
     sys.stderr.flush()
-    processes.leave(code)
+    exits.leave(code)

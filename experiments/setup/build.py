@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from experiments.components import bound, component
+from experiments.setup.components import bound, component
 from jaxflow import data, draws, networks, training, velocities
 from jaxflow.data.pipeline import Batches
 from jaxflow.data.transforms import Flip, apply

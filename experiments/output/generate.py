@@ -9,9 +9,9 @@ from etils import epath
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from experiments import build
-from experiments.components import component
-from experiments.pictures import is_image
+from experiments.output.pictures import is_image
+from experiments.setup import build
+from experiments.setup.components import component
 from jaxflow.training import processes
 from jaxflow.training.checkpoint import Read, read_params
 from jaxflow.types import Params
