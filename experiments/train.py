@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments.run import command, loop, workdir
 from experiments.run.reporting import console, laid_out, table
-from experiments.setup import build
+from experiments.setup import build, dataset
 from experiments.setup.check import check
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
@@ -69,9 +69,9 @@ def steps_of(text: str | None) -> tuple[int, int] | None:
 
 def dry_run(config: ConfigDict) -> None:
     """Print the mesh, the parameters, the operations and bytes of a step, and what lies where."""
-    compiled = loop.program(config)
-    state = jax.eval_shape(lambda: loop.initial_state(config, compiled))
-    batch = build.example_batch(config, config.batch_size)
+    compiled = build.program(config)
+    state = jax.eval_shape(lambda: build.initial_state(config, compiled))
+    batch = dataset.example_batch(config, config.batch_size)
     sizes = {name: size for name, size in compiled.layout.mesh.shape.items() if size > 1}
     placed = compiled.layout.table(state)
     operations = build.flops(config, state)

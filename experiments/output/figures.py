@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.output.generate import Samples
-from experiments.setup import build
+from experiments.setup import build, dataset
 from experiments.setup.components import component
 from jaxflow import metrics, sampling
 from jaxflow.data import transforms
@@ -27,7 +27,7 @@ Row = dict[str, float]
 
 def compare(config: ConfigDict, samples: Samples) -> dict[str, Row]:
     """A row of figures for the samples, and one for each thing to hold beside them."""
-    return (_with_distribution if build.is_distribution(config) else _with_held_out)(
+    return (_with_distribution if dataset.is_distribution(config) else _with_held_out)(
         config, samples
     )
 
@@ -35,17 +35,17 @@ def compare(config: ConfigDict, samples: Samples) -> dict[str, Row]:
 def _with_distribution(config: ConfigDict, samples: Samples) -> dict[str, Row]:
     """Samples and fresh data, each against fresh data."""
     n = len(samples.x)
-    truth, others = (build.fresh(config, n, config.seed + 1 + i) for i in range(2))
+    truth, others = (dataset.fresh(config, n, config.seed + 1 + i) for i in range(2))
     return {"samples": _distances(samples.x, truth), "fresh data": _distances(others, truth)}
 
 
 def _with_held_out(config: ConfigDict, samples: Samples) -> dict[str, Row]:
     """Samples and baselines, each against the held-out split."""
-    train = build.examples(config, config.data.source.kwargs.split)
-    held = build.examples(config, config.evaluation.split)
+    train = dataset.examples(config, config.data.source.kwargs.split)
+    held = dataset.examples(config, config.evaluation.split)
     rng = np.random.default_rng(config.seed)
     n = len(samples.x)
-    levels = build.levels(config)
+    levels = dataset.levels(config)
     contenders = {"samples": (_rounded(samples.x, levels), samples.cond.get("label"))}
     if "label" in train:
         wanted = np.arange(n) % (int(train["label"].max()) + 1)
@@ -133,11 +133,11 @@ def likelihood(config: ConfigDict, params: Params) -> Row:
     n = config.evaluation.likelihoods
     if n == 0:
         return {}
-    levels = None if build.is_distribution(config) else build.levels(config)
-    if build.is_distribution(config):
-        held = {"x1": build.fresh(config, n, config.seed + 3)}
+    levels = None if dataset.is_distribution(config) else dataset.levels(config)
+    if dataset.is_distribution(config):
+        held = {"x1": dataset.fresh(config, n, config.seed + 3)}
     else:
-        held = build.examples(config, config.evaluation.split)
+        held = dataset.examples(config, config.evaluation.split)
         held = {name: value[:n] for name, value in held.items()}
     x1, width = held["x1"], 0.0
     if levels is not None:

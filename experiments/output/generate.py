@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from experiments.output.pictures import is_image
-from experiments.setup import build
+from experiments.setup import build, dataset
 from experiments.setup.components import component
 from jaxflow.training import processes
 from jaxflow.training.checkpoint import Read, read_params
@@ -39,7 +39,7 @@ def conditions(config: ConfigDict, num: int) -> dict[str, np.ndarray]:
     if "label" in config.data.cond:
         found["label"] = np.arange(num, dtype=np.int32) % config.network.kwargs.num_classes
     if others:
-        rows = build.examples(config, config.evaluation.split)
+        rows = dataset.examples(config, config.evaluation.split)
         found |= {name: np.resize(rows[name], (num, *rows[name].shape[1:])) for name in others}
     return found
 
@@ -118,7 +118,7 @@ def generator(config: ConfigDict, num: int) -> Generator:
 
 def _compiled(config: ConfigDict, mesh: Mesh) -> Any:
     """One batch over the devices of a mesh, without a collective."""
-    event_shape = build.example_batch(config)["x1"].shape[1:]
+    event_shape = dataset.example_batch(config)["x1"].shape[1:]
     source, sample = component("source", config.source), build.sampler(config)
 
     def batch(velocity, key, index, cond):  # type: ignore[no-untyped-def]

@@ -1,7 +1,6 @@
 """From the data of a config to steps: each call takes the next batches, from wherever they come."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,9 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.run.clock import Clock
+from experiments.run.due import calendar
 from experiments.run.positions import Positions, Shifted
 from experiments.run.reporting import console
-from experiments.setup import build
+from experiments.setup import build, dataset
+from experiments.setup.labels import check_labels
 from jaxflow import data, draws, training
 from jaxflow.training import Program, processes
 from jaxflow.types import Array, Batch, TrainState
@@ -43,9 +44,9 @@ def feed(
     Streams are drawn inside the program, several steps a call; host batches are placed ahead.
     """
     start = int(state.step)
-    source = build.batches(config, positions.of(start), _share(compiled))
+    source = dataset.batches(config, positions.of(start), _share(compiled))
     if hasattr(source, "batch") and not compiled.drawn and config.parallel.mode != "pmap":
-        stride = _stride(config, start)
+        stride = calendar(config).stride(start, config.parallel.steps_per_call)
         if start == 0:
             _check_first(config, jax.device_get(_batch(source, positions.of(0))))
         stream = processes.lay(source, compiled.layout.whole)
@@ -76,7 +77,7 @@ def batch_of(
     config: ConfigDict, compiled: Program, state: TrainState, positions: Positions, step: int
 ) -> Batch:
     """The batch of one step, placed; complete where a part of the draw runs on the host."""
-    source = build.batches(config, positions.of(step), _share(compiled))
+    source = dataset.batches(config, positions.of(step), _share(compiled))
     host = _host_batches(source, positions, step, _share(compiled))
     return compiled.place(next(_completed(config, compiled, state, host, step)))
 
@@ -93,18 +94,6 @@ def _completed(
         return host
     key = jax.random.wrap_key_data(np.array(jax.random.key_data(state.key)))
     return draws.ahead(build.draw(config), partial(training.draw_key, key), host, first=first)
-
-
-def _stride(config: ConfigDict, start: int) -> int:
-    """The most steps a call that meet every moment at which the host has something to do."""
-    return math.gcd(
-        config.parallel.steps_per_call,
-        config.log.every,
-        config.log.pictures_every,
-        config.checkpoint.every,
-        config.steps,
-        start,
-    )
 
 
 def _host_batches(
@@ -147,7 +136,7 @@ def _check_first(config: ConfigDict, batch: Batch) -> None:
         ValueError: naming the entry and what is wrong with it.
     """
     data.check(batch)
-    build.check_labels(config, batch.get("cond", {}))
+    check_labels(config, batch.get("cond", {}))
     x1 = np.asarray(batch["x1"], np.float64)
     size = np.sqrt(np.mean(x1**2))
     if not SCALE[0] <= size <= SCALE[1] and jnp.issubdtype(batch["x1"].dtype, jnp.floating):

@@ -8,7 +8,8 @@ from operator import getitem
 
 from ml_collections import ConfigDict
 
-from experiments.setup import build
+from experiments.setup import build, dataset
+from experiments.setup.labels import check_null_label
 from jaxflow import training
 
 __all__ = ["check", "check_parts"]
@@ -89,7 +90,7 @@ def check_parts(config: ConfigDict) -> None:
     _check_rollbacks(config)
     build.trainer(config)
     build.sampler(config)
-    build.transforms(config)
+    dataset.transforms(config)
     _check_null(config)
 
 
@@ -139,7 +140,7 @@ def _check_null(config: ConfigDict) -> None:
             f"config.drop.null names {unknown[0]!r}, but config.data.cond is {list(known)}"
         )
     if "label" in null:
-        build.check_null_label(config)
+        check_null_label(config)
 
 
 def _check_rollbacks(config: ConfigDict) -> None:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from experiments.output.pictures import draw_loss
 from experiments.run import exits, loop, reporting, workdir
 from experiments.run.command import _told
-from experiments.setup import build
+from experiments.setup import build, dataset
 from experiments.setup.check import check, check_parts
 from jaxflow import data
 
@@ -213,7 +213,7 @@ def test_what_a_loss_takes_for_granted_need_not_be_said(config: ConfigDict) -> N
     said = build.learned(config, build.parameters(config, key))
     config.loss.kwargs = {}
     unsaid = build.learned(config, build.parameters(config, key))
-    t, x = jnp.full(2, 0.5), jnp.ones((2, *build.example_batch(config)["x1"].shape[1:]))
+    t, x = jnp.full(2, 0.5), jnp.ones((2, *dataset.example_batch(config)["x1"].shape[1:]))
     cond = {"label": jnp.zeros(2, jnp.int32)}
     np.testing.assert_array_equal(said(t, x, **cond), unsaid(t, x, **cond))
 
@@ -289,7 +289,7 @@ class Broken:
 def test_the_first_batch_that_a_device_draws(
     config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "batches", lambda *args: Broken())
+    monkeypatch.setattr(dataset, "batches", lambda *args: Broken())
     with pytest.raises(ValueError, match="x1 holds nan in example 0"):
         loop.train(config, tmp_path)
 
