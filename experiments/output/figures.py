@@ -15,7 +15,6 @@ from experiments.output.generate import Samples
 from experiments.setup import build, dataset
 from experiments.setup.components import component
 from jaxflow import metrics, sampling
-from jaxflow.data import transforms
 from jaxflow.types import Params
 
 __all__ = ["Row", "compare", "likelihood"]
@@ -45,11 +44,10 @@ def _with_held_out(config: ConfigDict, samples: Samples) -> dict[str, Row]:
     held = dataset.examples(config, config.evaluation.split)
     rng = np.random.default_rng(config.seed)
     n = len(samples.x)
-    levels = dataset.levels(config)
-    contenders = {"samples": (_rounded(samples.x, levels), samples.cond.get("label"))}
+    contenders = {"samples": (dataset.snapped(config, samples.x), samples.cond.get("label"))}
     if "label" in train:
         wanted = np.arange(n) % (int(train["label"].max()) + 1)
-        gaussians = _rounded(_class_gaussians(train, wanted, rng), levels)
+        gaussians = dataset.snapped(config, _class_gaussians(train, wanted, rng))
         contenders["Gaussian of each class"] = (gaussians, wanted)
     copies = rng.permutation(len(train["x1"]))[:n]
     contenders["copies of training data"] = (
@@ -62,13 +60,6 @@ def _with_held_out(config: ConfigDict, samples: Samples) -> dict[str, Row]:
         name: _against_held_out(x, label, train, held, recognise)
         for name, (x, label) in contenders.items()
     }
-
-
-def _rounded(x: np.ndarray, levels: int | None) -> np.ndarray:
-    """To the levels that the data has, as an image file would."""
-    if levels is None:
-        return x
-    return np.asarray(transforms.scale(levels)(transforms.pixels(x, levels)))
 
 
 def _against_held_out(
@@ -127,29 +118,28 @@ def _class_gaussians(
 def likelihood(config: ConfigDict, params: Params) -> Row:
     """Log-likelihood of held-out data under the unguided flow, where the config asks for any.
 
-    Pixels of whole levels are spread evenly over the width of a level, so that the bits per
-    dimension are an upper bound on those of the levels themselves.
+    Pixels of whole levels are spread evenly over their cells, so that the bits per dimension are an
+    upper bound on those of the levels themselves.
     """
     n = config.evaluation.likelihoods
     if n == 0:
         return {}
-    levels = None if dataset.is_distribution(config) else dataset.levels(config)
+    cells = None if dataset.is_distribution(config) else dataset.cells(config)
     if dataset.is_distribution(config):
         held = {"x1": dataset.fresh(config, n, config.seed + 3)}
     else:
         held = dataset.examples(config, config.evaluation.split)
         held = {name: value[:n] for name, value in held.items()}
-    x1, width = held["x1"], 0.0
-    if levels is not None:
-        width = 2 / (levels - 1)
-        x1 = x1 + width * (np.random.default_rng(config.seed).random(x1.shape, np.float32) - 0.5)
+    x1 = held["x1"]
+    if cells is not None:
+        x1 = cells.spread(cells.pixels(x1), np.random.default_rng(config.seed))
     value = _log_prob(config, params, x1, {name: held[name] for name in config.data.cond})
     found = {
         "log_prob": float(value.mean()),
         "log_prob_standard_error": float(value.std() / np.sqrt(len(value))),
     }
-    if width:
-        bits = metrics.bits_per_dim(value, x1.shape[1:], level_width=width)
+    if cells is not None:
+        bits = metrics.bits_per_dim(value, x1.shape[1:], level_width=cells.width)
         found["bits_per_dim"] = float(np.mean(bits))
     return found
 

@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from experiments.setup.components import component
 from experiments.setup.labels import check_labels
 from jaxflow import data
+from jaxflow.data.cells import Cells
 from jaxflow.data.pipeline import Batches
-from jaxflow.data.transforms import Flip, apply
+from jaxflow.data.transforms import Dequantise, Flip, Scale, apply
 from jaxflow.types import Batch
 
 Stream = Any
@@ -57,14 +58,23 @@ def batches(config: ConfigDict, start: int, share: tuple[int, int] = (0, 1)) -> 
 
 
 def examples(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
-    """A split of the data as the network sees it, `x1` and conditions, without flips."""
+    """A split of the data as the network sees it, `x1` and conditions, without flips.
+
+    Pixels lie in the middles of their cells, whatever noise the network meets in training.
+    """
     spec = config.data.source.to_dict()
     spec["kwargs"]["split"] = split
     columns = _columns(data.load(component("data.source", spec)), config.data.cond)
     kept = [t for t in transforms(config) if not isinstance(t, Flip)]
     keys = jax.random.split(jax.random.key(config.seed), len(columns["x1"]))
     scaled = jax.vmap(lambda x, key: apply(kept, x, key))(jnp.asarray(columns["x1"]), keys)
-    return {**columns, "x1": np.asarray(scaled)}
+    return {**columns, "x1": snapped(config, np.asarray(scaled))}
+
+
+def snapped(config: ConfigDict, x: np.ndarray) -> np.ndarray:
+    """Pixels to the levels that the data has, as an image file would; other data as it is."""
+    found = cells(config)
+    return x if found is None else found.snapped(x)
 
 
 def is_distribution(config: ConfigDict) -> bool:
@@ -96,9 +106,9 @@ def example_batch(config: ConfigDict, n: int = 1) -> Batch:
     return batch
 
 
-def levels(config: ConfigDict) -> int | None:
-    """How many values a pixel takes, where the data is scaled from whole numbers."""
-    found = [t.levels for t in transforms(config) if hasattr(t, "levels")]
+def cells(config: ConfigDict) -> Cells | None:
+    """Where the levels of pixels lie, where the data is made of whole numbers."""
+    found = [t.cells for t in transforms(config) if isinstance(t, Scale | Dequantise)]
     return found[0] if found else None
 
 

@@ -7,6 +7,7 @@ to remember of its data.
 """
 
 from jaxflow.data import toy, transforms
+from jaxflow.data.cells import Cells
 from jaxflow.data.checks import check, check_finite
 from jaxflow.data.device import OnDevice, Stream, on_device, stream
 from jaxflow.data.pipeline import Batches, pipeline
@@ -17,6 +18,7 @@ from jaxflow.data.store import store
 __all__ = [
     "Arrays",
     "Batches",
+    "Cells",
     "OnDevice",
     "Prefetch",
     "Source",
