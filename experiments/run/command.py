@@ -7,7 +7,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from logging import CRITICAL, ERROR, getLogger
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments.run import exits
 from experiments.run import workdir as workdirs
+from experiments.run.compiled import keep_compiled
 from experiments.run.reporting import console
 from jaxflow.training import processes
 
@@ -50,7 +50,8 @@ def run(main: Callable[[], None]) -> None:
             _fail(f"unexpected argument {argv[1]!r}: flags begin with --", exits.WRONG_FLAG)
         try:
             _connect()
-            _cache_compiled()
+            if "workdir" in flags.FLAGS and flags.FLAGS["workdir"].value:
+                keep_compiled(flags.FLAGS["workdir"].value)
             main()
             processes.together("jaxflow end")
         except exits.Preempted as told:
@@ -86,25 +87,6 @@ def _connect() -> None:
     given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     processes.connect(*given, heartbeat_seconds=_HEARTBEAT.value)
     console.quiet = not processes.is_first()
-
-
-def _cache_compiled() -> None:
-    """Keep compiled programs in the run's folder, so that a restart begins at once.
-
-    Not those of several CPU devices in one process, which hang when they are loaded again: each
-    device may take a program's collectives in another order (seen with jax 0.10).
-    """
-    if "workdir" not in flags.FLAGS:
-        return
-    if jax.default_backend() == "cpu" and jax.local_device_count() > 1:
-        jax.config.update("jax_enable_compilation_cache", False)
-        return
-    folder = flags.FLAGS["workdir"].value
-    if folder is None or jax.config.jax_compilation_cache_dir is not None:
-        return
-    remote = "://" in folder
-    cache = Path("~/.cache/jaxflow/compiled").expanduser() if remote else Path(folder) / "cache"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def _told(error: Exception) -> tuple[str, int]:

@@ -41,6 +41,8 @@ class Run:
 
 def restored(config: ConfigDict, compiled: Program, checkpoints: Checkpoints) -> Run:
     """The run as its newest whole checkpoint has it, or at its first step."""
+    if processes.agree(not checkpoints.steps()):
+        return Run(build.initial_state(config, compiled), Window(config.health.abort_after))
     shapes = jax.eval_shape(lambda: build.initial_state(config, compiled))
     found = checkpoints.restore(compiled.layout.like(shapes))
     if found is None:

@@ -2,7 +2,6 @@
 
 config.json        the config that the run was started with
 checkpoints/       by step
-cache/             compiled programs, for the next start
 .lock              held by the run that is at work here
 metrics.jsonl      a line each `log.every` steps, with the seconds spent on what
 starts.json        how often in a row it was started from one step; gone after a good end

@@ -25,7 +25,7 @@ DIGITS = "--config=configs/digits.py"
 
 
 def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{module}", *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
