@@ -1,9 +1,12 @@
 """Write a data set as TFDS files that training reads.
 
     python -m experiments.prepare --dataset=fashion_mnist --source=DIR [--output=DATA_DIR]
+                                  [--test_share=0.1]
 
 `--dataset` says the form of the source: `mnist` and `fashion_mnist` (idx files), `cifar10` (the
-binary version), `npz` (arrays `image` or `x`, and `label`), `folder` (images, a subfolder a class).
+binary version), `npz` (arrays by their usual names, as `images` and `labels` or `x_train` and
+`y_train`), `folder` (images, a subfolder a class). `--test_share` holds a part of every class back
+for evaluation, where the source comes in one piece.
 """
 
 import difflib
@@ -16,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from experiments import formats
-from experiments.formats import Splits
+from experiments.formats import Splits, parted
 from experiments.run import command
 from jaxflow.data import store
 from jaxflow.data.sources import DATA_DIR
@@ -100,7 +103,12 @@ def summary(name: str, splits: Splits, folder: Path) -> Table:
 
 
 def prepare(
-    dataset: str, source: str, output: str, name: str | None = None, size: int | None = None
+    dataset: str,
+    source: str,
+    output: str,
+    name: str | None = None,
+    size: int | None = None,
+    test_share: float | None = None,
 ) -> None:
     """Read, write, and say what was written.
 
@@ -109,6 +117,8 @@ def prepare(
     """
     name = name_of(dataset, source, name)
     splits = read(dataset, source, size)
+    if test_share is not None:
+        splits = parted(splits, test_share)
     folder = write(name, splits, output, Console(stderr=True))
     kwargs = {"name": name, "split": next(iter(splits.sources)), "data_dir": str(folder.parents[1])}
     override = {"name": "tfds", "kwargs": kwargs}
@@ -120,7 +130,7 @@ def prepare(
 def main() -> None:
     """The command, once its flags are parsed."""
     given = flags.FLAGS
-    prepare(given.dataset, given.source, given.output, given.name, given.size)
+    prepare(given.dataset, given.source, given.output, given.name, given.size, given.test_share)
 
 
 def define_flags() -> None:
@@ -132,6 +142,8 @@ def define_flags() -> None:
     flags.DEFINE_string("name", None, "Name of the result; by default that of the data set.")
     size = "Crop and resize the images of a folder to squares of this size."
     flags.DEFINE_integer("size", None, size, lower_bound=1)
+    share = "Share of the examples of each class to hold back as the split test, as 0.1."
+    flags.DEFINE_float("test_share", None, share)
     flags.mark_flags_as_required(["dataset", "source"])
 
 

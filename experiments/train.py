@@ -31,6 +31,8 @@ def main() -> None:
     if _CONFIG.value is None:
         raise ValueError("--config=configs/NAME.py is needed")
     config = _CONFIG.value
+    if not hasattr(config, "to_dict"):
+        raise ValueError(f"get_config() must return a ConfigDict; it gave {config!r}")
     check(config)
     if _DRY_RUN.value:
         dry_run(config)

@@ -5,6 +5,6 @@ from experiments.formats.idx import idx
 from experiments.formats.image_folder import image_folder
 from experiments.formats.jpeg_pack import jpeg_pack
 from experiments.formats.npz import npz
-from experiments.formats.splits import Examples, Splits
+from experiments.formats.splits import Examples, Splits, parted
 
-__all__ = ["Examples", "Splits", "cifar10", "idx", "image_folder", "jpeg_pack", "npz"]
+__all__ = ["Examples", "Splits", "cifar10", "idx", "image_folder", "jpeg_pack", "npz", "parted"]

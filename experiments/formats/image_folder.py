@@ -60,7 +60,8 @@ def _labelled(
             )
         return {"image": image} if "" in groups else {"image": image, "label": np.int64(label)}
 
-    return Examples(len(entries), read)
+    labels = None if "" in groups else np.asarray([label for _, label in entries])
+    return Examples(len(entries), read, labels)
 
 
 def _images(folder: Path) -> dict[str, list[Path]]:

@@ -60,7 +60,7 @@ def _unpack(path: Path, pack: Mapping[str, np.ndarray], split: str) -> Examples:
             raise ValueError(f"{path}: {split} image {index} is not a JPEG: {error}") from error
         return {"image": image, "label": np.int64(labels[index])}
 
-    return Examples(len(labels), read)
+    return Examples(len(labels), read, labels)
 
 
 def _only(found: Sequence[Path], folder: Path, what: str) -> Path:

@@ -7,6 +7,8 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from logging import CRITICAL, ERROR, getLogger
+from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import jax
@@ -20,7 +22,7 @@ from experiments.run.compiled import keep_compiled
 from experiments.run.reporting import console
 from jaxflow.training import processes
 
-__all__ = ["config_of_run", "run"]
+__all__ = ["config_of_run", "fault_of_config_file", "run"]
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.")
 _COORDINATOR = flags.DEFINE_string(
@@ -143,13 +145,43 @@ def _snapshot() -> ConfigDict:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(list(argv))
-    except (AttributeError, KeyError) as error:
-        _fail_for_key(error, argv)
-    except flags.UnrecognizedFlagError as error:
-        hint = "; give --config=FILE before --config.key=value" if "config." in str(error) else ""
-        _fail(_sentence(error) + hint, exits.WRONG_FLAG)
-    except (flags.Error, TypeError, ValueError, OSError) as error:
-        _fail(_sentence(error), exits.WRONG_FLAG)
+    except Exception as error:
+        if sentence := fault_of_config_file(error, argv):
+            _fail(sentence, exits.WRONG_FLAG)
+        if isinstance(error, AttributeError | KeyError):
+            _fail_for_key(error, argv)
+        if isinstance(error, flags.UnrecognizedFlagError):
+            hint = (
+                "; give --config=FILE before --config.key=value" if "config." in str(error) else ""
+            )
+            _fail(_sentence(error) + hint, exits.WRONG_FLAG)
+        if isinstance(error, flags.Error | TypeError | ValueError | OSError):
+            _fail(_sentence(error), exits.WRONG_FLAG)
+        raise
+
+
+def fault_of_config_file(error: BaseException, argv: Sequence[str]) -> str:
+    """What is wrong with the file of `--config`, and where in it; empty where nothing is."""
+    given = [argv[i + 1] for i, a in enumerate(argv[:-1]) if a in ("--config", "-config")]
+    given += [a.partition("=")[2] for a in argv if re.match("--?config=", a)]
+    if not given:
+        return ""
+    file = given[-1].partition(":")[0]
+    if isinstance(error, AttributeError) and "has no attribute 'get_config'" in str(error):
+        return f"{file} has no get_config(): a config file defines it, and it returns a ConfigDict"
+    told, cause = "", error
+    while cause is not None:
+        lines = [n for frame, n in traceback.walk_tb(cause.__traceback__) if _is(frame, file)]
+        if isinstance(cause, SyntaxError) and cause.filename and Path(cause.filename).name in file:
+            lines = [cause.lineno]
+        if lines:
+            told = f"{file}, line {lines[-1]}: {type(cause).__name__}: {_sentence(cause)}"
+        cause = cause.__cause__ or cause.__context__
+    return told
+
+
+def _is(frame: FrameType, file: str) -> bool:
+    return Path(frame.f_code.co_filename).resolve() == Path(file).resolve()
 
 
 def _fail_for_key(error: AttributeError | KeyError, argv: Sequence[str]) -> NoReturn:

@@ -62,13 +62,36 @@ def examples(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
 
     Pixels lie in the middles of their cells, whatever noise the network meets in training.
     """
-    spec = config.data.source.to_dict()
-    spec["kwargs"]["split"] = split
-    columns = _columns(data.load(component("data.source", spec)), config.data.cond)
+    columns = _columns(data.load(_of_split(config, split)), config.data.cond)
     kept = [t for t in transforms(config) if not isinstance(t, Flip)]
     keys = jax.random.split(jax.random.key(config.seed), len(columns["x1"]))
     scaled = jax.vmap(lambda x, key: apply(kept, x, key))(jnp.asarray(columns["x1"]), keys)
     return {**columns, "x1": snapped(config, np.asarray(scaled))}
+
+
+def check_held_out(config: ConfigDict) -> None:
+    """Refuse data without the split that is held out for evaluation.
+
+    Raises:
+        ValueError: naming those it has, and how to get one.
+    """
+    if not is_distribution(config):
+        _of_split(config, config.evaluation.split)
+
+
+def _of_split(config: ConfigDict, split: str) -> data.Source:
+    spec = config.data.source.to_dict()
+    of_training, spec["kwargs"]["split"] = spec["kwargs"].get("split"), split
+    try:
+        return component("data.source", spec)
+    except ValueError as error:
+        if split in (of_training, None) or "split" not in str(error):
+            raise
+        raise ValueError(
+            f"{error}; samples are held against --config.evaluation.split={split}: name a split "
+            "that was not trained on, as --config.evaluation.split=validation, or prepare the data "
+            "again with --test_share=0.1"
+        ) from error
 
 
 def snapped(config: ConfigDict, x: np.ndarray) -> np.ndarray:

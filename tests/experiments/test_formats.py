@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments import formats
-from jaxflow.data import load
+from jaxflow.data import arrays, load
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 5, 4)).astype(np.uint8)
@@ -175,11 +175,93 @@ def test_npz(tmp_path):
     assert {name: len(source) for name, source in sources.items()} == {"train": 6, "test": 2}
 
 
+COLOUR = np.repeat(IMAGES[..., None], 3, -1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "splits"),
+    [
+        ({"x_train": IMAGES, "y_train": LABELS[:, None], "x_test": IMAGES, "y_test": LABELS},
+         ["train", "test"]),
+        ({"train_images": IMAGES, "train_labels": LABELS, "val_images": IMAGES,
+          "val_labels": LABELS[:, None]}, ["train", "val"]),
+        ({"images": IMAGES, "labels": LABELS.astype(np.float32)}, ["train"]),
+        ({"data": COLOUR, "targets": LABELS}, ["train"]),
+        ({"X": IMAGES.astype(np.int32), "y": LABELS}, ["train"]),
+        ({"arr_0": IMAGES}, ["train"]),
+    ],
+)  # fmt: skip
+def test_usual_names_of_arrays(tmp_path, columns, splits):
+    np.savez(tmp_path / "a.npz", **columns)
+    sources = formats.npz(tmp_path / "a.npz").sources
+    assert list(sources) == splits
+    expected = COLOUR if "data" in columns else IMAGES[..., None]
+    for source in sources.values():
+        whole = load(source)
+        np.testing.assert_array_equal(whole["image"], expected)
+        if "arr_0" not in columns:
+            assert whole["label"].dtype == np.int64
+            np.testing.assert_array_equal(whole["label"], LABELS)
+
+
+def test_points_are_no_images(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=RNG.normal(size=(6, 5, 4)), mask_train=np.ones(6))
+    assert load(formats.npz(tmp_path / "a.npz").sources["train"]).keys() == {"x1", "mask"}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9])
+def test_a_share_of_every_label_is_held_back(share):
+    labels = RNG.permutation(np.repeat(np.arange(5), [3, 10, 40, 100, 47]))
+    whole = formats.Splits({"train": arrays(x1=np.arange(200), label=labels)}, tuple("abcde"))
+    splits = formats.parted(whole, share)
+    train, test = (load(splits.sources[name]) for name in ("train", "test"))
+    assert sorted([*train["x1"], *test["x1"]]) == list(range(200))
+    assert len(test["x1"]) == round(200 * share)
+    for part in (train, test):
+        np.testing.assert_array_equal(part["label"], labels[part["x1"]])
+    for label, n in enumerate(np.bincount(labels)):
+        assert abs((test["label"] == label).sum() - n * share) <= 1
+    again = load(formats.parted(whole, share).sources["test"])
+    np.testing.assert_array_equal(again["x1"], test["x1"])
+    assert splits.classes == whole.classes
+
+
+def test_a_share_of_what_has_no_labels():
+    whole = formats.Splits({"train": arrays(x1=np.arange(200))})
+    test = load(formats.parted(whole, 0.25).sources["test"])["x1"]
+    assert len(test) == 50
+    z = (test.mean() - 99.5) / (200 / np.sqrt(12 * 50))
+    assert abs(z) < 4
+    assert len(np.unique(np.diff(test))) > 4
+
+
+@pytest.mark.parametrize(
+    ("splits", "share", "message"),
+    [
+        (["train"], 0.0, "--test_share=0.0 must be a share between 0 and 1"),
+        (["train"], 1.0, "must be a share"),
+        (["train"], float("nan"), "must be a share"),
+        (["train"], 0.01, "of 20 examples leaves one split empty"),
+        (["train", "test"], 0.1, "has train, test already: leave it out"),
+        (["test"], 0.1, "has test already"),
+    ],
+)
+def test_shares_that_cannot_be(splits, share, message):
+    source = arrays(x1=np.arange(20))
+    with pytest.raises(ValueError, match=message):
+        formats.parted(formats.Splits(dict.fromkeys(splits, source)), share)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
+        ({"x": np.zeros(3), "images": np.zeros(3)}, "does not tell the data"),
+        ({"arr_0": np.zeros(3), "y": np.zeros(3), "labels": np.zeros(3)}, "does not tell"),
+        ({"x": np.zeros(3), "y": np.array([0.0, 1.5, 2.0])}, "y holds 1.5, but labels are whole"),
+        ({"x": np.zeros(3), "y": np.array([0.0, np.nan, 2.0])}, "y holds nan"),
+        ({"x": np.zeros(3), "y": np.array(["a", "b", "c"])}, "y holds <U1: labels are whole"),
         ({"x": np.zeros(3), "label": np.zeros(2)}, "one length"),
-        ({"y": np.zeros(3)}, "under 'image' or 'x'"),
+        ({"y": np.zeros(3)}, r"has \['y'\], .* named image, images, x1, x, X, data, arr_0, and"),
         ({"train_x": np.zeros(3), "other": np.zeros(3)}, "'other'"),
         ({"x": np.array([{}, {}])}, "cannot be read"),
     ],
@@ -205,6 +287,8 @@ def test_folder_of_classes(tmp_path):
     whole = load(splits.sources["train"])
     np.testing.assert_array_equal(whole["image"][..., 0], IMAGES)
     assert whole["label"].tolist() == [0, 0, 1, 1, 1, 1]
+    held = load(formats.parted(splits, 0.5).sources["test"])
+    assert held["label"].tolist() == [0, 1, 1]
 
 
 def test_flat_folder_and_size(tmp_path):

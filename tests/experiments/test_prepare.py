@@ -49,6 +49,15 @@ def test_the_command_ends_with_what_trains(points, tmp_path):
     np.testing.assert_array_equal(load(tfds(**source["kwargs"]))["x1"], x)
 
 
+def test_a_share_is_held_back(points, tmp_path):
+    path, x = points
+    prepare.prepare("npz", str(path), str(tmp_path / "out"), "points", test_share=0.1)
+    parts = [load(tfds("points", name, tmp_path / "out")) for name in ("train", "test")]
+    assert [len(part["x1"]) for part in parts] == [270, 30]
+    both = np.concatenate([part["x1"] for part in parts])
+    np.testing.assert_array_equal(np.sort(both, 0), np.sort(x, 0))
+
+
 def test_wrong_flags_end_in_one_sentence(points, tmp_path):
     path, _ = points
     wrong = run("--dataset=fashon_mnist", f"--source={path}", f"--output={tmp_path / 'out'}")
