@@ -97,7 +97,7 @@ def test_other_faults_are_not_those_of_the_config_file() -> None:
     known = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=known)
     argv = ["train", DIGITS, "--config.optimzer.clip=2.0"]
-    with pytest.raises(AttributeError) as raised:
+    with pytest.raises(flags.Error) as raised:
         known(argv)
     assert not fault_of_config_file(raised.value, argv)
 
