@@ -120,7 +120,7 @@ def test_data_without_the_split_of_evaluation(config: ConfigDict, tmp_path: Path
         dataset.check_held_out(config)
     with pytest.raises(ValueError, match=remedy):
         dataset.examples(config, "test")
-    config.evaluation.split = "train[90%:]"
+    config.evaluation.split = "train[50%:]"
     dataset.check_held_out(config)
 
 
