@@ -19,7 +19,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import two_moons
-from experiments import build, loop, reporting, workdir
+from experiments.run import loop, reporting, workdir
+from experiments.setup import build, dataset
 
 STEPS = 5_000
 
@@ -46,11 +47,11 @@ def by_loop(config: ConfigDict) -> float:
 
 def bare(config: ConfigDict, stride: int) -> Callable[[], float]:
     """Seconds a step of compiled calls of `stride` steps, one after another."""
-    compiled = loop.program(config)
-    stream = jax.device_put(build.batches(config, 0), compiled.layout.whole)
+    compiled = build.program(config)
+    stream = jax.device_put(dataset.batches(config, 0), compiled.layout.whole)
 
     def run() -> float:
-        state = loop.initial_state(config, compiled)
+        state = build.initial_state(config, compiled)
         state, _ = compiled.steps(state, stream, stride)
         jax.block_until_ready(state)
         began = time.perf_counter()

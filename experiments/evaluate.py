@@ -13,11 +13,12 @@ from absl import flags
 from etils import epath
 from rich.table import Table
 
-from experiments import command, workdir
-from experiments.check import check_parts
-from experiments.figures import Row, compare, likelihood
-from experiments.generate import average, generator, spread
-from experiments.reporting import console, counting
+from experiments.output.figures import Row, compare, likelihood
+from experiments.output.generate import average, generator, spread
+from experiments.run import command, workdir
+from experiments.run.reporting import console, counting
+from experiments.setup import dataset
+from experiments.setup.check import check_parts
 from jaxflow.training import processes
 
 _CONFIG = command.config_of_run()
@@ -31,6 +32,7 @@ def main() -> None:
     check_parts(config)
     if config.evaluation.num < 4:
         raise ValueError(f"config.evaluation.num must be at least 4; it is {config.evaluation.num}")
+    dataset.check_held_out(config)
     run = generator(config, config.evaluation.num)
     read = average(folder)
     mine = -(-config.evaluation.num // jax.process_count())

@@ -1,12 +1,14 @@
 """Write a data set as TFDS files that training reads.
 
     python -m experiments.prepare --dataset=fashion_mnist --source=DIR [--output=DATA_DIR]
+                                  [--test_share=0.1]
 
 `--dataset` says the form of the source: `mnist` and `fashion_mnist` (idx files), `cifar10` (the
-binary version), `npz` (arrays `image` or `x`, and `label`), `folder` (images, a subfolder a class).
+binary version), `npz` (arrays by their usual names, as `images` and `labels` or `x_train` and
+`y_train`), `folder` (images, a subfolder a class). `--test_share` holds a part of every class back
+for evaluation, where the source comes in one piece.
 """
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,17 +17,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from experiments import command
-from jaxflow.data import readers, store
-from jaxflow.data.readers import Splits
+from experiments import formats
+from experiments.formats import Splits, parted
+from experiments.run import command
+from jaxflow.data import store
 from jaxflow.data.sources import DATA_DIR
+from jaxflow.names import did_you_mean
 
 READERS: dict[str, Callable[[str], Splits]] = {
-    "cifar10": readers.cifar10,
-    "fashion_mnist": readers.idx,
-    "folder": readers.image_folder,
-    "mnist": readers.idx,
-    "npz": readers.npz,
+    "cifar10": formats.cifar10,
+    "fashion_mnist": formats.idx,
+    "folder": formats.image_folder,
+    "mnist": formats.idx,
+    "npz": formats.npz,
 }
 REFRESH = 100
 
@@ -46,13 +50,12 @@ def read(dataset: str, source: str, size: int | None) -> Splits:
         FileNotFoundError: where the source is missing.
     """
     if dataset not in READERS:
-        near = difflib.get_close_matches(dataset, READERS, n=1)
         raise ValueError(
-            f"no data set is called {dataset!r}{f' (did you mean {near[0]!r}?)' if near else ''}: "
+            f"no data set is called {dataset!r}{did_you_mean(dataset, READERS)}: "
             f"known are {', '.join(sorted(READERS))}"
         )
     if dataset == "folder":
-        return readers.image_folder(source, size)
+        return formats.image_folder(source, size)
     if size is not None:
         raise ValueError(f"--size is for --dataset=folder; {dataset} keeps the size it has")
     return READERS[dataset](source)
@@ -99,7 +102,12 @@ def summary(name: str, splits: Splits, folder: Path) -> Table:
 
 
 def prepare(
-    dataset: str, source: str, output: str, name: str | None = None, size: int | None = None
+    dataset: str,
+    source: str,
+    output: str,
+    name: str | None = None,
+    size: int | None = None,
+    test_share: float | None = None,
 ) -> None:
     """Read, write, and say what was written.
 
@@ -108,6 +116,8 @@ def prepare(
     """
     name = name_of(dataset, source, name)
     splits = read(dataset, source, size)
+    if test_share is not None:
+        splits = parted(splits, test_share)
     folder = write(name, splits, output, Console(stderr=True))
     kwargs = {"name": name, "split": next(iter(splits.sources)), "data_dir": str(folder.parents[1])}
     override = {"name": "tfds", "kwargs": kwargs}
@@ -119,7 +129,7 @@ def prepare(
 def main() -> None:
     """The command, once its flags are parsed."""
     given = flags.FLAGS
-    prepare(given.dataset, given.source, given.output, given.name, given.size)
+    prepare(given.dataset, given.source, given.output, given.name, given.size, given.test_share)
 
 
 def define_flags() -> None:
@@ -131,6 +141,8 @@ def define_flags() -> None:
     flags.DEFINE_string("name", None, "Name of the result; by default that of the data set.")
     size = "Crop and resize the images of a folder to squares of this size."
     flags.DEFINE_integer("size", None, size, lower_bound=1)
+    share = "Share of the examples of each class to hold back as the split test, as 0.1."
+    flags.DEFINE_float("test_share", None, share)
     flags.mark_flags_as_required(["dataset", "source"])
 
 

@@ -17,12 +17,13 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import build, command
-from experiments.check import check_parts
-from experiments.generate import average, generator
-from experiments.pictures import draw_samples
-from experiments.reporting import counting, table
-from experiments.shards import Shards
+from experiments.output.generate import average, generator
+from experiments.output.pictures import draw_samples
+from experiments.output.shards import Shards
+from experiments.run import command
+from experiments.run.reporting import counting, table
+from experiments.setup import build
+from experiments.setup.check import check_parts
 from jaxflow.training import processes
 from jaxflow.training.fingerprint import fingerprint
 

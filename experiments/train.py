@@ -7,7 +7,7 @@ The same command goes on where the last one stopped, on the same devices or on o
 on each machine of a cluster it is one run: by itself on TPUs, Slurm, Open MPI and Kubernetes, and
 elsewhere with --coordinator=HOST:PORT --num_processes=N --process_id=I.
 
-`experiments.exits` has the exit codes, `experiments.workdir` what DIR holds.
+`experiments.run.exits` has the exit codes, `experiments.run.workdir` what DIR holds.
 """
 
 import jax
@@ -15,9 +15,10 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from experiments import build, command, loop, workdir
-from experiments.check import check
-from experiments.reporting import console, laid_out, table
+from experiments.run import command, loop, workdir
+from experiments.run.reporting import console, laid_out, table
+from experiments.setup import build, dataset
+from experiments.setup.check import check
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
@@ -30,6 +31,8 @@ def main() -> None:
     if _CONFIG.value is None:
         raise ValueError("--config=configs/NAME.py is needed")
     config = _CONFIG.value
+    if not hasattr(config, "to_dict"):
+        raise ValueError(f"get_config() must return a ConfigDict; it gave {config!r}")
     check(config)
     if _DRY_RUN.value:
         dry_run(config)
@@ -68,9 +71,9 @@ def steps_of(text: str | None) -> tuple[int, int] | None:
 
 def dry_run(config: ConfigDict) -> None:
     """Print the mesh, the parameters, the operations and bytes of a step, and what lies where."""
-    compiled = loop.program(config)
-    state = jax.eval_shape(lambda: loop.initial_state(config, compiled))
-    batch = build.example_batch(config, config.batch_size)
+    compiled = build.program(config)
+    state = jax.eval_shape(lambda: build.initial_state(config, compiled))
+    batch = dataset.example_batch(config, config.batch_size)
     sizes = {name: size for name, size in compiled.layout.mesh.shape.items() if size > 1}
     placed = compiled.layout.table(state)
     operations = build.flops(config, state)

@@ -182,7 +182,7 @@ def _where(rows: Any, a: Any, b: Any) -> Any:
 
 
 def on_host(draw: Any) -> bool:
-    """Whether a part of the draw runs outside of jit, so that it wants `data.ahead`."""
+    """Whether a part of the draw runs outside of jit, so that it wants `training.ahead`."""
     return getattr(getattr(draw, "func", draw), "on_host", False)
 
 

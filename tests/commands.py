@@ -35,7 +35,7 @@ def environment(**more: str | None) -> dict[str, str]:
     """That of a child: CPU, one device unless said otherwise, and the tests' compiled programs.
 
     A variable that is None is left out. Programs of several devices are not to be loaded again:
-    see `experiments.command`.
+    see `experiments.run.compiled`.
     """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
     several = more.get("JAX_NUM_CPU_DEVICES", "1") != "1"

@@ -3,7 +3,7 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Without it a program of several devices may hang when it is loaded again: see experiments.command.
+# Without it a program of several devices may hang when loaded again: see experiments.run.compiled.
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_enable_concurrency_optimized_scheduler=false"]
 )

@@ -23,6 +23,23 @@ LAYERS = [
 LEAVES = {"networks", "data", "metrics"}
 NEVER = {"training": {"losses", "inverse"}}
 
+EXPERIMENTS = ROOT / "experiments"
+HOUSE = {
+    "setup": set(),
+    "output": {"setup"},
+    "run": {"setup", "output"},
+    "formats": set(),
+    "train": {"setup", "output", "run"},
+    "sample": {"setup", "output", "run"},
+    "evaluate": {"setup", "output", "run"},
+    "prepare": {"formats", "run"},
+    "__init__": set(),
+}
+LONGEST = 300
+LONGER = {
+    "jaxflow/training/checkpoint.py": "one interface over Orbax, whose parts share its manager",
+}
+
 ONLY = {
     "flax": ["networks/"],
     "diffrax": ["sampling/"],
@@ -70,10 +87,10 @@ def imports(file: Path) -> set[str]:
     return names
 
 
-def rooms(file: Path) -> set[str]:
-    """The rooms of jaxflow that a file imports."""
+def rooms(file: Path, package: str = "jaxflow") -> set[str]:
+    """The rooms of a package that a file imports."""
     own = (name.split(".") for name in imports(file))
-    return {name[1] for name in own if name[0] == "jaxflow" and len(name) > 1}
+    return {name[1] for name in own if name[0] == package and len(name) > 1}
 
 
 def tops(file: Path) -> set[str]:
@@ -81,17 +98,56 @@ def tops(file: Path) -> set[str]:
     return {name.split(".")[0] for name in imports(file)}
 
 
-def room_of(file: Path) -> str:
-    return file.relative_to(PACKAGE).with_suffix("").parts[0]
+def room_of(file: Path, package: Path = PACKAGE) -> str:
+    return file.relative_to(package).with_suffix("").parts[0]
+
+
+def wrong_in_the_house(file: Path, room: str) -> set[str]:
+    """What a file in a room of experiments may not import, and does."""
+    assert room in HOUSE, f"experiments/{room} has no place in HOUSE: add it"
+    return rooms(file, "experiments") - HOUSE[room] - {room}
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+HOUSE_FILES = sorted(EXPERIMENTS.rglob("*.py"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_rooms_import_only_what_lies_below(file):
     wrong = rooms(file) - allowed(room_of(file))
     assert not wrong, f"{file.relative_to(ROOT)} may not import jaxflow's {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("file", HOUSE_FILES, ids=lambda f: str(f.relative_to(EXPERIMENTS)))
+def test_experiments_import_only_what_lies_below(file):
+    wrong = wrong_in_the_house(file, room_of(file, EXPERIMENTS))
+    assert not wrong, f"{file.relative_to(ROOT)} may not import experiments' {sorted(wrong)}"
+
+
+@pytest.mark.parametrize(
+    ("room", "line", "wrong"),
+    [
+        ("setup", "from experiments.run import loop", {"run"}),
+        ("setup", "def f():\n    import experiments.output.figures", {"output"}),
+        ("output", "from experiments.run.reporting import console", {"run"}),
+        ("run", "from experiments import train", {"train"}),
+        ("formats", "from experiments.setup.build import loss", {"setup"}),
+        ("run", "from experiments.output.generate import generator", set()),
+        ("train", "from experiments.run import loop", set()),
+    ],
+)
+def test_an_import_of_what_lies_above_is_found(tmp_path, room, line, wrong):
+    (tmp_path / "file.py").write_text(line)
+    assert wrong_in_the_house(tmp_path / "file.py", room) == wrong
+
+
+def test_files_are_short():
+    lengths = {
+        str(file.relative_to(ROOT)): len(file.read_text().splitlines())
+        for file in [*FILES, *HOUSE_FILES]
+    }
+    longer = {name for name, length in lengths.items() if length > LONGEST}
+    assert longer == LONGER.keys(), "split a file that is too long, and name no other in LONGER"
 
 
 @pytest.mark.parametrize("package", ONLY)

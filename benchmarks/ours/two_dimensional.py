@@ -72,5 +72,5 @@ def training(coupling: str, batch: int = 256, steps: int = 200) -> Task:
     if not run.drawn:
         return Task(compiled, facts, steps)
     batches = map(jax.jit(stream.batch), itertools.count())
-    ahead = draws.ahead(draw, lambda step: draw_key(key, step), batches)
+    ahead = training.ahead(draw, lambda step: draw_key(key, step), batches)
     return Task(pipelined, facts)

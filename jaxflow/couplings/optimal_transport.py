@@ -37,7 +37,7 @@ class OptimalTransport:
         if not all(map(is_concrete, jax.tree.leaves((x0, x1)))):
             raise ValueError(
                 "optimal_transport(on_host=True) cannot be traced: complete batches ahead of the "
-                "step by data.ahead, or couple inside jit with optimal_transport()"
+                "step by training.ahead, or couple inside jit with optimal_transport()"
             )
         pair = [_rows(np, jax.tree.map(np.asarray, x)).astype(np.float64) for x in (x1, x0)]
         if not all(np.all(np.isfinite(x)) for x in pair):
@@ -62,8 +62,8 @@ def optimal_transport(*, on_host: bool = False) -> Coupling:
 
     Args:
         on_host: False compiles into the step, on whichever device it runs. True solves with
-            scipy in float64, for `data.ahead`, which pipelines it before the step: on CPU and for
-            batches over 256 the faster way.
+            scipy in float64, for `training.ahead`, which pipelines it before the step: on CPU and
+            for batches over 256 the faster way.
 
     Raises:
         ValueError: (when called) where shapes differ, or a host coupling is traced or meets a

@@ -6,23 +6,21 @@ Whichever it is, the batch of a step depends on the step alone, so that the step
 to remember of its data.
 """
 
-from jaxflow.data import readers, toy, transforms
-from jaxflow.data.ahead import ahead
+from jaxflow.data import toy, transforms
+from jaxflow.data.cells import Cells
 from jaxflow.data.checks import check, check_finite
 from jaxflow.data.device import OnDevice, Stream, on_device, stream
 from jaxflow.data.pipeline import Batches, pipeline
-from jaxflow.data.placement import Prefetch, prefetch
 from jaxflow.data.sources import Arrays, Source, arrays, digits, load, tfds
 from jaxflow.data.store import store
 
 __all__ = [
     "Arrays",
     "Batches",
+    "Cells",
     "OnDevice",
-    "Prefetch",
     "Source",
     "Stream",
-    "ahead",
     "arrays",
     "check",
     "check_finite",
@@ -30,8 +28,6 @@ __all__ = [
     "load",
     "on_device",
     "pipeline",
-    "prefetch",
-    "readers",
     "store",
     "stream",
     "tfds",

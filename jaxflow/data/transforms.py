@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from jaxflow.data.cells import Cells
 from jaxflow.types import Array, Float, Key
 
 __all__ = [
@@ -48,24 +49,22 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Scale:
-    """`2 x / (levels - 1) - 1`."""
+    """`2 x / (levels - 1) - 1`: the middles of `cells`."""
 
-    levels: int
+    cells: Cells
 
     def __call__(self, x: Any, rng: Any = None) -> Any:
-        return _floats(x) * np.float32(2 / (self.levels - 1)) - np.float32(1)
+        return self.cells.middles(x)
 
 
 @dataclass(frozen=True)
 class Dequantise:
-    """`2 (x + u) / levels - 1`, with `u` uniform on [0, 1)."""
+    """`2 (x + u) / levels - 1`, with `u` uniform on (0, 1): all over `cells`."""
 
-    levels: int
+    cells: Cells
 
     def __call__(self, x: Any, rng: Any) -> Any:
-        x = _floats(x)
-        noise = rng.random(x.shape).astype(x.dtype)
-        return (x + noise) * np.float32(2 / self.levels) - np.float32(1)
+        return self.cells.spread(x, rng)
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def scale(levels: int = 256) -> Scale:
     >>> scale()(np.array([0, 255], np.uint8)).tolist()
     [-1.0, 1.0]
     """
-    return Scale(_checked(levels))
+    return Scale(Cells(levels, width=2 / max(levels - 1, 1), first=-1.0))
 
 
 def dequantise(levels: int = 256) -> Dequantise:
@@ -96,7 +95,7 @@ def dequantise(levels: int = 256) -> Dequantise:
     Reference: Uria, Murray and Larochelle, RNADE: the real-valued neural autoregressive
     density-estimator, 2013, arXiv:1306.0186.
     """
-    return Dequantise(_checked(levels))
+    return Dequantise(Cells(levels, width=2 / max(levels, 1), first=-1.0 + 1 / max(levels, 1)))
 
 
 def flip() -> Flip:
@@ -110,8 +109,7 @@ def pixels(x: Any, levels: int = 256) -> np.ndarray:
     >>> pixels(scale()(np.arange(256, dtype=np.uint8))).tolist() == list(range(256))
     True
     """
-    value = np.rint((np.asarray(x, np.float32) + 1) * ((_checked(levels) - 1) / 2))
-    return np.clip(value, 0, levels - 1).astype(np.uint8 if levels <= 256 else np.uint16)
+    return scale(levels).cells.pixels(x)
 
 
 def apply(transforms: Sequence[Transform], x: Array, key: Key) -> Array:
@@ -119,13 +117,3 @@ def apply(transforms: Sequence[Transform], x: Array, key: Key) -> Array:
     for i, transform in enumerate(transforms):
         x = transform(x, Uniform(jax.random.fold_in(key, i)))
     return x
-
-
-def _floats(x: Any) -> Any:
-    return x.astype(np.float32)
-
-
-def _checked(levels: int) -> int:
-    if levels < 2:
-        raise ValueError(f"levels = {levels}: pixels take at least two values, such as 256")
-    return levels

@@ -1,37 +1,55 @@
 """Training: a pure step, compiled for every device. Checkpoints are in `training.checkpoint`.
 
-`program` compiles a `trainer` over a `layout` of devices; `processes` joins several machines;
-`Preemption`, `Watchdog` and `without_spikes` keep a long run alive.
+`program` compiles a `trainer` over a `layout` of devices, and `fit` is the loop around it;
+`processes` joins several machines; `Preemption` and `without_spikes` keep a long run alive.
 """
 
+from jaxflow.training.ahead import ahead
 from jaxflow.training.averages import Average, average
+from jaxflow.training.calendar import Calendar, Due
+from jaxflow.training.feed import Feed, completed, feed
+from jaxflow.training.fit import Duties, fit, walk
 from jaxflow.training.flops import flops
 from jaxflow.training.layouts import LAYOUTS, Layout, Placed, layout
 from jaxflow.training.parallel import MODES, Program, check_divides, program
-from jaxflow.training.preemption import Preemption
+from jaxflow.training.placement import Prefetch, prefetch
+from jaxflow.training.preemption import Preempted, Preemption
 from jaxflow.training.spikes import without_spikes
 from jaxflow.training.trainer import Trainer, draw_key, held_by, trainer
 from jaxflow.training.utilisation import peak_flops
-from jaxflow.training.watchdog import Watchdog
+from jaxflow.training.window import NotFinite, Window
 
 __all__ = [
     "Average",
+    "Calendar",
+    "Due",
+    "Duties",
+    "Feed",
     "LAYOUTS",
     "MODES",
     "Layout",
+    "NotFinite",
     "Placed",
+    "Preempted",
     "Preemption",
+    "Prefetch",
     "Program",
     "Trainer",
-    "Watchdog",
+    "Window",
+    "ahead",
     "average",
     "check_divides",
+    "completed",
     "draw_key",
+    "feed",
+    "fit",
     "flops",
     "held_by",
     "layout",
     "peak_flops",
+    "prefetch",
     "program",
     "trainer",
+    "walk",
     "without_spikes",
 ]

@@ -52,7 +52,7 @@ class Many:
         if self._drawn:
             raise ValueError(
                 "a part of this draw runs on the host, so steps are taken one by one: "
-                "program.step on batches of data.ahead(trainer.draw, keys, batches)"
+                "program.step on batches of training.ahead(trainer.draw, keys, batches)"
             )
         if n < 1:
             raise ValueError(f"n must be at least 1; it is {n}")

@@ -39,8 +39,8 @@ class Program(NamedTuple):
     made with `donate=False`). `steps(state, stream, n)` takes `n` steps in one call on batches that
     the stream makes on the device, with metrics `[n]`; another `n` runs the same program.
     `place(batch)` lays a host's batch over the devices: the rows of this process, where there are
-    several. `layout` says where all of it lies; `drawn` that `step` wants batches that `data.ahead`
-    has completed, since a part of the draw runs on the host.
+    several. `layout` says where all of it lies; `drawn` that `step` wants batches that
+    `training.ahead` has completed, since a part of the draw runs on the host.
     """
 
     init: Callable[..., TrainState]
@@ -49,6 +49,8 @@ class Program(NamedTuple):
     place: Callable[[Batch], Batch]
     layout: Layout
     drawn: bool
+    mode: str
+    trainer: Trainer
 
 
 def program(
@@ -114,10 +116,12 @@ def program(
     place = partial(_place, over, drawn)
     if mode == "pmap":
         step = _pmapped(tree, over, jax.jit(complete), donate)
-        return Program(init, _Checked(step, held, drawn), _no_scan, place, over, drawn)
+        checked = _Checked(step, held, drawn)
+        return Program(init, checked, _no_scan, place, over, drawn, mode, trainer)
     step = jax.jit(one, donate_argnums=1 if donate else ())
     many = Many(one, held, donate=donate, drawn=drawn, whole=over.whole)
-    return Program(init, _Checked(step, held, drawn), many, place, over, drawn)
+    checked = _Checked(step, held, drawn)
+    return Program(init, checked, many, place, over, drawn, mode, trainer)
 
 
 class _Checked:
@@ -135,7 +139,7 @@ class _Checked:
         if self._drawn and "t" not in batch:
             raise ValueError(
                 "a part of this draw runs on the host, so the step takes batches that are drawn "
-                "already: for batch in data.ahead(trainer.draw, keys, batches)"
+                "already: for batch in training.ahead(trainer.draw, keys, batches)"
             )
         return self._step(self._held, state, batch)
 

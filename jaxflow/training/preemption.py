@@ -9,11 +9,21 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-__all__ = ["Preemption"]
+__all__ = ["Preempted", "Preemption"]
 
 # JAX compares it with the moment of the word in all processes, so it begins alike in all of them,
 # wherever the run does, and goes on over the blocks of a process.
 _ASKED = itertools.count(1)
+
+
+class Preempted(Exception):
+    """The run was told to stop, and has saved; `interrupted` tells whether by Ctrl-C."""
+
+    def __init__(self, step: int, *, interrupted: bool = False):
+        said = "interrupted" if interrupted else "told to stop"
+        super().__init__(f"{said}: saved at step {step}; the same command goes on from there")
+        self.step = step
+        self.interrupted = interrupted
 
 
 class Preemption:

@@ -2,12 +2,10 @@
 
 import hashlib
 import logging
-import os
 import re
 import socket
-import sys
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +22,6 @@ __all__ = [
     "gathered",
     "is_first",
     "lay",
-    "leave",
     "local",
     "together",
 ]
@@ -189,11 +186,3 @@ def local(tree: PyTree, whole: jax.sharding.Sharding) -> PyTree:
     """
     spread = jax.jit(lambda tree: tree, out_shardings=whole)(tree)
     return jax.tree.map(lambda a: a.addressable_data(0), spread)
-
-
-def leave(code: int) -> NoReturn:
-    """End this process and its workers at once, without waiting for peers who may never come."""
-    if "multiprocessing" in sys.modules:
-        for child in sys.modules["multiprocessing"].active_children():
-            child.kill()
-    os._exit(code)

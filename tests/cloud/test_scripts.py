@@ -737,7 +737,9 @@ PYTHON = [line for line in blocks() if "python -m experiments." in line]
 
 def known_flags(module: str) -> set[str]:
     """The flags that a command defines itself, and those that all have."""
-    sources = [(ROOT / "experiments" / f"{name}.py").read_text() for name in (module, "command")]
+    sources = [
+        (ROOT / "experiments" / f"{name}.py").read_text() for name in (module, "run/command")
+    ]
     return {"config"}.union(*(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", s) for s in sources))
 
 

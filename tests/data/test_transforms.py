@@ -35,6 +35,40 @@ def test_dequantise_stays_in_its_bin(levels):
     assert abs(within.var() - 1 / 12) < 0.01
 
 
+class Fixed:
+    def __init__(self, value, xp=np):
+        self.value, self.xp = value, xp
+
+    def random(self, shape=()):
+        return self.xp.full(shape, self.value, self.xp.float32)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256, 65536])
+@pytest.mark.parametrize("transform", [transforms.scale, transforms.dequantise])
+def test_no_noise_changes_a_level(levels, transform):
+    """Nor does the noise nearest to an edge, on the host and on the device."""
+    cells = transform(levels).cells
+    values = np.arange(levels)
+    np.testing.assert_array_equal(cells.pixels(cells.middles(values)), values)
+    for u in (0.0, 0.3, np.nextafter(np.float32(1), np.float32(0))):
+        spread = cells.spread(values, Fixed(u))
+        assert spread.dtype == np.float32
+        np.testing.assert_array_equal(cells.pixels(spread), values)
+        spread = cells.spread(jnp.asarray(values), Fixed(u, jnp))
+        np.testing.assert_array_equal(cells.pixels(spread), values)
+        np.testing.assert_array_equal(cells.snapped(spread), cells.middles(values))
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_cells_are_as_wide_as_they_say(levels):
+    """Those of `dequantise` fill [-1, 1]; the middles of those of `scale` reach from -1 to 1."""
+    scaled, spread = transforms.scale(levels).cells, transforms.dequantise(levels).cells
+    assert scaled.first == -1
+    assert scaled.first + (levels - 1) * scaled.width == pytest.approx(1)
+    assert spread.first - spread.width / 2 == pytest.approx(-1)
+    assert levels * spread.width == pytest.approx(2)
+
+
 def test_flip_mirrors_half_of_the_images():
     image = np.arange(24).reshape(2, 4, 3)
     rng = np.random.default_rng(0)
@@ -47,14 +81,9 @@ def test_flip_mirrors_half_of_the_images():
 
 def test_device_agrees_with_host():
     """The same uniforms give the same result, whichever library holds the array."""
-
-    class Fixed:
-        def random(self, shape=()):
-            return np.full(shape, 0.25, np.float32)
-
     image = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
     for transform in (transforms.scale(), transforms.dequantise(), transforms.flip()):
-        host, device = transform(image, Fixed()), transform(jnp.asarray(image), Fixed())
+        host, device = transform(image, Fixed(0.25)), transform(jnp.asarray(image), Fixed(0.25))
         assert isinstance(device, jax.Array)
         np.testing.assert_allclose(host, device, atol=1e-6)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.clock import Clock, Rate
+from experiments.run.clock import Clock, Rate
 
 
 @pytest.fixture

@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from etils import epath
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
-from experiments import build, exits, loop, reporting, workdir
-from experiments.check import check, check_parts
-from experiments.command import _told
-from experiments.pictures import draw_loss
+from experiments.output.pictures import draw_loss
+from experiments.run import exits, loop, reporting, workdir
+from experiments.run.command import _told, fault_of_config_file
+from experiments.setup import build, dataset
+from experiments.setup.check import check, check_parts
 from jaxflow import data
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +26,7 @@ DIGITS = "--config=configs/digits.py"
 
 
 def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{module}", *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
@@ -59,6 +61,67 @@ def test_commands_end_in_a_sentence(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x = (\n", "line 1: SyntaxError: '(' was never closed"),
+        ("import no_such_module", "line 1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def get_config():\n    return nmae", "line 2: NameError: name 'nmae' is not defined"),
+        ("def get_config():\n    return {}['key']", "line 2: KeyError: key"),
+        ("def get_config():\n    return int('x')", "line 2: ValueError: invalid literal for int"),
+        ("def get_config():\n    return (1).nme", "line 2: AttributeError: 'int' object has no"),
+        ("def get_config():\n\n    return 1 / 0", "line 3: ZeroDivisionError: division by zero"),
+        ("config = 3", "has no get_config()"),
+    ],
+)
+def test_faults_of_a_config_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # of the case before
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    known = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=known)
+    argv = ["train", f"--config={file}", "--config.steps=3"]
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        known(argv)
+    sentence = fault_of_config_file(raised.value, argv)
+    assert sentence.startswith(str(file))
+    assert told in sentence
+    assert "\n" not in sentence
+
+
+def test_other_faults_are_not_those_of_the_config_file() -> None:
+    known = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=known)
+    argv = ["train", DIGITS, "--config.optimzer.clip=2.0"]
+    with pytest.raises(flags.Error) as raised:
+        known(argv)
+    assert not fault_of_config_file(raised.value, argv)
+
+
+def test_a_config_file_that_raises_ends_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def get_config():\n    return nmae")
+    done = command("train", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == exits.WRONG_FLAG
+    assert "mine.py, line 2: NameError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_data_without_the_split_of_evaluation(config: ConfigDict, tmp_path: Path) -> None:
+    data.store("one", {"train": data.arrays(image=np.zeros((4, 8, 8, 1), np.uint8))}, tmp_path)
+    kwargs = {"name": "one", "split": "train", "data_dir": str(tmp_path)}
+    config.data.update({"cond": ()})
+    config.data.source = {"name": "tfds", "kwargs": kwargs}
+    remedy = r"no split 'test'.*has train; .*--config\.evaluation\.split=.*--test_share=0\.1"
+    with pytest.raises(ValueError, match=remedy):
+        dataset.check_held_out(config)
+    with pytest.raises(ValueError, match=remedy):
+        dataset.examples(config, "test")
+    config.evaluation.split = "train[50%:]"
+    dataset.check_held_out(config)
 
 
 @pytest.mark.parametrize("module", ["sample", "evaluate"])
@@ -212,7 +275,7 @@ def test_what_a_loss_takes_for_granted_need_not_be_said(config: ConfigDict) -> N
     said = build.learned(config, build.parameters(config, key))
     config.loss.kwargs = {}
     unsaid = build.learned(config, build.parameters(config, key))
-    t, x = jnp.full(2, 0.5), jnp.ones((2, *build.example_batch(config)["x1"].shape[1:]))
+    t, x = jnp.full(2, 0.5), jnp.ones((2, *dataset.example_batch(config)["x1"].shape[1:]))
     cond = {"label": jnp.zeros(2, jnp.int32)}
     np.testing.assert_array_equal(said(t, x, **cond), unsaid(t, x, **cond))
 
@@ -288,7 +351,7 @@ class Broken:
 def test_the_first_batch_that_a_device_draws(
     config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "batches", lambda *args: Broken())
+    monkeypatch.setattr(dataset, "batches", lambda *args: Broken())
     with pytest.raises(ValueError, match="x1 holds nan in example 0"):
         loop.train(config, tmp_path)
 

@@ -10,10 +10,11 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import build, loop, workdir
-from experiments.check import check
-from experiments.health import NotFinite, Window
-from experiments.positions import Positions, Shifted
+from experiments.run import loop, workdir
+from experiments.run.health import NotFinite, Window
+from experiments.run.positions import Positions, Shifted
+from experiments.setup import dataset
+from experiments.setup.check import check
 from jaxflow.training.checkpoint import read_params
 
 
@@ -40,10 +41,10 @@ class Spoiled:
 @pytest.fixture
 def spoil(monkeypatch):
     """Put NaN into the batches of some positions of a run's data."""
-    whole = build.batches
+    whole = dataset.batches
 
     def spoil(bad):
-        monkeypatch.setattr(build, "batches", lambda *args: Spoiled(whole(*args), bad))
+        monkeypatch.setattr(dataset, "batches", lambda *args: Spoiled(whole(*args), bad))
 
     return spoil
 
@@ -107,11 +108,12 @@ def test_roll_back_leaves_the_data_out(
     lines = workdir.read_lines(tmp_path / "rolled" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
 
-    whole = build.batches
+    whole = dataset.batches
     monkeypatch.undo()
-    sound = build.batches
+    sound = dataset.batches
     assert sound is not whole
-    monkeypatch.setattr(build, "batches", lambda *args: Shifted(sound(*args), Positions(((6, 8),))))
+    shifted = Positions(((6, 8),))
+    monkeypatch.setattr(dataset, "batches", lambda *args: Shifted(sound(*args), shifted))
     without = train(config, tmp_path / "without")
     for a, b in zip(numbers(trained.state), numbers(without.state), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import prepare
-from jaxflow.data import load, pipeline, readers, tfds, transforms
+from experiments import formats, prepare
+from jaxflow.data import load, pipeline, tfds, transforms
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +47,15 @@ def test_the_command_ends_with_what_trains(points, tmp_path):
     source = ast.literal_eval(override.group(1))
     assert source["name"] == "tfds"
     np.testing.assert_array_equal(load(tfds(**source["kwargs"]))["x1"], x)
+
+
+def test_a_share_is_held_back(points, tmp_path):
+    path, x = points
+    prepare.prepare("npz", str(path), str(tmp_path / "out"), "points", test_share=0.1)
+    parts = [load(tfds("points", name, tmp_path / "out")) for name in ("train", "test")]
+    assert [len(part["x1"]) for part in parts] == [270, 30]
+    both = np.concatenate([part["x1"] for part in parts])
+    np.testing.assert_array_equal(np.sort(both, 0), np.sort(x, 0))
 
 
 def test_wrong_flags_end_in_one_sentence(points, tmp_path):
@@ -100,7 +109,7 @@ def test_fashion_mnist_comes_back_bit_for_bit(shared_data, tmp_path):
     source = shared_data / "fashion_mnist"
     splits = prepare.read("fashion_mnist", str(source), None)
     little = {name: part for name, part in splits.sources.items() if name == "test"}
-    prepare.write("fashion_mnist", readers.Splits(little), str(tmp_path), Console(quiet=True))
+    prepare.write("fashion_mnist", formats.Splits(little), str(tmp_path), Console(quiet=True))
     data = gzip.decompress((source / "t10k-images-idx3-ubyte.gz").read_bytes())
     assert struct.unpack(">4I", data[:16])[1:] == (10_000, 28, 28)
     whole = load(tfds("fashion_mnist", "test", tmp_path))
@@ -125,7 +134,7 @@ def test_cifar10_pack_is_decoded_as_pillow_does(shared_data, tmp_path):
         "test": 10_000,
     }
     assert splits.classes[-1] == "truck"
-    little = readers.Examples(200, splits.sources["test"].read)
-    prepare.write("cifar10", readers.Splits({"test": little}), str(tmp_path), Console(quiet=True))
+    little = formats.Examples(200, splits.sources["test"].read)
+    prepare.write("cifar10", formats.Splits({"test": little}), str(tmp_path), Console(quiet=True))
     back = load(tfds("cifar10", "test", tmp_path))
     np.testing.assert_array_equal(back["image"], load(little)["image"])

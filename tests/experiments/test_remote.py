@@ -3,16 +3,18 @@
 from typing import Any
 
 import fsspec
+import jax
 import numpy as np
 import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from experiments import workdir
-from experiments.generate import Samples
-from experiments.pictures import draw_loss, draw_samples
-from experiments.shards import Shards
+from experiments.output.generate import Samples
+from experiments.output.pictures import draw_loss, draw_samples
+from experiments.output.shards import Shards
+from experiments.run import workdir
 from jaxflow.data import sources
 
 
@@ -71,3 +73,32 @@ def test_everything_but_checkpoints_lands_there(remote: epath.Path, config: Conf
     (remote / "checkpoints" / "1").mkdir()
     with pytest.raises(ValueError, match="seed was 0 and is 1"):
         workdir.create(remote, config)
+
+
+def test_compiled_programs_are_kept_there(
+    remote: epath.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And loaded again, as `experiments.run.compiled` has JAX do."""
+    place = str(remote.parent / ".compiled")
+    settings = {
+        "jax_compilation_cache_dir": place,
+        "jax_compilation_cache_max_size": -1,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    hits = []
+    note = lambda name, **kwargs: hits.append(name.endswith("/cache_hits"))  # noqa: E731
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        jax.monitoring.register_event_listener(note)
+        for _ in range(2):
+            jax.jit(lambda x: 3 * x)(np.float32(2)).block_until_ready()
+    finally:
+        jax.monitoring.unregister_event_listener(note)
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+    assert list(epath.Path(place).glob("*-cache"))
+    assert any(hits)

@@ -10,10 +10,13 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import build, figures, loop, train, workdir
-from experiments.check import check
-from experiments.generate import average, generator
-from experiments.shards import Shards
+from experiments import train
+from experiments.output import figures
+from experiments.output.generate import average, generator
+from experiments.output.shards import Shards
+from experiments.run import loop, workdir
+from experiments.setup import build
+from experiments.setup.check import check
 from jaxflow import training
 from jaxflow.training.checkpoint import read_params
 from tests.experiments.conftest import tiny

@@ -8,9 +8,9 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import loop, workdir
-from experiments.exits import Preempted
-from experiments.starts import FRUITLESS, counted
+from experiments.run import loop, workdir
+from experiments.run.starts import FRUITLESS, counted
+from jaxflow.training import Preempted
 
 
 class Killed(BaseException):
@@ -61,7 +61,7 @@ def test_an_error_among_several_processes_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever restarts them cannot tell it from a process that was lost."""
-    monkeypatch.setattr("experiments.starts.processes.agree", lambda mine: mine)
+    monkeypatch.setattr("experiments.run.starts.processes.agree", lambda mine: mine)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for _ in range(FRUITLESS):
         with pytest.raises(OSError, match="no disk here"):

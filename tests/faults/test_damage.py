@@ -35,13 +35,14 @@ def flip(file: Path, chance: random.Random) -> None:
 
 def restored(folder: Path) -> tuple[int, dict[str, np.ndarray]]:
     """What the run would go on from, read as training reads it."""
-    from experiments import loop, workdir
+    from experiments.run import workdir
+    from experiments.setup import build
     from jaxflow.training.checkpoint import Checkpoints
 
     config = workdir.read_config(folder)
-    compiled = loop.program(config)
+    compiled = build.program(config)
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        found = checkpoints.restore(loop.initial_state(config, compiled))
+        found = checkpoints.restore(build.initial_state(config, compiled))
     assert found is not None
     return int(found.state.step), arrays_of(found.state)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import exits
+from experiments.run import exits
 from tests.commands import DIGITS, ROOT, environment, finish, steps_saved
 
 pytestmark = pytest.mark.faults

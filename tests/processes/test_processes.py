@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import exits
+from experiments.run import exits
 from jaxflow.training import processes
 from tests.commands import (
     DIGITS,

@@ -7,8 +7,7 @@ import optax
 import pytest
 
 from jaxflow import couplings, draws, losses, paths, times
-from jaxflow import data as data_room
-from jaxflow.training import MODES, draw_key, layout, program, trainer
+from jaxflow.training import MODES, ahead, draw_key, layout, program, trainer
 
 N = 64
 RNG = np.random.default_rng(0)
@@ -57,7 +56,7 @@ def gradient_of(mode, microbatches, dtype, *, devices=8, draw=DEVICE):
     state = compiled.init(parameters(dtype), jax.random.key(5))
     data = batch(dtype)
     if compiled.drawn:
-        (data,) = data_room.ahead(draw, lambda step: draw_key(jax.random.key(5), step), [data])
+        (data,) = ahead(draw, lambda step: draw_key(jax.random.key(5), step), [data])
     state, metrics = compiled.step(state, compiled.place(data))
     return jax.tree.map(np.asarray, (state.opt_state[0].trace, dict(metrics)))
 

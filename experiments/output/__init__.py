@@ -1,0 +1,1 @@
+"""What a trained run gives: samples, figures and pictures."""

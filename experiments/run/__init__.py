@@ -1,0 +1,1 @@
+"""A run's life: its command, folder, loop, data, health and end."""

@@ -1,0 +1,146 @@
+"""From a config to objects: the objective, its optimiser, the compiled run and its sampler."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from experiments.setup import dataset
+from experiments.setup.components import bound, component
+from jaxflow import draws, networks, training, velocities
+from jaxflow.draws import on_host
+from jaxflow.networks.adapters import Linen
+from jaxflow.types import (
+    Array,
+    Draw,
+    Loss,
+    Params,
+    Path,
+    Solution,
+    TrainState,
+    Velocity,
+)
+
+
+def layout(config: ConfigDict) -> training.Layout:
+    """How the state lies over all devices."""
+    axes = config.parallel.axes
+    return training.layout(
+        config.parallel.layout,
+        fsdp=axes.fsdp,
+        tensor=axes.tensor,
+        tensor_axes=getattr(component("network", config.network), "tensor_axes", None),
+    )
+
+
+def path(config: ConfigDict) -> Path:
+    """The path."""
+    return component("path", config.path)
+
+
+def network(config: ConfigDict) -> Linen:
+    """The network, as a pure function with `.init`."""
+    return networks.linen(component("network", config.network))
+
+
+def draw(config: ConfigDict) -> Draw:
+    """Everything random in the objective."""
+    drop = draws.drop(config.drop.rate, config.drop.null) if config.drop.rate else None
+    return draws.standard(
+        path(config),
+        source=component("source", config.source),
+        coupling=component("coupling", config.coupling),
+        times=component("times", config.times),
+        drop=drop,
+    )
+
+
+def loss(config: ConfigDict) -> Loss:
+    """The loss of the network on the path."""
+    return component("loss", config.loss, network=network(config), path=path(config))
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimiser, behind a clip of the gradient's norm and a guard where these are not 0."""
+    section = config.optimizer
+    transformation = component("optimizer", _spec(section), steps=config.steps)
+    if section.clip:
+        transformation = optax.chain(optax.clip_by_global_norm(section.clip), transformation)
+    if section.spike_deviations:
+        return training.without_spikes(transformation, deviations=section.spike_deviations)
+    return transformation
+
+
+def trainer(config: ConfigDict) -> training.Trainer:
+    """The training run as pure functions."""
+    return training.trainer(
+        loss(config),
+        optimizer(config),
+        draw=draw(config),
+        ema_decay=config.optimizer.ema_decay,
+        microbatches=config.parallel.microbatches,
+        axis_name=None if config.parallel.mode == "jit" else "data",
+    )
+
+
+def flops(config: ConfigDict, state: TrainState) -> int | None:
+    """Operations of a training step without its draw; None where the draw needs the host."""
+    if on_host(draw(config)):
+        return None
+    single = config.copy_and_resolve_references()
+    with single.unlocked():
+        single.parallel.mode = "jit"
+    batch = dataset.example_batch(config, config.batch_size)
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
+    run = trainer(single)
+    drawn = jax.eval_shape(run.draw, jax.random.key(0), batch, training.held_by(state))
+    return training.flops(run.step, state, drawn)
+
+
+def parameters(config: ConfigDict, key: Array) -> Params:
+    """Fresh parameters for the shapes of the data, on the host."""
+    batch = dataset.example_batch(config)
+    x1 = jnp.asarray(batch["x1"])
+    return network(config).init_on_host(key, jnp.zeros(len(x1)), x1, **batch["cond"])
+
+
+def program(config: ConfigDict) -> training.Program:
+    """The compiled run."""
+    return training.program(trainer(config), mode=config.parallel.mode, over=layout(config))
+
+
+def initial_state(config: ConfigDict, compiled: training.Program) -> TrainState:
+    """The state of step 0, a pure function of the seed."""
+    params_key, run_key = jax.random.split(jax.random.key(config.seed))
+    return compiled.init(parameters(config, params_key), run_key)
+
+
+def learned(config: ConfigDict, params: Params) -> Velocity:
+    """The velocity that was trained."""
+    trained: Any = loss(config)
+    return velocities.from_network(
+        network(config), params, path=path(config), prediction=trained.prediction
+    )
+
+
+def velocity(config: ConfigDict, params: Params) -> Velocity:
+    """The velocity to sample with: the trained one, guided where the config says so."""
+    if config.sampler.guidance == 1.0:
+        return learned(config, params)
+    return velocities.classifier_free(
+        learned(config, params), scale=config.sampler.guidance, null=config.drop.null.to_dict()
+    )
+
+
+def sampler(config: ConfigDict) -> Callable[..., Solution]:
+    """`(velocity, x0, cond=...) -> Solution` as the config says."""
+    return bound("sampler", _spec(config.sampler))
+
+
+def _spec(section: ConfigDict) -> dict[str, Any]:
+    """The component of a section that says more than its component."""
+    found = section.to_dict()
+    return {"name": found["name"], "kwargs": found["kwargs"]}

@@ -1,0 +1,169 @@
+"""Whether a config is whole and of sound parts, before a run begins."""
+
+import math
+from collections.abc import Mapping
+from functools import reduce
+from itertools import chain
+from operator import getitem
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.setup import build, dataset
+from experiments.setup.components import component
+from experiments.setup.labels import check_null_label
+from jaxflow import training
+
+__all__ = ["check", "check_parts"]
+
+COMPONENTS = ("source", "coupling", "times", "path", "network", "loss", "optimizer", "sampler")
+OTHERS = (
+    "seed",
+    "data.source",
+    "data.transforms",
+    "data.cond",
+    "data.on_device",
+    "drop.rate",
+    "drop.null",
+    "optimizer.ema_decay",
+    "parallel.layout",
+    "parallel.axes",
+    "parallel.mode",
+    "checkpoint.best",
+    "log.wandb_project",
+    "evaluation.split",
+)
+LEAST = {
+    -math.inf: ("sampler.guidance",),
+    0: (
+        "data.workers",
+        "data.unreadable_at_most",
+        "optimizer.clip",
+        "optimizer.spike_deviations",
+        "checkpoint.keep_every",
+        "health.rollbacks",
+        "health.stall_seconds",
+        "evaluation.likelihoods",
+    ),
+    1: (
+        "steps",
+        "batch_size",
+        "parallel.microbatches",
+        "parallel.steps_per_call",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "health.abort_after",
+        "log.every",
+        "log.pictures_every",
+        "sampler.batch_size",
+        "evaluation.num",
+    ),
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse a config that lacks a key, of which a part cannot be built, or which these devices
+    cannot train.
+
+    Raises:
+        ValueError: naming what is missing or wrong.
+    """
+    check_parts(config)
+    if config.parallel.mode not in training.MODES:
+        raise ValueError(
+            f"config.parallel.mode is {config.parallel.mode!r}; known are "
+            f"{', '.join(training.MODES)}"
+        )
+    training.check_divides(config.batch_size, build.layout(config))
+
+
+def check_parts(config: ConfigDict) -> None:
+    """Refuse a config that lacks a key, or of which a part cannot be built, on any devices.
+
+    Raises:
+        ValueError: naming what is missing or wrong.
+    """
+    names = (*COMPONENTS, *OTHERS, *chain(*LEAST.values()))
+    missing = [name for name in names if not _has(config, name)]
+    if missing:
+        raise ValueError(f"the config lacks {', '.join(missing)}")
+    _check_numbers(config)
+    _check_rate(config)
+    _check_rollbacks(config)
+    _check_score(config, build.trainer(config))
+    build.sampler(config)
+    dataset.transforms(config)
+    _check_null(config)
+
+
+def _check_score(config: ConfigDict, trainer: Any) -> None:
+    """Refuse a loss that would read a score of pairs that tell none."""
+    pairs = config.source.name == "normal" and component("coupling", config.coupling).independent
+    if "score" in (trainer.loss.prediction, trainer.loss.regress) and not pairs:
+        raise ValueError(
+            "config.loss reads a score, but none is known where config.source is "
+            f"{config.source.name!r} and config.coupling {config.coupling.name!r}: it needs "
+            "'normal' and 'independent'"
+        )
+
+
+def _has(config: ConfigDict, name: str) -> bool:
+    first, _, rest = name.partition(".")
+    if first not in config or not rest:
+        return first in config
+    return isinstance(config[first], ConfigDict) and _has(config[first], rest)
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    for least, names in LEAST.items():
+        for name in names:
+            value = reduce(getitem, name.split("."), config)
+            if not (_is_number(value) and value >= least):
+                bound = f" of at least {least}" if math.isfinite(least) else ""
+                raise ValueError(f"config.{name} must be a finite number{bound}; it is {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _check_rate(config: ConfigDict) -> None:
+    """A schedule checks its own."""
+    kwargs = config.optimizer.kwargs
+    if "learning_rate" not in kwargs or isinstance(kwargs.learning_rate, Mapping | ConfigDict):
+        return
+    if not (_is_number(kwargs.learning_rate) and kwargs.learning_rate > 0):
+        raise ValueError(
+            "config.optimizer.kwargs.learning_rate must be positive, or a schedule as {'name': "
+            f"'constant', 'kwargs': {{'peak': 0.001}}}}; it is {kwargs.learning_rate!r}"
+        )
+
+
+def _check_null(config: ConfigDict) -> None:
+    """Of conditions that the data has, and of a label one that the network has a place for."""
+    null, known = config.drop.null, config.data.cond
+    if config.sampler.guidance != 1.0 and not null:
+        raise ValueError(
+            f"config.sampler.guidance is {config.sampler.guidance}, but config.drop.null is empty: "
+            "guidance needs the null value of a condition, as {'label': 10}"
+        )
+    unknown = [name for name in null if name not in known]
+    if unknown:
+        raise ValueError(
+            f"config.drop.null names {unknown[0]!r}, but config.data.cond is {list(known)}"
+        )
+    if "label" in null:
+        check_null_label(config)
+
+
+def _check_rollbacks(config: ConfigDict) -> None:
+    """Of steps that are not finite the first is past by so many when they are noticed."""
+    noticed = config.health.abort_after + config.log.every - 2
+    kept = (config.checkpoint.keep - 1) * config.checkpoint.every
+    if config.health.rollbacks and kept < noticed:
+        raise ValueError(
+            f"config.health.rollbacks is {config.health.rollbacks}, but of steps that are not "
+            f"finite the first may be {noticed} back when they are noticed (health.abort_after + "
+            f"log.every - 2), and the checkpoints reach back only {kept} (checkpoint.every * "
+            "(checkpoint.keep - 1)): keep more"
+        )

@@ -1,0 +1,189 @@
+"""Components by name: `{"name": ..., "kwargs": {...}}` becomes a call, checked before it is made.
+
+A constructor's signature is the schema of its `kwargs`, and the tables here say what each section
+of a config may name. An argument that is itself a component is resolved from the table of its name.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import diffrax
+import optax
+from ml_collections import ConfigDict
+
+from jaxflow import couplings, losses, networks, paths, sampling, sources, times
+from jaxflow.data import sources as data_sources
+from jaxflow.data import toy, transforms
+from jaxflow.names import did_you_mean
+
+__all__ = ["TABLES", "bound", "component"]
+
+Table = Mapping[str, Callable[..., Any]]
+
+
+def constant(peak: float, warmup: int = 0) -> optax.Schedule:
+    """A constant rate after a linear warm-up."""
+    _check_schedule(peak, warmup)
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, peak, max(warmup, 1)), optax.constant_schedule(peak)],
+        [max(warmup, 1)],
+    )
+
+
+def cosine(peak: float, warmup: int = 0, end: float = 0.0, *, steps: int) -> optax.Schedule:
+    """A cosine decay to `end` after a linear warm-up; `steps` is the run's."""
+    _check_schedule(peak, warmup)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), end)
+
+
+def _check_schedule(peak: float, warmup: int) -> None:
+    if not (0 < peak < math.inf and warmup >= 0):
+        raise ValueError(
+            f"peak must be positive and warmup not negative; got {peak!r} and {warmup!r}"
+        )
+
+
+TABLES: Mapping[str, Table] = {
+    "data.source": {
+        "digits": data_sources.digits,
+        "tfds": data_sources.tfds,
+        **{name: getattr(toy, name) for name in toy.__all__ if name[0].islower()},
+    },
+    "transforms": {
+        "flip": transforms.flip,
+        "scale": transforms.scale,
+        "dequantise": transforms.dequantise,
+    },
+    "source": {"normal": sources.normal, "uniform": sources.uniform},
+    "coupling": {
+        "independent": couplings.independent,
+        "optimal_transport": couplings.optimal_transport,
+    },
+    "times": {
+        "uniform": times.uniform,
+        "logit_normal": times.logit_normal,
+        "mode": times.mode,
+        "cosine_map": times.cosine_map,
+        "beta": times.beta,
+        "stratified": times.stratified,
+    },
+    "path": {
+        "linear": paths.linear,
+        "vp": paths.vp,
+        "linear_vp": paths.linear_vp,
+        "cosine": paths.cosine,
+        "polynomial": paths.polynomial,
+    },
+    "network": {
+        "mlp": networks.MLP,
+        "concat_mlp": networks.ConcatMLP,
+        "unet": networks.UNet,
+        "dit": networks.DiT,
+    },
+    "loss": {"flow_matching": losses.flow_matching},
+    "weight": {name: getattr(losses.weights, name) for name in losses.weights.__all__},
+    "optimizer": {
+        "adam": optax.adam,
+        "adamw": optax.adamw,
+        "sgd": optax.sgd,
+        "lion": optax.lion,
+        "muon": optax.contrib.muon,
+    },
+    "learning_rate": {"constant": constant, "cosine": cosine},
+    "sampler": {"fixed_step": sampling.fixed_step, "adaptive": sampling.adaptive},
+    "grid": {
+        "uniform": sampling.grids.uniform,
+        "shifted": sampling.grids.shifted,
+        "cosine": sampling.grids.cosine,
+        "karras": sampling.grids.karras,
+    },
+    "method": {
+        name: getattr(sampling, name) for name in ("euler", "midpoint", "heun", "rk4", "ab2")
+    },
+    "solver": {
+        "bosh3": diffrax.Bosh3,
+        "dopri5": diffrax.Dopri5,
+        "dopri8": diffrax.Dopri8,
+        "heun": diffrax.Heun,
+        "tsit5": diffrax.Tsit5,
+    },
+}
+
+
+def component(where: str, spec: Any, *, table: str | None = None, **given: Any) -> Any:
+    """Call the component that `spec` names.
+
+    Args:
+        where: its place in the config, for errors, as "path".
+        spec: `{"name": ..., "kwargs": {...}}`.
+        table: which table it is from; that of `where` if None.
+        **given: arguments that the config does not hold, passed where the component takes them.
+
+    Raises:
+        ValueError: for an unknown name or argument (with the nearest known one), a missing
+            argument, or what the component itself refuses.
+    """
+    factory, kwargs = _resolve(where, spec, table or where, given)
+    try:
+        return factory(**kwargs)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config.{where}: {error}") from error
+
+
+def bound(where: str, spec: Any) -> Callable[..., Any]:
+    """The component with its `kwargs` bound, to be called later with what a config cannot hold."""
+    factory, kwargs = _resolve(where, spec, where, {}, partial=True)
+    return functools.partial(factory, **kwargs)
+
+
+def _check_spec(where: str, spec: Any) -> None:
+    if not isinstance(spec, Mapping) or "name" not in spec or "kwargs" not in spec:
+        raise ValueError(
+            f"config.{where} must be {{'name': ..., 'kwargs': {{...}}}}; it is {spec!r}"
+        )
+
+
+def _resolve(
+    where: str, spec: Any, table: str, given: Mapping[str, Any], *, partial: bool = False
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    spec = spec.to_dict() if isinstance(spec, ConfigDict) else spec
+    _check_spec(where, spec)
+    known, name = TABLES[table], spec["name"]
+    if name not in known:
+        raise ValueError(
+            f"config.{where}.name is {name!r}{did_you_mean(name, known)}; "
+            f"known are {', '.join(sorted(known))}"
+        )
+    kwargs = {key: _nested(where, key, value, given) for key, value in spec["kwargs"].items()}
+    accepted = _parameters(known[name])
+    unknown = [key for key in kwargs if key not in accepted]
+    if unknown:
+        raise ValueError(
+            f"config.{where}: {name} takes no {unknown[0]!r}{did_you_mean(unknown[0], accepted)}; "
+            f"it takes {', '.join(accepted) or 'no arguments'}"
+        )
+    kwargs |= {key: value for key, value in given.items() if key in accepted}
+    missing = [
+        key
+        for key, p in accepted.items()
+        if p.default is p.empty and p.kind is not p.VAR_KEYWORD and key not in kwargs
+    ]
+    if missing and not partial:
+        raise ValueError(f"config.{where}: {name} needs {missing[0]!r}")
+    return known[name], kwargs
+
+
+def _nested(where: str, key: str, value: Any, given: Mapping[str, Any]) -> Any:
+    is_component = isinstance(value, Mapping) and set(value) == {"name", "kwargs"}
+    if is_component and key in TABLES:
+        return component(f"{where}.kwargs.{key}", value, table=key, **given)
+    return value
+
+
+def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    hidden = {"parent", "name"} if inspect.isclass(factory) else set()
+    parameters = inspect.signature(factory).parameters
+    return {key: p for key, p in parameters.items() if key not in hidden}
