@@ -88,9 +88,8 @@ def _of_split(config: ConfigDict, split: str) -> data.Source:
         if split in (of_training, None) or "split" not in str(error):
             raise
         raise ValueError(
-            f"{error}; samples are held against --config.evaluation.split={split}: name a split "
-            "that was not trained on, as --config.evaluation.split=validation, or prepare the data "
-            "again with --test_share=0.1"
+            f"{error}; samples are held against the split {split!r}: name one that was not trained "
+            "on by --config.evaluation.split=NAME, or prepare the data again with --test_share=0.1"
         ) from error
 
 
