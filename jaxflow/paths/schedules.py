@@ -345,6 +345,9 @@ def _inwards(t: float, towards: float) -> float:
 def _check_slopes(schedule: Schedule, double: bool) -> None:
     low, high = schedule.interval
     with jax.enable_x64(double), jax.ensure_compile_time_eval():
+        schedule = jax.tree.map(
+            lambda a: jnp.asarray(np.asarray(a), jnp.result_type(float)), schedule
+        )
         times = jnp.linspace(low, high, 65).at[-1].set(high)
         found = [np.asarray(c) for c in coefficients(schedule, times)]
     for name, values in zip(("alpha", "sigma", "d alpha/dt", "d sigma/dt"), found, strict=True):

@@ -68,7 +68,9 @@ class Many:
             )
             pieces.append({k: np.asarray(a)[:taken] for k, a in metrics.items()})
             n -= taken
-        return state, {k: jnp.asarray(np.concatenate([p[k] for p in pieces])) for k in pieces[0]}
+        # Put, since `jnp.asarray` compiles a copy for every length.
+        joined = {k: np.concatenate([piece[k] for piece in pieces]) for k in pieces[0]}
+        return state, jax.device_put(joined)
 
     def lower(self, state: Any, stream: Any, n: int) -> Any:
         """The lowered program with room for `n` steps, as `jax.jit` gives it."""

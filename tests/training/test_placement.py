@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.data import check, prefetch
+from jaxflow.data import check
+from jaxflow.training import prefetch
 
 
 def alive() -> list[threading.Thread]:
