@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import report
@@ -84,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for case in wanted:
             with console.status(case.name):
                 rows.append(measure(case, setting, effort))
-            console.print(" | ".join(report.cells(rows[-1])), highlight=False)
+            console.print(" | ".join(report.cells(rows[-1])), highlight=False, markup=False)
     table = Table(*report.HEADER)
     for row in rows:
-        table.add_row(*report.cells(row))
+        table.add_row(*map(escape, report.cells(row)))
     console.print(table)
     if options.output:
         report.write(options.output, report.document(rows, setting))
