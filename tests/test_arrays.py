@@ -90,7 +90,9 @@ def test_squared_distances_are_those_of_the_differences(dtype):
     assert arrays.squared_distances(x[:0], y).shape == (0, 7)
 
 
-_compiled_distances = jax.jit(arrays.squared_distances)
+@jax.jit
+def _compiled_distances(x, y):
+    return arrays.squared_distances(x, y)
 
 
 def test_squared_distances_far_from_the_origin():
