@@ -19,7 +19,8 @@ parameters on the device, and what they add to its peak memory, on two CPU cores
 | DiT-S/2 of 33 M | 0.6 s, 260 MiB | 1.8 s, 300 MiB | 1.5 s, 210 MiB | 4.8 s, 460 MiB |
 | DiT-B/2 of 130 M | 2.3 s, 1010 MiB | 2.1 s, 740 MiB | 2.6 s, 590 MiB | 6.5 s, 950 MiB |
 
-A network of many layers gains five to ten times, one whose blocks are stacked little or nothing.
+A network of many layers gains five to ten times; one whose blocks are stacked three times when it
+is small, and nothing but a larger peak when it is large.
 Programs that draw each parameter by itself compile as long as `init` does, without its forward
 pass too. The U-Nets are those of `configs/fashion_mnist.py` and `configs/cifar10.py`. Seconds by
 
