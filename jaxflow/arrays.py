@@ -1,8 +1,6 @@
 """The few array operations that every room shares."""
 
-import inspect
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,19 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxflow.types import Array, Cond, Data, Float, Key, Keys, Time
+from jaxflow.types import Array, Data, Float, Key, Keys, Time
 
 __all__ = [
-    "LIBRARIES",
-    "adapter_of",
     "as_floats",
     "at_least_float32",
     "batch_size",
     "bisect",
-    "check_batch",
     "check_keys",
-    "check_made",
-    "check_network",
     "event_mean",
     "event_shape",
     "event_sum",
@@ -102,23 +95,6 @@ def batch_size(x: Any) -> int:
     return lengths.pop()
 
 
-def check_batch(x: Any, cond: Cond) -> int:
-    """The batch size of `x`, once every condition is known to share it.
-
-    Raises:
-        ValueError: where a condition does not lead with the batch.
-    """
-    n = batch_size(x)
-    for name, value in cond.items():
-        for shape in (jnp.shape(leaf) for leaf in jax.tree.leaves(value)):
-            if not shape or shape[0] != n:
-                raise ValueError(
-                    f"condition {name!r} has shape {shape}, but the batch is {n}: every condition "
-                    "leads with the batch; repeat one value with jnp.full or jnp.repeat"
-                )
-    return n
-
-
 def null_like(name: str, null: Any, value: Any) -> Any:
     """The null of a condition in the shape of the condition.
 
@@ -158,6 +134,15 @@ def per_sample(sample: Callable[[Key], Any], keys: Keys) -> Any:
     return jax.vmap(sample)(keys)
 
 
+def event_shape(x: Any) -> Any:
+    """The shape of one sample, or a mapping of those of its parts.
+
+    >>> event_shape({"image": jnp.zeros((4, 8, 8)), "label": jnp.zeros(4)})
+    {'image': (8, 8), 'label': ()}
+    """
+    return jax.tree.map(lambda a: jnp.shape(a)[1:], x)
+
+
 def check_keys(keys: Any, n: int | None = None) -> None:
     """Refuse what is not a vector of typed keys, one for each of `n` samples.
 
@@ -171,15 +156,6 @@ def check_keys(keys: Any, n: int | None = None) -> None:
             f"keys has shape {jnp.shape(keys)}: one typed key a sample is needed, "
             f"as jax.random.split(jax.random.key(0), {'batch' if n is None else n}) gives"
         )
-
-
-def event_shape(x: Any) -> Any:
-    """The shape of one sample, or a mapping of those of its parts.
-
-    >>> event_shape({"image": jnp.zeros((4, 8, 8)), "label": jnp.zeros(4)})
-    {'image': (8, 8), 'label': ()}
-    """
-    return jax.tree.map(lambda a: jnp.shape(a)[1:], x)
 
 
 def is_concrete(x: Any) -> bool:
@@ -265,53 +241,3 @@ def squared_distances(
 def parameter_summary(params: Any) -> str:
     """How many parameters there are, for a `repr`."""
     return f"{sum(int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(params)):,} parameters"
-
-
-def check_made(argument: str, value: Any) -> None:
-    """Refuse a factory or class of ours in the place of what a call of it makes.
-
-    Raises:
-        TypeError: naming it, and its call.
-    """
-    module, name = str(getattr(value, "__module__", "")), getattr(value, "__name__", "")
-    ours = module.startswith("jaxflow.") and name in getattr(sys.modules[module], "__all__", ())
-    if ours and (inspect.isfunction(value) or inspect.isclass(value)):
-        room = module.split(".")[1]
-        if getattr(sys.modules[f"jaxflow.{room}"], name, None) is not value:
-            room = module.removeprefix("jaxflow.")
-        raise TypeError(
-            f"{argument} is {room}.{name} itself, and not what it makes: call it, as "
-            f"{argument}={room}.{name}(...)"
-        )
-
-
-LIBRARIES = {"linen": "flax.linen", "nnx": "flax.nnx", "equinox": "equinox"}
-
-
-def adapter_of(value: Any) -> str | None:
-    """The adapter of `jaxflow.networks` for a module, told without importing a library."""
-    for kind in type(value).__mro__:
-        for adapter, library in LIBRARIES.items():
-            if kind.__name__ == "Module" and f"{kind.__module__}.".startswith(f"{library}."):
-                return adapter
-    return None
-
-
-def check_network(network: Any) -> None:
-    """Refuse what is no function of parameters, and a module that no adapter has taken.
-
-    Raises:
-        TypeError: naming the adapter, or what a network is.
-    """
-    check_made("network", network)
-    adapter = adapter_of(network)
-    if adapter is not None:
-        raise TypeError(
-            f"{type(network).__name__} is a module and no network yet: make it a pure function of "
-            f"parameters by networks.{adapter}(module)"
-        )
-    if not callable(network):
-        raise TypeError(
-            "a network is a function (params, t, x, *, key=None, **cond) -> output; got "
-            f"{type(network).__name__}"
-        )

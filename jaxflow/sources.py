@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, check_made, event_sum, per_sample
+from jaxflow.arrays import at_least_float32, event_sum, per_sample
+from jaxflow.checks import check_made
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Array, Data, Float, Keys, Shaped, Source
 

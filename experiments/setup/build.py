@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from experiments.setup import dataset
 from experiments.setup.components import bound, component
 from jaxflow import draws, networks, training, velocities
-from jaxflow.draws import on_host
+from jaxflow.draws.chain import on_host
 from jaxflow.networks.adapters import Linen
 from jaxflow.types import (
     Array,

@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import check_made, check_network, event_mean, expand
-from jaxflow.paths.schedules import interval_of, nonzero_interval, schedule_of
+from jaxflow.arrays import event_mean, expand
+from jaxflow.checks import check_made, check_network
+from jaxflow.paths.ends import interval_of, nonzero_interval, schedule_of
 from jaxflow.records import record, static, traceable
 from jaxflow.types import (
     Array,

@@ -17,8 +17,8 @@ each the square of the divisor. `constant()` says that the times already avoid t
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32
+from jaxflow.paths.ends import schedule_of
 from jaxflow.paths.schedules import determinant as determinant_of
-from jaxflow.paths.schedules import schedule_of
 from jaxflow.records import record, static
 from jaxflow.types import Array, Path, Schedule, Time
 

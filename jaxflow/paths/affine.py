@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, expand
 from jaxflow.paths import schedules
-from jaxflow.paths.schedules import as_schedule, coefficients, nonzero_interval
+from jaxflow.paths.ends import as_schedule, nonzero_interval
+from jaxflow.paths.schedules import coefficients
 from jaxflow.records import record
 from jaxflow.types import Data, Dependent, Key, PathSample, Schedule, Time
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxflow.paths.schedules import schedule_of
+from jaxflow.paths.ends import schedule_of
 from jaxflow.records import record, traceable
 from jaxflow.types import Key, Path, PathSample, Time
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxflow.arrays import at_least_float32, check_batch, event_mean
+from jaxflow.arrays import at_least_float32, event_mean
+from jaxflow.checks import check_batch
 from jaxflow.records import traceable
 from jaxflow.sampling.ends import check_grid
 from jaxflow.sampling.fixed_step import all_finite

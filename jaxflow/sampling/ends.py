@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.arrays import check_made, is_concrete
+from jaxflow.arrays import is_concrete
+from jaxflow.checks import check_made
 from jaxflow.types import Array, Velocity
 
 __all__ = ["check_grid", "check_order"]

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, check_batch, check_keys, check_made
+from jaxflow.arrays import at_least_float32, check_keys
+from jaxflow.checks import check_batch, check_made
 from jaxflow.records import traceable
 from jaxflow.sampling.ends import check_grid
 from jaxflow.sampling.methods import heun

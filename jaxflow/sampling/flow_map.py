@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, check_batch, check_made
+from jaxflow.arrays import at_least_float32
+from jaxflow.checks import check_batch, check_made
 from jaxflow.records import traceable
 from jaxflow.sampling.ends import check_order
 from jaxflow.sampling.fixed_step import all_finite

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxflow.paths.schedules import Linear, schedule_of, signal, time_of_signal
+from jaxflow.paths.ends import schedule_of
+from jaxflow.paths.schedules import Linear, signal, time_of_signal
 from jaxflow.types import Path
 
 __all__ = ["cosine", "karras", "shifted", "uniform"]

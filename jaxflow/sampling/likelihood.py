@@ -20,15 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow import sources
-from jaxflow.arrays import (
-    at_least_float32,
-    batch_size,
-    check_batch,
-    check_keys,
-    check_made,
-    event_sum,
-    per_sample,
-)
+from jaxflow.arrays import at_least_float32, batch_size, check_keys, event_sum, per_sample
+from jaxflow.checks import check_batch, check_made
 from jaxflow.records import record, static, traceable
 from jaxflow.sampling.adaptive import adaptive
 from jaxflow.types import (

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxflow.arrays import batch_size
-from jaxflow.draws import on_host
+from jaxflow.draws.chain import on_host
 from jaxflow.training import processes
 from jaxflow.training.layouts import Layout, layout
 from jaxflow.training.many import Many, check_state

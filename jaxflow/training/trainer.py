@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxflow.arrays import at_least_float32, batch_size, check_made
+from jaxflow.arrays import at_least_float32, batch_size
+from jaxflow.checks import check_made
 from jaxflow.draws import as_draw
 from jaxflow.records import record, static, traceable
 from jaxflow.training.averages import Average, as_averages

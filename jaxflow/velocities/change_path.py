@@ -13,12 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, expand
-from jaxflow.paths.schedules import (
-    nonzero_interval,
-    schedule_of,
-    signal,
-    time_of_signal,
-)
+from jaxflow.paths.ends import nonzero_interval, schedule_of
+from jaxflow.paths.schedules import signal, time_of_signal
 from jaxflow.records import record, static
 from jaxflow.types import Array, Data, Interval, Path, Time, Velocity
 from jaxflow.velocities.function import as_velocity

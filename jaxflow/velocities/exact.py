@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import as_floats, at_least_float32, per_sample
-from jaxflow.paths.schedules import SMALLEST_DIVISOR, coefficients, schedule_of
+from jaxflow.paths.ends import SMALLEST_DIVISOR, schedule_of
+from jaxflow.paths.schedules import coefficients
 from jaxflow.records import record, static
 from jaxflow.types import Array, Data, Float, Interval, Keys, Path, Shaped, Time
 from jaxflow.velocities.prediction import conversion_interval

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, check_network, expand, parameter_summary
+from jaxflow.arrays import at_least_float32, expand, parameter_summary
+from jaxflow.checks import check_network
 from jaxflow.records import record, traceable
 from jaxflow.types import Array, Key, Network, Params, Path, Time, Velocity
 from jaxflow.velocities.network import from_network

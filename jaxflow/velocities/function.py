@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxflow.arrays import check_made
+from jaxflow.checks import check_made
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Interval, Path, PyTree, Time, Velocity
 

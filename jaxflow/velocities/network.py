@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, check_network, parameter_summary
+from jaxflow.arrays import at_least_float32, parameter_summary
+from jaxflow.checks import check_network
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Array, Interval, Network, Params, Path, Velocity
 from jaxflow.velocities.prediction import check_kind, conversion_interval, convert

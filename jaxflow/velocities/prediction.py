@@ -22,7 +22,8 @@ import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, expand
 from jaxflow.names import check_known
-from jaxflow.paths.schedules import coefficients, interval_of, nonzero_interval, schedule_of
+from jaxflow.paths.ends import interval_of, nonzero_interval, schedule_of
+from jaxflow.paths.schedules import coefficients
 from jaxflow.types import Array, Interval, Path
 
 __all__ = ["KINDS", "check_kind", "conversion_interval", "convert", "divisors"]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxflow import couplings, draws, paths, sources, times
+from jaxflow.draws.chain import on_host
 from jaxflow.training import ahead
 
 NULL = {"label": 10}
@@ -56,7 +57,7 @@ def test_ahead_equals_step_by_step(name, key):
     assert len(got) == 5
     for step, (batch, completed) in enumerate(zip(batches(5), got, strict=True), 3):
         assert equal(completed, draw(key_of(step), batch))
-    assert draws.on_host(draw) == name.startswith("host")
+    assert on_host(draw) == name.startswith("host")
 
 
 def test_ahead_keeps_float64(x64):

@@ -1,11 +1,14 @@
 """Classifier-free guidance: one doubled call, and its ends of the scale."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxflow.sampling import adaptive, fixed_step, grids
+from jaxflow.training import layout
 from jaxflow.velocities import classifier_free, from_network
 
 
@@ -29,6 +32,40 @@ def test_combination(scale):
     assert guided.evaluations == 2
     assert guided.interval == VELOCITY.interval
     assert guided.path is VELOCITY.path
+
+
+def test_a_scale_a_sample():
+    """Square, so that broadcasting over the last axis would pass unseen."""
+    t, x, cond = T[:2], X[:2, :2], {k: v[:2] for k, v in COND.items()}
+    scale = jnp.array([0.0, 3.0])
+    guided = classifier_free(VELOCITY, scale=scale, null={"label": 10})
+    each = [classifier_free(VELOCITY, scale=s, null={"label": 10})(t, x, **cond) for s in scale]
+    np.testing.assert_allclose(guided(t, x, **cond), [each[0][0], each[1][1]], rtol=1e-6)
+    with pytest.raises(ValueError, match="per_sample=False"):
+        adaptive(guided, x, cond=cond)
+    assert adaptive(guided, x, cond=cond, per_sample=False).success.all()
+
+
+def test_nested_conditions_and_null_arrays():
+    """A text with its mask has a null of the same structure, an array for one example."""
+
+    def velocity(t, x, *, text):
+        return x + (text["tokens"] * text["mask"][..., None]).sum((1, 2))[:, None]
+
+    text = {"tokens": jnp.ones((3, 4, 2)), "mask": jnp.ones((3, 4))}
+    null = {"tokens": jnp.full((4, 2), 0.5), "mask": jnp.array([1.0, 0.0, 0.0, 0.0])}
+    guided = classifier_free(velocity, scale=2.0, null={"text": null})
+    np.testing.assert_allclose(guided(T, X, text=text), X + 1 + 2 * (8 - 1), rtol=1e-6)
+
+
+def test_a_sharded_batch_stays_where_it_is():
+    """No row moves between devices: twins lie side by side."""
+    sharding = jax.sharding.NamedSharding(layout().mesh, jax.sharding.PartitionSpec("data"))
+    guided = classifier_free(VELOCITY, scale=2.0, null={"label": 10})
+    t, x = jnp.ones(16), jnp.ones((16, 2))
+    put = jax.device_put((t, x, {"label": t, "other": t}), sharding)
+    text = jax.jit(lambda v, t, x, c: v(t, x, **c)).lower(guided, *put).compile().as_text()
+    assert not re.search("collective-permute|all-gather|all-to-all|all-reduce", text)
 
 
 def test_a_new_scale_does_not_retrace():

@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.tree_util import Partial, all_leaves
 
-from jaxflow.arrays import check_network
+from jaxflow.checks import check_network
 from jaxflow.records import record, static
 from jaxflow.types import Data, Key, Params, Time
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from jaxflow.arrays import LIBRARIES, adapter_of
+from jaxflow.checks import LIBRARIES, adapter_of
 
 __all__ = ["Same", "arguments", "check_conditions", "check_module"]
 

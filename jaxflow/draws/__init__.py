@@ -1,0 +1,14 @@
+"""Draws complete a batch with everything random in an objective: `(key, batch, held) -> batch`.
+
+A batch comes as `{"x1": data, "cond": {...}}` (with `"x0"` where the source is data too) and leaves
+with `x0, x1, t, z, cond`. Draws run on the global batch, before microbatches and devices split it,
+so that every layout trains the same run. `held` is what a loss may read too: the step, the
+averages and what is frozen, so that a draw may encode its data by a frozen network.
+"""
+
+from jaxflow.draws.chain import as_draw, chain
+from jaxflow.draws.drop import drop
+from jaxflow.draws.pairs import couple, latent, source, times
+from jaxflow.draws.standard import standard
+
+__all__ = ["as_draw", "chain", "couple", "drop", "latent", "source", "standard", "times"]
