@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxflow import couplings, draws, losses, paths, times
-from jaxflow.training import layout, program, trainer
+from jaxflow.training import average, layout, program, trainer
 from jaxflow.training.checkpoint import Checkpoints, read_params
 from jaxflow.training.fingerprint import fingerprint
 
@@ -352,3 +352,59 @@ def test_what_was_saved_beside_the_arrays_is_checked(tmp_path):
     record.write_text(record.read_text().replace("4711", "4710"))
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="saved beside"):
         checkpoints.restore(fresh())
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_what_is_frozen_is_stored_once(tmp_path):
+    """Beside the steps, with its checksum; another teacher has a place of its own."""
+    teacher = {"w": jax.random.normal(jax.random.key(0), (1 << 20,))}
+    params = {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 2))}
+    states = [RUN.init(params, jax.random.key(0), teacher)]
+    with Checkpoints(tmp_path, keep=5) as checkpoints:
+        for step in range(1, 4):
+            states.append(go(RUN.init(params, jax.random.key(0), teacher), step)[0])
+            checkpoints.save(states[-1])
+        checkpoints.wait()
+        assert size(tmp_path / "frozen") > 3_000_000
+        assert sum(size(tmp_path / str(step)) for step in range(1, 4)) < 200_000
+        found = checkpoints.restore(RUN.layout.like(states[0]))
+        assert_bitwise(found.state, states[3])
+        other = go(RUN.init(params, jax.random.key(0), {"w": -teacher["w"]}), 4)[0]
+        checkpoints.save(other)
+        checkpoints.wait()
+        assert len(list((tmp_path / "frozen").iterdir())) == 2
+        assert_bitwise(checkpoints.restore(RUN.layout.like(states[0])).state, other)
+    for folder in (tmp_path / "frozen").iterdir():
+        for file in folder.rglob("*"):
+            if file.is_file() and file.stat().st_size > 1_000_000:
+                flip_bit(file)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="is whole"):
+        checkpoints.restore(RUN.layout.like(states[0]))
+
+
+def test_averages_by_name(tmp_path):
+    """Each is read by its name, alone."""
+    run = program(
+        trainer(
+            losses.flow_matching(network, PATH),
+            optax.adam(1e-2),
+            draw=draws.standard(PATH),
+            ema_decay={"ema": 0.9, "target": average(0.5, warmup=1)},
+        )
+    )
+    state = run.init({"a": jnp.ones((4, 8)), "b": jnp.ones((8, 2))}, jax.random.key(0))
+    for step in range(3):
+        state, _ = run.step(state, run.place(batch_of(step)))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+        checkpoints.wait()
+        restored = checkpoints.restore(run.layout.like(state)).state
+    assert_bitwise(restored, state)
+    for name in ("ema", "target"):
+        assert_bitwise(read_params(tmp_path, average=name).params, state.averages[name])
+    assert not np.array_equal(state.averages["target"]["a"], state.ema["a"])
+    with pytest.raises(ValueError, match="it holds ema, target, and no 'teacher'"):
+        read_params(tmp_path, average="teacher")
