@@ -293,6 +293,13 @@ def test_fingerprint_of_flags_and_of_swapped_words():
     assert fingerprint([x])[0] != fingerprint([x[:, ::-1]])[0]
 
 
+def test_fingerprint_sees_a_change_of_every_word():
+    """Signs of an even number of words, which cancel in a weighted sum modulo 2^32."""
+    x = jax.random.normal(jax.random.key(0), (4, 6))
+    for other in (-x, x.at[:2, 0].multiply(-1), x[::-1], x[:, ::-1], x.at[0].add(1).at[1].add(-1)):
+        assert fingerprint([x]) != fingerprint([other])
+
+
 def test_fingerprint_does_not_know_of_sharding():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 8)), jnp.float32)
     mesh = layout().mesh
