@@ -11,10 +11,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from experiments.run import loop, workdir
-from experiments.run.health import NotFinite, Window
 from experiments.run.positions import Positions, Shifted
 from experiments.setup import dataset
 from experiments.setup.check import check
+from jaxflow.training import NotFinite, Window
 from jaxflow.training.checkpoint import read_params
 
 

@@ -311,8 +311,8 @@ def test_fingerprint_does_not_know_of_sharding():
 def test_params_alone_in_one_call(tmp_path):
     """Without network, optimiser or config; the average or not, of a step or the newest whole."""
     states = saved(tmp_path, 1, 2, 3)
-    for average, name in (("ema", "ema"), (None, "params")):
-        read = read_params(tmp_path, average=average)
+    for which, name in (("ema", "ema"), (None, "params")):
+        read = read_params(tmp_path, average=which)
         assert read.step == 3
         jax.tree.map(np.testing.assert_array_equal, read.params, getattr(states[3], name))
     assert_bitwise(read_params(tmp_path, step=2).params, states[2].ema)
