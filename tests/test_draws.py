@@ -115,12 +115,36 @@ def test_dropout_takes_all_conditions_of_an_example(key):
 @pytest.mark.parametrize(
     ("call", "received"),
     [
-        (lambda: draws.drop(1.5, NULL), "1.5"),
-        (lambda: draws.drop(0.1, {}), "at least one"),
-        (lambda: draws.times(times.uniform(), (0.5, 0.5)), r"\(0.5, 0.5\)"),
-        (lambda: draws.times(times.uniform(), (0.0, 1.5)), "1.5"),
-        (lambda: draws.drop(0.1, {"lable": 1})(jax.random.key(0), BATCH), "'lable'"),
-        (lambda: draws.drop(0.1, NULL)(jax.random.key(0), {"x1": X1}), "'label'"),
+        (lambda: draws.drop(1.5, NULL), r"^drop needs a rate in \[0, 1\]; got 1\.5$"),
+        (lambda: draws.drop(0.1, {}), "^drop needs the null value of at least one condition"),
+        (
+            lambda: draws.drop({"label": 0.1}, {"lable": 1}),
+            r"^drop has rates of \['label'\], but nulls of \['lable'\]$",
+        ),
+        (
+            lambda: draws.drop(0.1, {"label": "none"}),
+            "^the null value of 'label' must be numbers; got 'none'$",
+        ),
+        (
+            lambda: draws.times(times.uniform(), (0.5, 0.5)),
+            r"^times needs 0 <= low < high <= 1 .*; got \(0\.5, 0\.5\) and lead=0$",
+        ),
+        (
+            lambda: draws.times(times.uniform(), (0.0, 1.5)),
+            r"^times needs 0 <= low < high <= 1 .*; got \(0\.0, 1\.5\) and lead=0$",
+        ),
+        (
+            lambda: draws.times(times.uniform(), lead=-1),
+            r"^times needs .* and lead >= 0; got \(0\.0, 1\.0\) and lead=-1$",
+        ),
+        (
+            lambda: draws.drop(0.1, {"lable": 1})(jax.random.key(0), BATCH),
+            r"^drop names the condition 'lable', which the batch lacks; it has .*'weight'\]$",
+        ),
+        (
+            lambda: draws.drop(0.1, NULL)(jax.random.key(0), {"x1": X1}),
+            r"^drop names the condition 'label', which the batch lacks; it has \[\]$",
+        ),
     ],
 )
 def test_errors_name_what_they_got(call, received):

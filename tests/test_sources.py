@@ -86,11 +86,20 @@ def test_float64_samples_use_all_their_bits(x64):
 @pytest.mark.parametrize(
     ("call", "received"),
     [
-        (lambda: sources.uniform(1.0, 1.0), "low=1.0"),
-        (lambda: sources.normal().sample(jax.random.key(0), (2,)), "one typed key a sample"),
-        (lambda: sources.normal().sample(jnp.zeros((3, 2), jnp.uint32), (2,)), r"\(3, 2\)"),
-        (lambda: sources.data(ROWS).sample(jax.random.split(jax.random.key(0)), (4,)), r"\(4,\)"),
-        (lambda: sources.data(ROWS).log_prob(ROWS), "5 data rows"),
+        (lambda: sources.uniform(1.0, 1.0), r"^uniform needs low < high; got low=1\.0, high=1\.0$"),
+        (
+            lambda: sources.normal().sample(jax.random.key(0), (2,)),
+            r"^keys has shape \(\): one typed key a sample is needed",
+        ),
+        (
+            lambda: sources.normal().sample(jnp.zeros((3, 2), jnp.uint32), (2,)),
+            r"^keys has shape \(3, 2\): one typed key a sample is needed",
+        ),
+        (
+            lambda: sources.data(ROWS).sample(jax.random.split(jax.random.key(0)), (4,)),
+            r"^the source's rows have event shape \(2, 2\), but the data \(4,\): ",
+        ),
+        (lambda: sources.data(ROWS).log_prob(ROWS), "^a source of 5 data rows has no density, so"),
     ],
 )
 def test_errors_name_what_they_got(call, received):

@@ -171,11 +171,23 @@ def test_conditions_and_dtype():
 def test_errors(key):
     x = jnp.ones((2, 3))
     for call, received in [
-        (lambda: hutchinson(0), "0"),
-        (lambda: log_prob(rotating, x, divergence=hutchinson()), "keys"),
-        (lambda: log_prob(rotating, x, divergence=hutchinson(), keys=key), "one typed key"),
-        (lambda: log_prob(rotating, x, cond={"a": jnp.ones(3)}), "batch"),
-        (lambda: log_prob(lambda t, x: x, x, source=sources.data(x)), "no density"),
+        (lambda: hutchinson(0), "^hutchinson needs at least one probe; got 0$"),
+        (
+            lambda: log_prob(rotating, x, divergence=hutchinson()),
+            "^hutchinson draws random probes: pass keys=jax.random.split",
+        ),
+        (
+            lambda: log_prob(rotating, x, divergence=hutchinson(), keys=key),
+            r"^keys has shape \(\): one typed key a sample is needed",
+        ),
+        (
+            lambda: log_prob(rotating, x, cond={"a": jnp.ones(3)}),
+            r"^condition 'a' has shape \(3,\), but the batch is 2: ",
+        ),
+        (
+            lambda: log_prob(lambda t, x: x, x, source=sources.data(x)),
+            "^a source of 2 data rows has no density",
+        ),
     ]:
         with pytest.raises(ValueError, match=received):
             call()

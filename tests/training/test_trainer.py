@@ -143,7 +143,7 @@ def test_what_is_held_reaches_the_loss():
 def test_microbatches_divide_the_batch():
     run = run_of(microbatches=5)
     state = run.init({"w": W}, jax.random.key(0))
-    with pytest.raises(ValueError, match="12 does not divide into 5"):
+    with pytest.raises(ValueError, match=r"^a batch of 12 does not divide into 5 microbatches: "):
         run.step(state, {"x1": X})
 
 

@@ -157,12 +157,18 @@ def test_data_on_a_line(x64):
 @pytest.mark.parametrize(
     ("change", "received"),
     [
-        ({"weights": np.array([0.5, 0.5])}, r"\(3, 2\)"),
-        ({"weights": np.array([0.5, 0.5, 0.5])}, "0.5"),
-        ({"weights": np.array([1.5, -0.7, 0.2])}, "-0.7"),
-        ({"covariances": np.ones((3, 2))}, r"\(3, 2\)"),
-        ({"covariances": -COVARIANCES}, "negative eigenvalue"),
-        ({"covariances": COVARIANCES + np.array([[0, 1], [0, 0]])}, "symmetric"),
+        (
+            {"weights": np.array([0.5, 0.5])},
+            r"^2 weights go with means \[2, .*; got \(3, 2\) and \(3, 2, 2\)$",
+        ),
+        ({"weights": np.array([0.5, 0.5, 0.5])}, r"sum to one; got \[0\.5 0\.5 0\.5\]$"),
+        ({"weights": np.array([1.5, -0.7, 0.2])}, r"^weights must be positive .*; got \[.*-0\.7"),
+        ({"covariances": np.ones((3, 2))}, r"^3 weights go with .*; got \(3, 2\) and \(3, 2\)$"),
+        ({"covariances": -COVARIANCES}, "^a covariance has a negative eigenvalue; got"),
+        (
+            {"covariances": COVARIANCES + np.array([[0, 1], [0, 0]])},
+            "^a covariance is not symmetric; got",
+        ),
     ],
 )
 def test_errors(change, received):
@@ -283,7 +289,9 @@ def test_change_of_path_of_a_prediction(x64):
     x, t = jnp.asarray(points(len(TIMES))), jnp.asarray(TIMES)
     expected = with_slope(mixture(new), t, x)
     np.testing.assert_allclose(with_slope(changed, t, x), expected, atol=1e-7)
-    with pytest.raises(ValueError, match="schedule"):
+    with pytest.raises(
+        ValueError, match=r"^an affine path is needed, with a schedule; <function .* has none$"
+    ):
         change(changed, old, lambda t, a, b: None)
 
 
@@ -339,15 +347,33 @@ def test_conversion_interval():
     assert jitted == [conversion_interval(paths.cosine(), "data", "noise")]
 
 
+NOSE = r"^prediction is 'nose' \(did you mean 'noise'\?\), but must be one of velocity, data, noise"
+VELOCTY = (
+    r"^source is 'velocty' \(did you mean 'velocity'\?\), but must be one of velocity, data, noise"
+)
+
+
 @pytest.mark.parametrize(
     ("call", "received"),
     [
-        (lambda: from_network(len, None, path=paths.linear(), prediction="nose"), "'noise'"),
-        (lambda: from_network(len, None, prediction="data"), "path"),
-        (lambda: posterior_mean(from_network(len, None), None, None), "path"),
-        (lambda: conversion_interval(paths.linear(), "velocty", "data"), "'velocity'"),
-        (lambda: conversion_interval(paths.linear(), "data", 3), "3"),
-        (lambda: conversion_interval(len, "data", "noise"), "schedule"),
+        (lambda: from_network(len, None, path=paths.linear(), prediction="nose"), NOSE),
+        (
+            lambda: from_network(len, None, prediction="data"),
+            "^prediction='data' needs the path it was",
+        ),
+        (
+            lambda: posterior_mean(from_network(len, None), None, None),
+            "^the posterior mean needs the path",
+        ),
+        (lambda: conversion_interval(paths.linear(), "velocty", "data"), VELOCTY),
+        (
+            lambda: conversion_interval(paths.linear(), "data", 3),
+            "^target is 3, but must be one of velocity,",
+        ),
+        (
+            lambda: conversion_interval(len, "data", "noise"),
+            "^an affine path is needed, with a schedule; ",
+        ),
     ],
 )
 def test_errors_name_what_they_got(call, received):

@@ -53,8 +53,18 @@ def test_through_samplers():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="null"):
+    with pytest.raises(ValueError, match=r"^classifier_free needs the null value of a condition"):
         classifier_free(VELOCITY, scale=1.0, null={})
     guided = classifier_free(VELOCITY, scale=1.0, null={"lable": 10})
-    with pytest.raises(ValueError, match="'lable'"):
+    sentence = (
+        r"^guidance has a null value for 'lable', but the conditions are \['label', 'other'\]"
+    )
+    with pytest.raises(ValueError, match=sentence):
         guided(T, X, **COND)
+    with pytest.raises(ValueError, match=r"^the scale of guidance has shape \(3, 1\): give one"):
+        classifier_free(VELOCITY, scale=jnp.ones((3, 1)), null={"label": 10})
+    two = classifier_free(VELOCITY, scale=jnp.ones(2), null={"label": 10})
+    with pytest.raises(
+        ValueError, match=r"^the scale of .* shape \(2,\), and the batch is 3: give"
+    ):
+        two(T, X, **COND)
