@@ -56,19 +56,19 @@ class GaussianMixture:
         _, _, alpha_dot, sigma_dot = (c[:, None] for c in coefficients(schedule_of(self.path), t))
         _, x1, y = self._posterior(t, x)
         sigma = self._ends(t)[1]
-        return (alpha_dot * x1 + sigma_dot * sigma * y).reshape(x.shape)
+        return _like(x, alpha_dot * x1 + sigma_dot * sigma * y)
 
     def score(self, t: Time, x: Data) -> Data:
         """The score of the marginal, (2)."""
-        return -self._posterior(t, x)[2].reshape(x.shape)
+        return _like(x, -self._posterior(t, x)[2])
 
     def posterior_mean(self, t: Time, x: Data) -> Data:
         """`E[x1 | x_t = x]`, (3)."""
-        return self._posterior(t, x)[1].reshape(x.shape)
+        return _like(x, self._posterior(t, x)[1])
 
     def noise(self, t: Time, x: Data) -> Data:
         """`E[x0 | x_t = x]`, (3)."""
-        return (self._ends(t)[1] * self._posterior(t, x)[2]).reshape(x.shape)
+        return _like(x, self._ends(t)[1] * self._posterior(t, x)[2])
 
     def log_prob(self, t: Time, x: Data) -> Float[Array, "batch"]:
         """Log-density of the marginal (1), in nats."""
@@ -110,6 +110,10 @@ class GaussianMixture:
 
         x1 = share @ means + back(alpha[:, :, None] * self.variances * scaled)
         return log_prob, x1, back(scaled)
+
+
+def _like(x: Data, value: Array) -> Data:
+    return value.reshape(x.shape).astype(jnp.result_type(x))
 
 
 def gaussian_mixture(
