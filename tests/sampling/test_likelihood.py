@@ -41,6 +41,18 @@ def test_gaussian_on_every_path(name, x64):
     assert got.standard_error.tolist() == [0.0] * 3
 
 
+@pytest.mark.parametrize("name", ["linear", "vp"])
+def test_float32_loses_its_last_digits_alone(name):
+    """Over a range of 27 nats; forty roundings and the solver's tolerance."""
+    curve = CURVES[name]
+    x = np.float32(points(16))
+    got = log_prob(gaussian(curve.path), jnp.asarray(x), rtol=1e-6, atol=1e-6)
+    expected = GAUSSIAN.log_prob(curve, x.astype(float), curve.path.schedule.interval[1])
+    assert got.value.dtype == jnp.float32
+    np.testing.assert_allclose(got.value, expected, rtol=40 * np.finfo(np.float32).eps)
+    assert bool(got.success.all())
+
+
 @pytest.mark.parametrize("name", ["vp", pytest.param("cosine", marks=pytest.mark.slow)])
 def test_mixture_by_its_own_marginals(name, x64):
     """The flow carries one marginal to the other, so their ratio is the Jacobian's determinant."""

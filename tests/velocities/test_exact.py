@@ -49,6 +49,18 @@ def test_agrees_with_linear_gaussian_algebra(name, x64):
         np.testing.assert_allclose(got, expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["linear", "vp", "linear_vp"])
+def test_float32_loses_its_last_digits_alone(name):
+    """Of values up to 8, ten roundings."""
+    curve, times = CURVES[name], np.float32(TIMES)
+    with jax.enable_x64(True):
+        x, known = along_the_path(curve, times.astype(float))
+    found = everything(mixture(curve.path), jnp.asarray(times), jnp.asarray(x, jnp.float32))
+    for got, expected in zip(found, known, strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, expected, atol=80 * np.finfo(np.float32).eps)
+
+
 @pytest.mark.parametrize("name", ["linear", "linear(.1)", "cosine", "polynomial(2)"])
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_ends_are_exact(name, t, x64):
