@@ -197,6 +197,14 @@ def test_errors_name_what_they_got(call, received):
         call()
 
 
+@pytest.mark.parametrize("interval", [(0.7, 0.9), (0.1, 0.6), (1 / 3, 0.99999), (0.0, 1.0)])
+def test_an_interval_is_rounded_inwards(interval):
+    """In float32 too no time beyond it is met, and next to none inside is lost."""
+    found = paths.affine(schedules.Custom(_half, _one, interval)).schedule.interval
+    for (given, kept), sign in zip(zip(interval, found, strict=True), (1, -1), strict=True):
+        assert 0 <= sign * (float(np.float32(kept)) - given) < 1e-7
+
+
 def test_schedule_that_lacks_a_part():
     with pytest.raises(
         TypeError,

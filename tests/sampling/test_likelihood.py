@@ -129,6 +129,26 @@ def test_linear_flow_from_another_source(x64):
     np.testing.assert_allclose(got.value, -6 * np.log(18) - np.trace(MATRIX), atol=1e-6)
 
 
+def crossing(t, x):
+    """Parts of one shape that move each other, and each itself."""
+    return {"a": 0.3 * x["a"] + x["b"], "b": -0.1 * x["b"] + x["a"]}
+
+
+def test_parts_add_their_divergences(key, x64):
+    """The trace is over both parts; probes of one know nothing of those of the other."""
+    n, d, rates = 400, 2, 0.3 - 0.1
+    x = {k: 0.01 * jax.random.normal(jax.random.key(i), (n, d)) for i, k in enumerate("ab")}
+    box = sources.product(dict.fromkeys("ab", sources.uniform(-9.0, 9.0)))
+    few = jax.tree.map(lambda a: a[:2], x)
+    expected = -2 * d * np.log(18) - d * rates
+    np.testing.assert_allclose(log_prob(crossing, few, source=box).value, expected, rtol=1e-6)
+    found = log_prob(
+        crossing, x, source=box, divergence=hutchinson(2), keys=jax.random.split(key, n)
+    )
+    assert np.std(found.value) > 0.5
+    assert abs((np.mean(found.value) - expected) / (np.std(found.value) / np.sqrt(n))) < 4
+
+
 def test_hutchinson_is_unbiased_and_knows_its_error(key):
     """Over many keys: the mean of the z-scores is zero and their spread one."""
     n, probes = 4000, 8

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from jaxflow import paths, sampling
 from jaxflow.sampling import adaptive, fixed_step, grids, methods
+from jaxflow.types import Method
 from jaxflow.velocities import from_network
 
 METHODS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "ab2": 1}
@@ -218,6 +220,60 @@ def test_a_grid_a_sample(x64):
     for name in METHODS:
         solution = fixed_step(starts, jnp.asarray(X), still, method=getattr(methods, name)())
         assert bool(solution.success.all()), name
+
+
+def wander(v, t, s, x, memory, keys=None):
+    """A step of random length, by the keys of the step."""
+    return x + jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys), memory + 1
+
+
+def test_every_step_of_every_sample_has_a_key_of_its_own(key):
+    """Step `i` of sample `n` draws by `fold_in(keys[n], i)`, whatever its batch-mates."""
+    method = Method(Partial(lambda v, t, x: 0), Partial(wander), calls=1, order=1)
+    keys = jax.random.split(key, 3)
+
+    def walk(keys):
+        x0 = jnp.zeros((len(keys), 2))
+        return fixed_step(falling, x0, grids.uniform(4), method=method, keys=keys, save=True).xs
+
+    moves = np.diff(walk(keys), axis=0)
+    for i in range(4):
+        for n in range(3):
+            expected = jax.random.normal(jax.random.fold_in(keys[n], i), (2,))
+            np.testing.assert_allclose(moves[i, n], expected, atol=1e-6)
+    np.testing.assert_allclose(walk(keys[1:2])[:, 0], walk(keys)[:, 1], atol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"^keys has shape \(3,\): one typed key a sample is needed"
+    ):
+        fixed_step(falling, jnp.zeros((2, 2)), grids.uniform(4), method=method, keys=keys)
+
+
+def test_a_shared_step_is_that_of_the_worst_sample_or_of_the_mean(x64):
+    """63 samples that stand still beside one that moves cost nothing, or dilute its error."""
+    x = jnp.zeros((64, 2)).at[0].set(X[0])
+    shared = {"per_sample": False, "rtol": 1e-6, "atol": 1e-6}
+    alone = adaptive(falling, x[:1], **shared)
+    worst = adaptive(falling, x, norm="worst", **shared)
+    rms = adaptive(falling, x, norm="rms", **shared)
+    assert worst.nfe.tolist() == [alone.nfe[0]] * 64
+    np.testing.assert_allclose(worst.x[0], alone.x[0], rtol=1e-12)
+    assert rms.nfe[0] < 0.8 * worst.nfe[0]
+    errors = [np.abs(s.x[0] - fallen(X[0], 0, 1)).max() for s in (worst, rms)]
+    assert errors[0] < 5e-6 < errors[1]
+    with pytest.raises(ValueError, match=r"^norm is 'max', but must be one of worst, rms$"):
+        adaptive(falling, x, norm="max")
+
+
+def test_parts_are_solved_as_one_sample(x64):
+    """The error is a mean over all numbers of a sample, however they are parted."""
+    whole = jnp.concatenate([jnp.asarray(X[:, :1]), jnp.zeros((2, 7))], axis=1)
+    for per_sample in (True, False):
+        one, two = (
+            adaptive(falling, x, rtol=1e-7, atol=1e-7, per_sample=per_sample)
+            for x in (whole, {"a": whole[:, :1], "b": whole[:, 1:]})
+        )
+        np.testing.assert_array_equal(two.nfe, one.nfe)
+        np.testing.assert_allclose(two.x["a"], one.x[:, :1], rtol=1e-12)
 
 
 def test_gradients_through_samplers(x64):

@@ -166,11 +166,13 @@ def test_a_network_of_a_flow_map_is_called_with_both_times(x64):
     """`x' = -x` from `s` to `t` multiplies by `exp(s - t)`; over no time its velocity is `-x`."""
 
     def decay(rate, t, x, *, key=None, r):
+        keys.append(key)
         span = r - t
         still = span == 0
         mean = jnp.where(still, -rate, jnp.expm1(-rate * span) / jnp.where(still, 1.0, span))
         return mean[:, None] * x
 
+    keys = []
     rate, s, t = jnp.float64(1.3), jnp.array([0.1, 0.9, 0.5]), jnp.array([0.8, 0.2, 0.5])
     x = jax.random.normal(jax.random.key(1), (3, 2))
     made = velocities.flow_map(decay, rate)
@@ -180,6 +182,9 @@ def test_a_network_of_a_flow_map_is_called_with_both_times(x64):
     np.testing.assert_allclose(made(s, t, x), expected, rtol=1e-12)
     np.testing.assert_allclose(made.velocity(s, x), -1.3 * x, rtol=1e-12)
     assert "1 parameters" in repr(made)
+    instantaneous = made.velocity.network(rate, s, x, key=jax.random.key(5))
+    np.testing.assert_allclose(instantaneous, -1.3 * x, rtol=1e-12)
+    assert keys[-1] == jax.random.key(5)
 
 
 @pytest.mark.parametrize("source", velocities.KINDS)

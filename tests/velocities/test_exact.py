@@ -143,6 +143,24 @@ def test_samples_have_the_moments_of_the_mixture(x64):
     assert np.all(np.abs(products.mean(0) - second) / products.std(0) * np.sqrt(n) < 4)
 
 
+def test_axes_of_a_covariance_are_its_columns(x64):
+    """In three dimensions, where the matrix of eigenvectors is not its own transpose."""
+    rng = np.random.default_rng(1)
+    root, mean, x = rng.normal(size=(3, 3)), rng.normal(size=3), rng.normal(size=(4, 3))
+    covariance, t = root @ root.T, 0.4
+    velocity = gaussian_mixture(
+        paths.linear(), weights=np.ones(1), means=mean[None], covariances=covariance[None]
+    )
+    y = np.linalg.solve(t**2 * covariance + (1 - t) ** 2 * np.eye(3), (x - t * mean).T).T
+    score, data = velocity.score(jnp.full(4, t), x), velocity.posterior_mean(jnp.full(4, t), x)
+    np.testing.assert_allclose(score, -y, rtol=1e-10)
+    np.testing.assert_allclose(data, mean + t * y @ covariance, rtol=1e-10)
+    n = 20_000
+    z = np.asarray(velocity.sample(jax.random.split(jax.random.key(0), n))) - mean
+    products = z[:, :, None] * z[:, None]
+    assert np.all(np.abs(products.mean(0) - covariance) / products.std(0) * np.sqrt(n) < 4)
+
+
 def test_data_on_a_line(x64):
     """A covariance without full rank leaves no density at t = 1, but no NaN either."""
     velocity = gaussian_mixture(

@@ -31,6 +31,33 @@ def test_combination(scale):
     assert guided.path is VELOCITY.path
 
 
+def test_a_scale_a_sample():
+    scale = jnp.array([0.0, 1.0, 2.5])
+    each = [
+        classifier_free(VELOCITY, scale=w, null={"label": 10})(T, X, **COND)[i]
+        for i, w in enumerate(scale)
+    ]
+    together = classifier_free(VELOCITY, scale=scale, null={"label": 10})(T, X, **COND)
+    np.testing.assert_allclose(together, jnp.stack(each), rtol=1e-6)
+
+
+def test_nested_conditions_and_nulls_of_one_example():
+    """Nulls are trees too; samples of parts are guided part by part."""
+
+    def parted(t, x, text):
+        shift = jnp.sum(text["tokens"] * text["mask"], axis=1)[:, None]
+        return {"a": x["a"] * shift, "b": x["b"] - shift}
+
+    text = {"tokens": jnp.arange(6.0).reshape(3, 2), "mask": jnp.ones((3, 2), bool)}
+    null = {"tokens": np.array([1.0, 2.0]), "mask": np.array([True, False])}
+    x = {"a": X, "b": X[:, :1]}
+    without = {"tokens": jnp.array([[1.0, 2.0]] * 3), "mask": jnp.array([[True, False]] * 3)}
+    given, ignored = parted(T, x, text), parted(T, x, without)
+    guided = classifier_free(parted, scale=3.0, null={"text": null})(T, x, text=text)
+    for k in x:
+        np.testing.assert_allclose(guided[k], ignored[k] + 3 * (given[k] - ignored[k]), rtol=1e-6)
+
+
 def test_a_new_scale_does_not_retrace():
     traces = []
 
