@@ -1,0 +1,58 @@
+"""Many steps in one call: those of one by one, whatever their number, in two programs at most."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxflow.training import program, trainer
+
+TRACES = []
+
+
+def square(params, key, batch, held=None):
+    TRACES.append(None)
+    return jnp.mean((params - batch["x1"] - held.step) ** 2), {}
+
+
+def stream(step):
+    return {"x1": jnp.arange(8.0)[:, None] + step}
+
+
+def test_any_number_of_steps_is_the_same_run():
+    """Losses and state, for more steps than the first call made room for, and for fewer."""
+    compiled = program(trainer(square, optax.sgd(0.1), draw=lambda key, batch: batch), donate=False)
+    begin = one = compiled.init(jnp.zeros(1), jax.random.key(0))
+    losses = []
+    for step in range(7):
+        one, metrics = compiled.step(one, stream(step))
+        losses.append(float(metrics["loss"]))
+    many, first = compiled.steps(begin, stream, 2)
+    many, second = compiled.steps(many, stream, 4)
+    traced = len(TRACES)
+    many, third = compiled.steps(many, stream, 1)
+    assert len(TRACES) == traced
+    found = [np.asarray(m["loss"]) for m in (first, second, third)]
+    assert [len(a) for a in found] == [2, 4, 1]
+    np.testing.assert_allclose(np.concatenate(found), losses, rtol=1e-5)
+    np.testing.assert_allclose(many.params, one.params, rtol=1e-5)
+    assert int(many.step) == 7
+
+
+def test_errors():
+    compiled = program(trainer(square, optax.sgd(0.1), draw=lambda key, batch: batch))
+    state = compiled.init(jnp.zeros(1), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"^n must be at least 1; it is 0$"):
+        compiled.steps(state, stream, 0)
+    with pytest.raises(
+        TypeError, match=r"^program\.steps draws its batches on the device, from an"
+    ):
+        compiled.steps(state, iter([stream(0)]), 1)
+    with pytest.raises(TypeError, match=r"^a step takes a training state; got dict: "):
+        compiled.steps({}, stream, 1)
+    compiled.steps(state, stream, 1)
+    with pytest.raises(
+        ValueError, match=r"^this state was given to a step before, which reused its"
+    ):
+        compiled.step(state, stream(0))
