@@ -86,12 +86,28 @@ def test_adaptive_passes_the_ends(name, kind, tolerance):
     solution = adaptive(velocity, jnp.asarray(x0, jnp.float32), (0.0, 0.5, 1.0))
     assert bool(solution.success.all())
     assert np.all(solution.nfe < 100)
+    np.testing.assert_array_equal(solution.xs[-1], solution.x)
     np.testing.assert_allclose(solution.x, mean, atol=tolerance)
     np.testing.assert_allclose(solution.xs[1], data.carry(curve, x0, low, 0.5), atol=2e-4)
     if kind == "data":
         back = adaptive(velocity, solution.x, (1.0, 0.0))
         start = data.carry(curve, np.asarray(solution.x, float), high, low)
         np.testing.assert_allclose(back.x, start, atol=tolerance)
+
+
+@pytest.mark.parametrize("sampler", [adaptive, fixed_step])
+def test_the_call_of_the_last_step_is_counted(sampler):
+    calls = []
+
+    def network(params, t, x, *, key=None):
+        jax.debug.callback(lambda: calls.append(None))
+        return jnp.full_like(x, 3.0)
+
+    velocity = from_network(network, None, path=paths.linear(), prediction="data")
+    solution = sampler(velocity, jnp.zeros((1, 2)), np.array([0.0, 0.4, 1.0]))
+    jax.block_until_ready(solution)
+    jax.effects_barrier()
+    assert solution.nfe.tolist() == [len(calls)]
 
 
 def test_last_step_is_the_posterior_mean():

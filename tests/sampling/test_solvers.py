@@ -298,6 +298,9 @@ def test_failure_is_told_a_sample():
     nan = adaptive(breaks, x)
     assert nan.success.tolist() == [True, False]
     assert nan.x[0, 0] == pytest.approx(2.0)
+    half = adaptive(lambda t, x: jnp.full_like(x, 1e4), jnp.array([[6e4], [1.0]], jnp.float16))
+    assert half.success.tolist() == [False, True]
+    assert half.x[0, 0] == jnp.inf
     given_up = adaptive(lambda t, x: jnp.where(x > 10, 1e4, 0.0) * jnp.sin(1e5 * t[:, None]), x)
     assert given_up.success.tolist()[1] is False
     assert given_up.nfe[1] == 6 * 4096 + 1
