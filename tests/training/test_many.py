@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxflow.training import program, trainer
+from jaxflow.training import draw_key, program, trainer
+from jaxflow.training.trainer import held_by
 
 TRACES = []
 
@@ -38,6 +39,24 @@ def test_any_number_of_steps_is_the_same_run():
     np.testing.assert_allclose(np.concatenate(found), losses, rtol=1e-5)
     np.testing.assert_allclose(many.params, one.params, rtol=1e-5)
     assert int(many.step) == 7
+
+
+def test_a_step_is_the_draw_of_its_key_and_state_and_the_trainers_step():
+    """A draw reads the step and the averages that the state holds before the step."""
+
+    def draw(key, batch, held):
+        noise = jax.random.normal(key, (8, 1))
+        return {"x1": batch["x1"] + noise + 10 * held.step + held.ema}
+
+    run = trainer(square, optax.sgd(0.1), draw=draw, ema_decay=0.5)
+    compiled = program(run, donate=False)
+    state = compiled.init(jnp.ones(1), jax.random.key(4))
+    for step in range(3):
+        drawn = run.draw(draw_key(state.key, step), stream(step), held_by(state))
+        expected, _ = run.step(state, drawn)
+        state, _ = compiled.step(state, stream(step))
+        np.testing.assert_allclose(state.params, expected.params, rtol=1e-5)
+        np.testing.assert_allclose(state.ema, expected.ema, rtol=1e-5)
 
 
 def test_errors():

@@ -130,6 +130,26 @@ def test_a_step_that_is_not_finite_changes_nothing(bad, microbatches):
     assert int(later.skipped) == 1
 
 
+def lost(params, key, batch, held=None):
+    """A loss that is not finite, of a gradient that is."""
+    return square(params, key, batch)[0] + jax.lax.stop_gradient(jnp.log(batch["x1"][0, 0])), {}
+
+
+def cusp(params, key, batch, held=None):
+    """A gradient that is not finite, of a loss that is."""
+    return jnp.sum(jnp.sqrt(jnp.abs(params["w"] - batch["x1"][0]))), {}
+
+
+@pytest.mark.parametrize("loss", [lost, cusp])
+def test_loss_and_gradient_must_both_be_finite(loss):
+    run = run_of(loss=loss)
+    state = run.init({"w": W}, jax.random.key(0))
+    after, metrics = run.step(state, {"x1": jnp.stack([W.at[0].set(0.0), W])})
+    assert jnp.isfinite(metrics["loss"]) == (loss is cusp)
+    assert int(after.skipped) == 1
+    np.testing.assert_array_equal(after.params["w"], W)
+
+
 @pytest.mark.parametrize("x64", [False, True])
 def test_dtypes_stay(x64):
     """Parameters keep their dtype, their average is float32 at least, and nothing retraces."""
