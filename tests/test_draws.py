@@ -9,7 +9,7 @@ import pytest
 
 from jaxflow import couplings, draws, paths, sources, times
 from jaxflow.records import record
-from jaxflow.types import Dependent
+from jaxflow.types import Dependent, Held
 
 NULL = {"label": 10}
 X1 = jax.random.normal(jax.random.key(7), (16, 3))
@@ -70,6 +70,99 @@ def test_contract(name, key):
     assert type(draw).__name__ in repr(draw)
 
 
+HELD = Held(jnp.int32(3), {"ema": {"w": jnp.float32(2.0)}}, {"w": jnp.float32(5.0)})
+
+
+def plain(key, batch):
+    return {**batch, "key": jax.random.key_data(key)}
+
+
+def encoded(key, batch, held):
+    """As a draw that takes its data through a frozen network."""
+    return {**batch, "x1": held.frozen["w"] * batch["x1"], "t": held.step + held.ema["w"]}
+
+
+class Method:
+    """A bound method draws too."""
+
+    def draw(self, key, batch, held=None):
+        return {**batch, "seen": held is not None}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_is_held_changes_no_draw_that_does_not_read_it(name, key):
+    draw, batch = TABLE[name]
+    assert equal(draw(key, batch, HELD), draw(key, batch))
+
+
+def test_plain_functions_are_draws(key):
+    """Of two arguments or three; what is held reaches the second kind, through chains too."""
+    assert equal(draws.as_draw(plain)(key, BATCH, HELD), plain(key, BATCH))
+    drawn = draws.chain(plain, draws.chain(encoded), Method().draw)(key, BATCH, HELD)
+    np.testing.assert_array_equal(drawn["x1"], 5 * X1)
+    assert drawn["t"] == 5
+    assert drawn["seen"]
+    assert draws.as_draw(FULL) == FULL
+    by_jit = jax.jit(lambda draw, held: draw(key, BATCH, held)["x1"])
+    np.testing.assert_array_equal(by_jit(draws.chain(plain, encoded), HELD), 5 * X1)
+
+
+def test_every_draw_of_a_chain_has_a_key_of_its_own(key):
+    def first(key, batch):
+        return {**batch, "first": jax.random.key_data(key)}
+
+    drawn = draws.chain(first, plain)(key, BATCH)
+    keys = {tuple(map(int, k)) for k in (drawn["first"], drawn["key"], jax.random.key_data(key))}
+    assert len(keys) == 3
+
+
+def test_a_source_draws_each_example_by_itself(key):
+    """Standard normal, with rows and numbers of their own."""
+    x0 = np.asarray(draws.source(sources.normal())(key, {"x1": jnp.zeros((4000, 2))})["x0"])
+    assert len(np.unique(x0)) > 0.999 * x0.size
+    n = x0.size
+    assert abs(x0.mean() * np.sqrt(n)) < 4
+    assert abs((np.mean(x0**2) - 1) / np.sqrt(2 / n)) < 4
+    assert abs(np.mean(x0[:, 0] * x0[:, 1]) * np.sqrt(4000)) < 4
+
+
+def test_times_of_frames_and_of_parts(key):
+    """Each frame and each part has times of its own, uniform on the interval."""
+    low, high = 0.2, 0.7
+    x1 = jnp.zeros((500, 4, 3))
+    t = draws.times(times.uniform(), (low, high), lead=1)(key, {"x1": x1})["t"]
+    assert t.shape == (500, 4)
+    assert t.dtype == jnp.float32
+    two = {"a": times.uniform(), "b": times.logit_normal(2.0, 0.1)}
+    parts = draws.times(two, (low, high))(key, {"x1": {"a": x1, "b": x1[:, 0]}})["t"]
+    again = draws.times(dict.fromkeys("ab", times.uniform()))(key, {"x1": {"a": x1, "b": x1}})["t"]
+    assert not jnp.any(again["a"] == again["b"])
+    for uniform in (t, parts["a"]):
+        assert len(np.unique(uniform)) > 0.999 * uniform.size
+        assert jnp.all((uniform >= low) & (uniform < high))
+        share = (np.asarray(uniform, float) - low) / (high - low)
+        assert abs((share.mean() - 0.5) * np.sqrt(12 * share.size)) < 4
+        assert abs((np.mean((share - 0.5) ** 2) - 1 / 12) * np.sqrt(180 * share.size)) < 4
+    assert parts["b"].shape == (500,)
+    expected = low + (high - low) / (1 + np.exp(-2))
+    assert abs(np.median(parts["b"]) - expected) < 0.01
+
+
+def test_a_latent_is_kept_beside_what_pairs_say(key):
+    """A path's own randomness takes the place of the mark; a path without leaves it."""
+    marked = {**WITH_X0, "z": Dependent()}
+    assert draws.latent(paths.linear())(key, marked)["z"] == Dependent()
+    assert draws.latent(Bridge())(key, marked)["z"].shape == X1.shape
+    two = paths.product({"a": paths.linear(), "b": Bridge()})
+    batch = {"x0": {"a": X1, "b": X1}, "x1": {"a": X1, "b": X1}, "z": Dependent()}
+    z = draws.latent(two)(key, batch)["z"]
+    assert z["a"] == Dependent()
+    assert z["b"].shape == X1.shape
+    mixed = sources.product({"a": sources.normal(), "b": sources.uniform()})
+    drawn = draws.source(mixed)(key, {"x1": batch["x1"]})
+    assert drawn["z"] == {"a": None, "b": Dependent()}
+
+
 def test_standard_completes_the_batch(key):
     batch = FULL(key, BATCH)
     assert batch["x0"].shape == X1.shape
@@ -112,17 +205,102 @@ def test_dropout_takes_all_conditions_of_an_example(key):
     assert jnp.all(draws.drop(1.0, {"a": 10})(key, batch)["cond"]["a"] == 10)
 
 
+def test_each_condition_has_a_rate_of_its_own(key):
+    """With a mapping of rates: each is met, and one is dropped whatever becomes of the other."""
+    n, rates = 4000, {"a": 0.6, "b": 0.25}
+    cond = {"b": jnp.ones(n), "a": jnp.ones(n, jnp.int32), "kept": jnp.ones(n)}
+    null = {"b": -1.0, "a": 10}
+    after = draws.drop(rates, null)(key, {"x1": jnp.zeros((n, 1)), "cond": cond})["cond"]
+    gone = {"a": np.asarray(after["a"]) == 10, "b": np.asarray(after["b"]) == -1}
+    for name, rate in rates.items():
+        assert abs((gone[name].mean() - rate) / np.sqrt(rate * (1 - rate) / n)) < 4
+    both, share = (gone["a"] & gone["b"]).mean(), rates["a"] * rates["b"]
+    assert abs((both - share) / np.sqrt(share * (1 - share) / n)) < 4
+    assert jnp.all(after["kept"] == 1)
+
+
+def test_nulls_are_numbers_arrays_or_trees(key):
+    """Of a nested condition all its parts are dropped for the same examples."""
+    n = 200
+    cond = {
+        "text": {"tokens": jnp.ones((n, 3), jnp.int32), "mask": jnp.ones((n, 3), bool)},
+        "style": jnp.ones((n, 2), jnp.bfloat16),
+    }
+    batch = {"x1": jnp.zeros((n, 1)), "cond": cond}
+    null = {"text": {"tokens": 7, "mask": False}, "style": np.array([4.0, 5.0])}
+    after = draws.drop(0.5, null)(key, batch)["cond"]
+    gone = np.asarray(after["text"]["tokens"][:, 0] == 7)
+    assert 0 < gone.sum() < n
+    expected = {
+        "text": {"tokens": np.where(gone[:, None], 7, 1), "mask": ~gone[:, None]},
+        "style": np.where(gone[:, None], [4.0, 5.0], 1.0),
+    }
+    for found, want, old in zip(*map(jax.tree.leaves, (after, expected, cond)), strict=True):
+        np.testing.assert_array_equal(found, np.broadcast_to(want, found.shape))
+        assert found.dtype == old.dtype
+    one = draws.drop(1.0, {"text": 0})(key, batch)["cond"]["text"]
+    assert not any(jnp.any(a) for a in jax.tree.leaves(one))
+    with pytest.raises(
+        ValueError, match=r"^the null of the condition 'style' has shape \(3,\), but"
+    ):
+        draws.drop(0.5, {"style": np.ones(3)})(key, batch)
+
+
 @pytest.mark.parametrize(
     ("call", "received"),
     [
-        (lambda: draws.drop(1.5, NULL), "1.5"),
-        (lambda: draws.drop(0.1, {}), "at least one"),
-        (lambda: draws.times(times.uniform(), (0.5, 0.5)), r"\(0.5, 0.5\)"),
-        (lambda: draws.times(times.uniform(), (0.0, 1.5)), "1.5"),
-        (lambda: draws.drop(0.1, {"lable": 1})(jax.random.key(0), BATCH), "'lable'"),
-        (lambda: draws.drop(0.1, NULL)(jax.random.key(0), {"x1": X1}), "'label'"),
+        (lambda: draws.drop(1.5, NULL), r"^drop needs a rate in \[0, 1\]; got 1\.5$"),
+        (lambda: draws.drop(0.1, {}), "^drop needs the null value of at least one condition"),
+        (
+            lambda: draws.drop({"label": 0.1}, {"lable": 1}),
+            r"^drop has rates of \['label'\], but nulls of \['lable'\]$",
+        ),
+        (
+            lambda: draws.drop(0.1, {"label": "none"}),
+            "^the null value of 'label' must be numbers; got 'none'$",
+        ),
+        (
+            lambda: draws.times(times.uniform(), (0.5, 0.5)),
+            r"^times needs 0 <= low < high <= 1 .*; got \(0\.5, 0\.5\) and lead=0$",
+        ),
+        (
+            lambda: draws.times(times.uniform(), (0.0, 1.5)),
+            r"^times needs 0 <= low < high <= 1 .*; got \(0\.0, 1\.5\) and lead=0$",
+        ),
+        (
+            lambda: draws.times(times.uniform(), lead=-1),
+            r"^times needs .* and lead >= 0; got \(0\.0, 1\.0\) and lead=-1$",
+        ),
+        (
+            lambda: draws.drop(0.1, {"lable": 1})(jax.random.key(0), BATCH),
+            r"^drop names the condition 'lable', which the batch lacks; it has .*'weight'\]$",
+        ),
+        (
+            lambda: draws.drop(0.1, NULL)(jax.random.key(0), {"x1": X1}),
+            r"^drop names the condition 'label', which the batch lacks; it has \[\]$",
+        ),
     ],
 )
 def test_errors_name_what_they_got(call, received):
     with pytest.raises(ValueError, match=received):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "received"),
+    [
+        (lambda: draws.as_draw(3), r"^a draw is \(key, batch, held\) -> batch; got int: "),
+        (
+            lambda: draws.chain(draws.source),
+            r"^draw is draws\.source itself, and not what it makes",
+        ),
+        (lambda: draws.couple(3), r"^a coupling is \(key, x0, x1, cond\) -> .*; got int: "),
+        (lambda: draws.times(3), r"^times draw as \(key, n\) -> t; got int: "),
+        (lambda: draws.times({"a": times.beta}), r"^times is times\.beta itself, and not what"),
+        (lambda: draws.source(3), r"^a source has sample\(keys, event_shape\) .*; got int: "),
+        (lambda: draws.standard(3), r"^a path is \(t, x0, x1, z\) -> PathSample; got int: "),
+    ],
+)
+def test_other_kinds_are_refused(call, received):
+    with pytest.raises(TypeError, match=received):
         call()

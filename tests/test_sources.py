@@ -71,6 +71,32 @@ def test_samples_follow_the_density(source, reference, key):
     assert abs(correlation) < 4
 
 
+def test_parts_are_independent(key):
+    """Of one shape and one distribution too; densities add up."""
+    source = sources.product({"b": sources.normal(), "a": sources.normal()})
+    keys = jax.random.split(key, 1000)
+    x = source.sample(keys, {"a": (2,), "b": (2,)})
+    a, b = (np.asarray(x[k], float) for k in "ab")
+    assert not np.any(a == b)
+    for other in (b, b[:, ::-1], b**2 - 1):
+        product = a * other
+        assert np.all(np.abs(product.mean(0)) / product.std(0) * np.sqrt(len(a)) < 4)
+    some = source.sample(keys[3:5], {"a": (2,), "b": (2,)})
+    np.testing.assert_array_equal(some["a"], x["a"][3:5])
+    expected = scipy.stats.norm.logpdf(a).sum(1) + scipy.stats.norm.logpdf(b).sum(1)
+    np.testing.assert_allclose(source.log_prob(x), expected, rtol=1e-5)
+
+
+def test_a_plain_function_is_a_source(key):
+    source = sources.as_source(lambda keys, shape: jnp.full((len(keys), *shape), 2.0))
+    np.testing.assert_array_equal(source.sample(jax.random.split(key, 3), (2,)), np.full((3, 2), 2))
+    with pytest.raises(ValueError, match=r"^the source .* is a function that draws and tells no"):
+        source.log_prob(jnp.ones((3, 2)))
+    assert sources.as_source(sources.normal()) == sources.normal()
+    with pytest.raises(TypeError, match=r"^a source has sample\(keys, event_shape\) .*; got int: "):
+        sources.as_source(3)
+
+
 def test_rows_are_drawn_evenly(key):
     x = sources.data(ROWS).sample(jax.random.split(key, 2000), (2, 2))
     counts = np.bincount((np.asarray(x)[:, 0, 0] / 4).astype(int), minlength=5)
@@ -86,11 +112,27 @@ def test_float64_samples_use_all_their_bits(x64):
 @pytest.mark.parametrize(
     ("call", "received"),
     [
-        (lambda: sources.uniform(1.0, 1.0), "low=1.0"),
-        (lambda: sources.normal().sample(jax.random.key(0), (2,)), "one typed key a sample"),
-        (lambda: sources.normal().sample(jnp.zeros((3, 2), jnp.uint32), (2,)), r"\(3, 2\)"),
-        (lambda: sources.data(ROWS).sample(jax.random.split(jax.random.key(0)), (4,)), r"\(4,\)"),
-        (lambda: sources.data(ROWS).log_prob(ROWS), "5 data rows"),
+        (lambda: sources.product({}), "^a product needs the source of at least one part$"),
+        (
+            lambda: sources.product({"a": sources.normal()}).sample(
+                jax.random.split(jax.random.key(0)), {"b": (2,)}
+            ),
+            r"^the source has the parts \['a'\], but the events are \{'b': \(2,\)\}$",
+        ),
+        (lambda: sources.uniform(1.0, 1.0), r"^uniform needs low < high; got low=1\.0, high=1\.0$"),
+        (
+            lambda: sources.normal().sample(jax.random.key(0), (2,)),
+            r"^keys has shape \(\): one typed key a sample is needed",
+        ),
+        (
+            lambda: sources.normal().sample(jnp.zeros((3, 2), jnp.uint32), (2,)),
+            r"^keys has shape \(3, 2\): one typed key a sample is needed",
+        ),
+        (
+            lambda: sources.data(ROWS).sample(jax.random.split(jax.random.key(0)), (4,)),
+            r"^the source's rows have event shape \(2, 2\), but the data \(4,\): ",
+        ),
+        (lambda: sources.data(ROWS).log_prob(ROWS), "^a source of 5 data rows has no density, so"),
     ],
 )
 def test_errors_name_what_they_got(call, received):

@@ -1,6 +1,7 @@
 """Couplings: exact transport against scipy, and conditions that follow their data."""
 
 import inspect
+import math
 
 import jax
 import jax.numpy as jnp
@@ -85,20 +86,29 @@ def problems(n):
     }
 
 
+def excess(cost, columns):
+    """What a permutation costs above the best, as a share of what a random one does on average."""
+    n = len(cost)
+    best = math.fsum(cost[linear_sum_assignment(cost)])
+    spread = math.fsum(cost.ravel()) / n - best
+    return (math.fsum(cost[np.arange(n), columns]) - best) / spread if spread > 0 else 0.0
+
+
 @pytest.mark.parametrize("n", [1, 2, 17, 64, 128])
 @pytest.mark.parametrize("solver", ["compiled f32", "compiled f64", "host"])
 def test_cost_is_scipys(n, solver):
-    for name, cost in problems(n).items():
-        best = cost[linear_sum_assignment(cost)].sum()
-        with jax.enable_x64(solver == "compiled f64"):
-            columns = np.asarray(
-                assign_on_host(cost) if solver == "host" else compiled(jnp.asarray(cost))
-            )
-        np.testing.assert_array_equal(np.sort(columns), np.arange(n), err_msg=name)
-        reached = cost[np.arange(n), columns].sum()
-        scale = n * np.abs(cost).max()
-        tolerance = 1e-6 if solver == "compiled f32" else 1e-14
-        assert abs(reached - best) <= tolerance * scale, f"{name}: {reached} for {best}"
+    """Of the costs as the solver holds them; a random permutation is far outside the tolerance."""
+    single = solver == "compiled f32"
+    tolerance = 1e-3 if single else 1e-12
+    rng = np.random.default_rng(1)
+    for name, given in problems(n).items():
+        cost = given.astype(np.float32).astype(float) if single else given
+        with jax.enable_x64(not single):
+            found = assign_on_host(cost) if solver == "host" else compiled(jnp.asarray(cost))
+        np.testing.assert_array_equal(np.sort(found), np.arange(n), err_msg=name)
+        assert excess(cost, np.asarray(found)) <= tolerance, name
+        if n > 2 and np.ptp(cost) > 0:
+            assert min(excess(cost, rng.permutation(n)) for _ in range(30)) > tolerance, name
 
 
 def test_half_precision_is_paired_in_float32(key):
@@ -124,13 +134,19 @@ def test_bad_values_end_the_compiled_solver_and_stop_the_host(bad, key):
     x0 = jax.random.normal(key, (16, 2))
     for x1 in (x0.at[3, 1].set(bad), x0 * bad):
         jax.jit(couplings.optimal_transport())(key, x0, x1, {})[0].block_until_ready()
-        with pytest.raises(ValueError, match=r"^optimal transport met a value that is not finite"):
+        with pytest.raises(
+            ValueError, match=r"^optimal transport met a value that is not finite in x0 or x1$"
+        ):
             couplings.optimal_transport(on_host=True)(key, x0, x1, {})
 
 
 def test_errors(key):
-    with pytest.raises(ValueError, match=r"^x0 has shape \(3, 2\) but x1 \(4, 2\): they"):
+    with pytest.raises(
+        ValueError, match=r"^x0 has shape \(3, 2\) but x1 \(4, 2\): they are paired"
+    ):
         couplings.optimal_transport()(key, jnp.ones((3, 2)), jnp.ones((4, 2)), {})
     host = couplings.optimal_transport(on_host=True)
-    with pytest.raises(ValueError, match="cannot be traced: run its draw ahead"):
+    with pytest.raises(
+        ValueError, match=r"^optimal_transport\(on_host=True\) cannot be traced: complete"
+    ):
         jax.jit(lambda x: host(key, x, x, {})[0])(jnp.ones((3, 2)))

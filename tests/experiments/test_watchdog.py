@@ -50,5 +50,5 @@ def test_zero_never_ends_anything():
 
 
 def test_negative_seconds():
-    with pytest.raises(ValueError, match="-1"):
+    with pytest.raises(ValueError, match=r"^seconds must not be negative; got -1$"):
         Watchdog(-1)

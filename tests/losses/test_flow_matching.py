@@ -193,22 +193,31 @@ def test_one_trace_and_a_record():
     assert "velocity" in repr(loss)
 
 
+NOIS = r"^prediction is 'nois' \(did you mean 'noise'\?\), but must be one of velocity, data, noise"
+DAT = (
+    r"^regress is 'dat' \(did you mean 'data'\?\), but must be one of velocity, data, noise, score$"
+)
+
+
 def test_errors_name_what_they_got():
     path, x = paths.linear(), jnp.ones((2, 2))
     batch = {"t": jnp.ones(2), "x0": x, "x1": x}
     for call, received in [
-        (lambda: losses.flow_matching(shifted, path, prediction="nois"), "'noise'"),
-        (lambda: losses.flow_matching(shifted, path, regress="dat"), "'data'"),
-        (lambda: losses.flow_matching(shifted, path)(None, None, {"x1": x}), "t, x0"),
+        (lambda: losses.flow_matching(shifted, path, prediction="nois"), NOIS),
+        (lambda: losses.flow_matching(shifted, path, regress="dat"), DAT),
+        (
+            lambda: losses.flow_matching(shifted, path)(None, None, {"x1": x}),
+            "^the batch lacks t, x0: ",
+        ),
         (
             lambda: losses.flow_matching(lambda p, t, x, key=None: x[:, :1], path)(
                 None, None, batch
             ),
-            r"\(2, 1\)",
+            r"^the network returns shape \(2, 1\) for data of shape \(2, 2\): ",
         ),
         (
             lambda: losses.flow_matching(shifted, len, prediction="data", regress="noise"),
-            "schedule",
+            "^an affine path is needed, with a schedule; ",
         ),
     ]:
         with pytest.raises(ValueError, match=received):

@@ -14,7 +14,12 @@ from jaxflow.types import Dependent
 from jaxflow.velocities.prediction import KINDS
 from tests.problems import CURVES
 
-TABLE = {"sigma": {}, "alpha": {}, "determinant": {}, "constant": None}
+TABLE = {
+    "sigma": weights.sigma(paths.linear(0.1)),
+    "alpha": weights.alpha(paths.vp()),
+    "determinant": weights.determinant(paths.linear_vp(), power=1.0),
+    "constant": weights.constant(),
+}
 
 
 def zero(params, t, x, *, key=None):
@@ -50,7 +55,26 @@ def test_every_factory_is_in_the_table():
     assert set(weights.__all__) == set(TABLE)
 
 
-@pytest.mark.parametrize(("prediction", "regress"), itertools.product(KINDS, KINDS))
+@pytest.mark.parametrize("name", TABLE)
+def test_contract(name):
+    """One positive number a time, in at least float32; without leaves, and equal to its like."""
+    weight = TABLE[name]
+    run = jax.jit(lambda weight, t: weight(t))
+    for t in (jnp.linspace(0, 1, 6), jnp.linspace(0, 1, 6).reshape(2, 3)):
+        found = run(weight, t)
+        assert found.shape == t.shape
+        assert jnp.all(jnp.isfinite(found) & (found >= 0))
+        assert jnp.all(found.ravel()[1:-1] > 0)
+        assert weight(t.astype(jnp.bfloat16)).dtype == jnp.float32
+    leaves, tree = jax.tree.flatten(weight)
+    assert leaves == []
+    assert jax.tree.unflatten(tree, leaves) == weight
+    assert hash(weight) == hash(jax.tree.unflatten(tree, leaves))
+    assert type(weight).__name__ in repr(weight)
+    np.testing.assert_array_equal(weights.constant()(jnp.array([0.0, 0.3])), [1.0, 1.0])
+
+
+@pytest.mark.parametrize(("prediction", "regress"), list(itertools.product(KINDS, KINDS)))
 def test_a_loss_is_bounded_or_refused_and_mended(prediction, regress):
     """Of the linear path: what is refused swings by more than half, and mended by a few percent."""
     path = paths.linear()
@@ -63,7 +87,7 @@ def test_a_loss_is_bounded_or_refused_and_mended(prediction, regress):
 
 
 @pytest.mark.parametrize("name", ["sigma", "alpha", "determinant"])
-@pytest.mark.parametrize("power", [2.0, 4.0])
+@pytest.mark.parametrize("power", [1.0, 2.0, 4.0])
 def test_weights_are_powers_of_the_schedule(name, power, x64):
     curve, t = CURVES["vp"], np.array([0.1, 0.5, 0.9])
     share = {

@@ -169,17 +169,26 @@ def test_signal_is_inverted(name, x64):
 @pytest.mark.parametrize(
     ("call", "received"),
     [
-        (lambda: paths.linear(1.0), "1.0"),
-        (lambda: paths.linear(-0.1), "-0.1"),
-        (lambda: paths.polynomial(0.5), "0.5"),
-        (lambda: paths.vp(0.0, 1.0), "0.0"),
-        (lambda: paths.vp(2.0, 1.0), "2.0, 1.0"),
-        (lambda: paths.linear()(jnp.ones(2), jnp.ones((2, 3)), jnp.ones((2, 2))), r"\(2, 3\)"),
-        (lambda: paths.linear()(jnp.array(0.5), jnp.ones((2, 3)), jnp.ones((2, 3))), r"\(\)"),
-        (lambda: paths.linear()(jnp.ones(3), jnp.ones((2, 3)), jnp.ones((2, 3))), r"\(3,\)"),
+        (lambda: paths.linear(1.0), r"^linear needs 0 <= sigma_min < 1; got 1\.0$"),
+        (lambda: paths.linear(-0.1), r"^linear needs 0 <= sigma_min < 1; got -0\.1$"),
+        (lambda: paths.polynomial(0.5), r"^polynomial needs n >= 1 .*; got 0\.5$"),
+        (lambda: paths.vp(0.0, 1.0), r"^vp needs 0 < beta_min <= beta_max; got 0\.0, 1\.0$"),
+        (lambda: paths.vp(2.0, 1.0), r"^vp needs 0 < beta_min <= beta_max; got 2\.0, 1\.0$"),
+        (
+            lambda: paths.linear()(jnp.ones(2), jnp.ones((2, 3)), jnp.ones((2, 2))),
+            r"^x0 has shape \(2, 3\) but x1 \(2, 2\): a path joins equals$",
+        ),
+        (
+            lambda: paths.linear()(jnp.array(0.5), jnp.ones((2, 3)), jnp.ones((2, 3))),
+            r"^t has shape \(\) and x \(2, 3\): t needs one time an example",
+        ),
+        (
+            lambda: paths.linear()(jnp.ones(3), jnp.ones((2, 3)), jnp.ones((2, 3))),
+            r"^t has shape \(3,\) and x \(2, 3\): t needs one time an example",
+        ),
         (
             lambda: paths.linear()(jnp.ones(2), jnp.ones((2, 3)), jnp.ones((2, 3), jnp.uint8)),
-            "uint8",
+            "^x0 is float32 and x1 uint8, but an affine path blends real numbers: ",
         ),
     ],
 )
@@ -188,6 +197,17 @@ def test_errors_name_what_they_got(call, received):
         call()
 
 
+@pytest.mark.parametrize("interval", [(0.7, 0.9), (0.1, 0.6), (1 / 3, 0.99999), (0.0, 1.0)])
+def test_an_interval_is_rounded_inwards(interval):
+    """In float32 too no time beyond it is met, and next to none inside is lost."""
+    found = paths.affine(schedules.Custom(_half, _one, interval)).schedule.interval
+    for (given, kept), sign in zip(zip(interval, found, strict=True), (1, -1), strict=True):
+        assert 0 <= sign * (float(np.float32(kept)) - given) < 1e-7
+
+
 def test_schedule_that_lacks_a_part():
-    with pytest.raises(TypeError, match="sigma"):
+    with pytest.raises(
+        TypeError,
+        match=r"^affine needs a schedule with alpha, sigma and interval; .* lacks alpha, sigma, in",
+    ):
         paths.affine(object())

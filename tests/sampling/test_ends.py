@@ -16,16 +16,20 @@ METHODS = methods.__all__
 
 @pytest.mark.parametrize("name", CURVES)
 def test_flow_of_a_gaussian(name, x64):
-    """The flow is affine and known, on every path."""
+    """The flow is affine and known, on every path, and rk4 comes to it at order 4."""
     curve = CURVES[name]
     velocity = gaussian_mixture(
         curve.path, weights=np.ones(1), means=MEANS[:1], covariances=COVARIANCES[:1]
     )
     x0 = points(3)
-    middle = fixed_step(
-        velocity, jnp.asarray(x0), grids.uniform(40, 0.1, 0.9), method=sampling.rk4()
-    )
-    np.testing.assert_allclose(middle.x, GAUSSIAN.carry(curve, x0, 0.1, 0.9), atol=1e-4)
+    expected = GAUSSIAN.carry(curve, x0, 0.1, 0.9)
+    errors = []
+    for n in (20, 40):
+        grid = grids.uniform(n, 0.1, 0.9)
+        middle = fixed_step(velocity, jnp.asarray(x0), grid, method=sampling.rk4())
+        errors.append(np.abs(middle.x - expected).max())
+    assert errors[1] < 1e-6
+    assert abs(np.log2(errors[0] / errors[1]) - 4) < 0.4
 
 
 GRID = np.array([0.0, 0.3, 0.8, 1.0])
@@ -57,34 +61,53 @@ def test_no_nan_from_end_to_end(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("linear", "data"), ("vp", "noise"), ("linear_vp", "velocity")],
+    ("name", "kind", "tolerance"),
+    [("linear", "data", 1e-3), ("vp", "noise", 3e-5), ("linear_vp", "velocity", 5e-6)],
 )
-def test_adaptive_passes_the_ends(name, kind):
-    """From 0 to 1 with few calls, though the prediction or the path is singular there."""
-    curve = CURVES[name]
+def test_adaptive_passes_the_ends(name, kind, tolerance):
+    """From 0 to 1 with few calls, though the prediction or the path is singular there.
+
+    It ends on the posterior mean, seen from the last time where the velocity is finite; in float32
+    a data prediction's velocity there loses four of its seven digits.
+    """
+    curve, data = CURVES[name], GAUSSIAN._replace(covariance=np.eye(2))
     mixture = gaussian_mixture(
         curve.path, weights=np.ones(1), means=MEANS[:1], covariances=np.ones(1)
     )
-    read = {
-        "velocity": mixture,
-        "data": mixture.posterior_mean,
-        "noise": mixture.noise,
-        "score": mixture.score,
-    }
+    read = {"velocity": mixture, "data": mixture.posterior_mean, "noise": mixture.noise}
     velocity = from_network(
         lambda p, t, x, key=None: read[kind](t, x), None, path=curve.path, prediction=kind
     )
-    x0 = jnp.asarray(points(3), jnp.float32)
-    solution = jax.jit(lambda x: adaptive(velocity, x, (0.0, 0.5, 1.0)))(x0)
+    low, high = velocity.interval
+    x0 = points(3)
+    last = data.carry(curve, x0, low, high)
+    alpha, sigma = curve.alpha(high), curve.sigma(high)
+    mean = data.mean + alpha * (last - alpha * data.mean) / (alpha**2 + sigma**2)
+    solution = adaptive(velocity, jnp.asarray(x0, jnp.float32), (0.0, 0.5, 1.0))
     assert bool(solution.success.all())
-    assert np.all(solution.nfe < 400)
-    sigma = 1.0 if name == "linear" else np.sqrt(curve.alpha(0) ** 2 + curve.sigma(0) ** 2)
-    expected = MEANS[0] + (x0 - curve.alpha(0) * MEANS[0]) / sigma
-    np.testing.assert_allclose(solution.x, expected, atol=6e-3)
+    assert np.all(solution.nfe < 100)
+    np.testing.assert_array_equal(solution.xs[-1], solution.x)
+    np.testing.assert_allclose(solution.x, mean, atol=tolerance)
+    np.testing.assert_allclose(solution.xs[1], data.carry(curve, x0, low, 0.5), atol=2e-4)
     if kind == "data":
-        back = jax.jit(lambda x: adaptive(velocity, x, (1.0, 0.0)))(solution.x)
-        np.testing.assert_allclose(back.x, x0, atol=2e-2)
+        back = adaptive(velocity, solution.x, (1.0, 0.0))
+        start = data.carry(curve, np.asarray(solution.x, float), high, low)
+        np.testing.assert_allclose(back.x, start, atol=tolerance)
+
+
+@pytest.mark.parametrize("sampler", [adaptive, fixed_step])
+def test_the_call_of_the_last_step_is_counted(sampler):
+    calls = []
+
+    def network(params, t, x, *, key=None):
+        jax.debug.callback(lambda: calls.append(None))
+        return jnp.full_like(x, 3.0)
+
+    velocity = from_network(network, None, path=paths.linear(), prediction="data")
+    solution = sampler(velocity, jnp.zeros((1, 2)), np.array([0.0, 0.4, 1.0]))
+    jax.block_until_ready(solution)
+    jax.effects_barrier()
+    assert solution.nfe.tolist() == [len(calls)]
 
 
 def test_last_step_is_the_posterior_mean():
@@ -103,5 +126,5 @@ def test_last_step_is_the_posterior_mean():
     np.testing.assert_allclose(solution.xs[-1], solution.x)
     assert fixed_step(velocity, x0, grids.uniform(1)).nfe.tolist() == [1, 1]
     stop = fixed_step(velocity, x0, grids.uniform(4, 0.0, 0.9))
-    np.testing.assert_allclose(stop.x, 2.7, rtol=1e-3)
+    np.testing.assert_allclose(stop.x, 2.7, rtol=1e-6)
     assert stop.nfe.tolist() == [8, 8]

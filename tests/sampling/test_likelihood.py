@@ -41,6 +41,18 @@ def test_gaussian_on_every_path(name, x64):
     assert got.standard_error.tolist() == [0.0] * 3
 
 
+@pytest.mark.parametrize("name", ["linear", "vp"])
+def test_float32_loses_its_last_digits_alone(name):
+    """Over a range of 27 nats; forty roundings and the solver's tolerance."""
+    curve = CURVES[name]
+    x = np.float32(points(16))
+    got = log_prob(gaussian(curve.path), jnp.asarray(x), rtol=1e-6, atol=1e-6)
+    expected = GAUSSIAN.log_prob(curve, x.astype(float), curve.path.schedule.interval[1])
+    assert got.value.dtype == jnp.float32
+    np.testing.assert_allclose(got.value, expected, rtol=40 * np.finfo(np.float32).eps)
+    assert bool(got.success.all())
+
+
 @pytest.mark.parametrize("name", ["vp", pytest.param("cosine", marks=pytest.mark.slow)])
 def test_mixture_by_its_own_marginals(name, x64):
     """The flow carries one marginal to the other, so their ratio is the Jacobian's determinant."""
@@ -117,6 +129,26 @@ def test_linear_flow_from_another_source(x64):
     np.testing.assert_allclose(got.value, -6 * np.log(18) - np.trace(MATRIX), atol=1e-6)
 
 
+def crossing(t, x):
+    """Parts of one shape that move each other, and each itself."""
+    return {"a": 0.3 * x["a"] + x["b"], "b": -0.1 * x["b"] + x["a"]}
+
+
+def test_parts_add_their_divergences(key, x64):
+    """The trace is over both parts; probes of one know nothing of those of the other."""
+    n, d, rates = 400, 2, 0.3 - 0.1
+    x = {k: 0.01 * jax.random.normal(jax.random.key(i), (n, d)) for i, k in enumerate("ab")}
+    box = sources.product(dict.fromkeys("ab", sources.uniform(-9.0, 9.0)))
+    few = jax.tree.map(lambda a: a[:2], x)
+    expected = -2 * d * np.log(18) - d * rates
+    np.testing.assert_allclose(log_prob(crossing, few, source=box).value, expected, rtol=1e-6)
+    found = log_prob(
+        crossing, x, source=box, divergence=hutchinson(2), keys=jax.random.split(key, n)
+    )
+    assert np.std(found.value) > 0.5
+    assert abs((np.mean(found.value) - expected) / (np.std(found.value) / np.sqrt(n))) < 4
+
+
 def test_hutchinson_is_unbiased_and_knows_its_error(key):
     """Over many keys: the mean of the z-scores is zero and their spread one."""
     n, probes = 4000, 8
@@ -171,11 +203,23 @@ def test_conditions_and_dtype():
 def test_errors(key):
     x = jnp.ones((2, 3))
     for call, received in [
-        (lambda: hutchinson(0), "0"),
-        (lambda: log_prob(rotating, x, divergence=hutchinson()), "keys"),
-        (lambda: log_prob(rotating, x, divergence=hutchinson(), keys=key), "one typed key"),
-        (lambda: log_prob(rotating, x, cond={"a": jnp.ones(3)}), "batch"),
-        (lambda: log_prob(lambda t, x: x, x, source=sources.data(x)), "no density"),
+        (lambda: hutchinson(0), "^hutchinson needs at least one probe; got 0$"),
+        (
+            lambda: log_prob(rotating, x, divergence=hutchinson()),
+            "^hutchinson draws random probes: pass keys=jax.random.split",
+        ),
+        (
+            lambda: log_prob(rotating, x, divergence=hutchinson(), keys=key),
+            r"^keys has shape \(\): one typed key a sample is needed",
+        ),
+        (
+            lambda: log_prob(rotating, x, cond={"a": jnp.ones(3)}),
+            r"^condition 'a' has shape \(3,\), but the batch is 2: ",
+        ),
+        (
+            lambda: log_prob(lambda t, x: x, x, source=sources.data(x)),
+            "^a source of 2 data rows has no density",
+        ),
     ]:
         with pytest.raises(ValueError, match=received):
             call()

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from jaxflow import paths, sampling
 from jaxflow.sampling import adaptive, fixed_step, grids, methods
+from jaxflow.types import Method
 from jaxflow.velocities import from_network
 
 METHODS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "ab2": 1}
@@ -55,6 +57,46 @@ def test_order(name, x64):
         assert abs(np.log2(errors[0] / errors[1]) - ORDERS[name]) < 0.15
     assert method.order == ORDERS[name]
     assert method.calls == METHODS[name]
+
+
+def _heun_step(v, t, h, x):
+    first = v(t, x)
+    return x + h / 2 * (first + v(t + h, x + h * first))
+
+
+def _rk4_step(v, t, h, x):
+    k1 = v(t, x)
+    k2 = v(t + h / 2, x + h / 2 * k1)
+    k3 = v(t + h / 2, x + h / 2 * k2)
+    k4 = v(t + h, x + h * k3)
+    return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+
+STEPS = {
+    "euler": lambda v, t, h, x: x + h * v(t, x),
+    "midpoint": lambda v, t, h, x: x + h * v(t + h / 2, x + h / 2 * v(t, x)),
+    "heun": _heun_step,
+    "rk4": _rk4_step,
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_step_is_the_formula(name, x64):
+    """Two steps of unlike length in NumPy, which tell methods of one order apart."""
+    t, u, s = grid = np.array([0.1, 0.3, 0.8])
+
+    def v(t, x):
+        return falling(np.full(2, t), x)
+
+    if name == "ab2":
+        x1 = X + (u - t) * v(t, X)
+        share = (s - u) / (2 * (u - t))
+        expected = x1 + (s - u) * ((1 + share) * v(u, x1) - share * v(t, X))
+    else:
+        step = STEPS[name]
+        expected = step(v, u, s - u, step(v, t, u - t, X))
+    found = fixed_step(falling, jnp.asarray(X), grid, method=getattr(methods, name)())
+    np.testing.assert_allclose(found.x, expected, rtol=1e-13)
 
 
 def some_fast_solvers():
@@ -114,7 +156,7 @@ def test_adaptive_reaches_its_tolerance(name, x64):
     previous = 0
     for tolerance in (1e-4, 1e-7):
         solution = run(jnp.asarray(X), tolerance)
-        np.testing.assert_allclose(solution.x, fallen(X, 0, 1), atol=10 * tolerance)
+        np.testing.assert_allclose(solution.x, fallen(X, 0, 1), atol=5 * tolerance)
         assert np.all(solution.nfe > previous)
         previous = solution.nfe
 
@@ -128,17 +170,17 @@ def test_saves_directions_and_parts_of_the_way(x64):
     solve = jax.jit(lambda x, grid: adaptive(falling, x, grid, **tight))
     there = solve(jnp.asarray(X), grid)
     fixed = fixed_step(falling, jnp.asarray(X), steps, method=sampling.rk4(), save=True)
-    np.testing.assert_allclose(there.xs, exact, atol=1e-8)
+    np.testing.assert_allclose(there.xs, exact, atol=5e-9)
     np.testing.assert_allclose(there.t, grid)
-    np.testing.assert_allclose(fixed.xs[::40], exact, atol=1e-8)
+    np.testing.assert_allclose(fixed.xs[::40], exact, atol=1e-9)
     np.testing.assert_allclose(fixed.t, steps)
     for solution in (there, fixed):
         np.testing.assert_array_equal(solution.xs[-1], solution.x)
         np.testing.assert_array_equal(solution.xs[0], X)
     back = solve(there.x, grid[::-1])
-    np.testing.assert_allclose(back.xs, exact[::-1], atol=1e-8)
+    np.testing.assert_allclose(back.xs, exact[::-1], atol=2e-8)
     shared = jax.jit(lambda x: adaptive(falling, x, (0.2, 0.9), per_sample=False, **tight))(X)
-    np.testing.assert_allclose(shared.x, exact[-1], atol=1e-8)
+    np.testing.assert_allclose(shared.x, exact[-1], atol=5e-9)
     assert len(set(shared.nfe.tolist())) == 1
     assert shared.t is None
     assert shared.xs is None
@@ -149,13 +191,16 @@ def test_any_pytree_in_its_own_dtype(x64):
     """The state may be a mapping of parts; each keeps its dtype, in float64 mode too."""
     with jax.enable_x64(x64):
         x = {"a": jnp.asarray(X, jnp.bfloat16), "b": jnp.asarray(X[:, :1], jnp.float32)}
-        solutions = [fixed_step(falling, x, grids.uniform(20))]
+        solutions = [(fixed_step(falling, x, grids.uniform(20)), 2e-3)]
         if x64:
-            solutions += [adaptive(falling, x, rtol=1e-4, per_sample=p) for p in (True, False)]
-        for solution in solutions:
+            for per_sample in (True, False):
+                solutions += [(adaptive(falling, x, rtol=1e-4, per_sample=per_sample), 1e-3)]
+        half = fallen(np.asarray(x["a"], float), 0, 1)
+        for solution, rtol in solutions:
             dtypes = {k: v.dtype for k, v in solution.x.items()}
             assert dtypes == {"a": jnp.bfloat16, "b": jnp.float32}
-            np.testing.assert_allclose(solution.x["b"], fallen(X[:, :1], 0, 1), rtol=2e-3)
+            np.testing.assert_allclose(solution.x["b"], fallen(X[:, :1], 0, 1), rtol=rtol)
+            np.testing.assert_allclose(np.asarray(solution.x["a"], float), half, rtol=rtol + 2**-8)
             assert solution.nfe.dtype == jnp.int32
             assert solution.success.tolist() == [True, True]
 
@@ -163,10 +208,11 @@ def test_any_pytree_in_its_own_dtype(x64):
 def test_a_grid_a_sample(x64):
     """Each sample on its own times; a step of no length moves nothing, whatever the method."""
     own = np.stack([grids.uniform(64), grids.uniform(64, 0.1, 0.6)], axis=1)
+    tolerances = {1: 5e-3, 2: 5e-5, 4: 5e-9}
     for name in METHODS:
         solution = fixed_step(falling, jnp.asarray(X), own, method=getattr(methods, name)())
         expected = [fallen(X[0], 0, 1), fallen(X[1], 0.1, 0.6)]
-        np.testing.assert_allclose(solution.x, expected, atol=2e-2)
+        np.testing.assert_allclose(solution.x, expected, atol=tolerances[ORDERS[name]])
     still = np.concatenate([[0.0], np.array([1e-6, 2e-5]), grids.uniform(20, 0.0001, 0.9)])
     starts = from_network(
         lambda p, t, x, key=None: -x, None, path=paths.linear(), prediction="noise"
@@ -174,6 +220,60 @@ def test_a_grid_a_sample(x64):
     for name in METHODS:
         solution = fixed_step(starts, jnp.asarray(X), still, method=getattr(methods, name)())
         assert bool(solution.success.all()), name
+
+
+def wander(v, t, s, x, memory, keys=None):
+    """A step of random length, by the keys of the step."""
+    return x + jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys), memory + 1
+
+
+def test_every_step_of_every_sample_has_a_key_of_its_own(key):
+    """Step `i` of sample `n` draws by `fold_in(keys[n], i)`, whatever its batch-mates."""
+    method = Method(Partial(lambda v, t, x: 0), Partial(wander), calls=1, order=1)
+    keys = jax.random.split(key, 3)
+
+    def walk(keys):
+        x0 = jnp.zeros((len(keys), 2))
+        return fixed_step(falling, x0, grids.uniform(4), method=method, keys=keys, save=True).xs
+
+    moves = np.diff(walk(keys), axis=0)
+    for i in range(4):
+        for n in range(3):
+            expected = jax.random.normal(jax.random.fold_in(keys[n], i), (2,))
+            np.testing.assert_allclose(moves[i, n], expected, atol=1e-6)
+    np.testing.assert_allclose(walk(keys[1:2])[:, 0], walk(keys)[:, 1], atol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"^keys has shape \(3,\): one typed key a sample is needed"
+    ):
+        fixed_step(falling, jnp.zeros((2, 2)), grids.uniform(4), method=method, keys=keys)
+
+
+def test_a_shared_step_is_that_of_the_worst_sample_or_of_the_mean(x64):
+    """63 samples that stand still beside one that moves cost nothing, or dilute its error."""
+    x = jnp.zeros((64, 2)).at[0].set(X[0])
+    shared = {"per_sample": False, "rtol": 1e-6, "atol": 1e-6}
+    alone = adaptive(falling, x[:1], **shared)
+    worst = adaptive(falling, x, norm="worst", **shared)
+    rms = adaptive(falling, x, norm="rms", **shared)
+    assert worst.nfe.tolist() == [alone.nfe[0]] * 64
+    np.testing.assert_allclose(worst.x[0], alone.x[0], rtol=1e-12)
+    assert rms.nfe[0] < 0.8 * worst.nfe[0]
+    errors = [np.abs(s.x[0] - fallen(X[0], 0, 1)).max() for s in (worst, rms)]
+    assert errors[0] < 5e-6 < errors[1]
+    with pytest.raises(ValueError, match=r"^norm is 'max', but must be one of worst, rms$"):
+        adaptive(falling, x, norm="max")
+
+
+def test_parts_are_solved_as_one_sample(x64):
+    """The error is a mean over all numbers of a sample, however they are parted."""
+    whole = jnp.concatenate([jnp.asarray(X[:, :1]), jnp.zeros((2, 7))], axis=1)
+    for per_sample in (True, False):
+        one, two = (
+            adaptive(falling, x, rtol=1e-7, atol=1e-7, per_sample=per_sample)
+            for x in (whole, {"a": whole[:, :1], "b": whole[:, 1:]})
+        )
+        np.testing.assert_array_equal(two.nfe, one.nfe)
+        np.testing.assert_allclose(two.x["a"], one.x[:, :1], rtol=1e-12)
 
 
 def test_gradients_through_samplers(x64):
@@ -184,7 +284,7 @@ def test_gradients_through_samplers(x64):
         lambda x: adaptive(falling, x, per_sample=False, rtol=1e-8, atol=1e-8).x,
     ):
         got = jax.jacrev(lambda x, run=run: run(x[None])[0])(jnp.asarray(X[0]))
-        np.testing.assert_allclose(got, expected, atol=1e-6)
+        np.testing.assert_allclose(got, expected, atol=1e-7)
 
 
 def test_failure_is_told_a_sample():
@@ -198,6 +298,9 @@ def test_failure_is_told_a_sample():
     nan = adaptive(breaks, x)
     assert nan.success.tolist() == [True, False]
     assert nan.x[0, 0] == pytest.approx(2.0)
+    half = adaptive(lambda t, x: jnp.full_like(x, 1e4), jnp.array([[6e4], [1.0]], jnp.float16))
+    assert half.success.tolist() == [False, True]
+    assert half.x[0, 0] == jnp.inf
     given_up = adaptive(lambda t, x: jnp.where(x > 10, 1e4, 0.0) * jnp.sin(1e5 * t[:, None]), x)
     assert given_up.success.tolist()[1] is False
     assert given_up.nfe[1] == 6 * 4096 + 1
@@ -238,4 +341,4 @@ def test_a_grid_a_sample_saves_the_times_given(x64):
     solution = fixed_step(falling, jnp.asarray(X), grid, method=sampling.rk4(), save=True)
     np.testing.assert_array_equal(solution.t, grid)
     exact = [fallen(X[i : i + 1], grid[0, i], grid[-1, i])[0] for i in range(2)]
-    np.testing.assert_allclose(solution.x, exact, atol=1e-6)
+    np.testing.assert_allclose(solution.x, exact, atol=3e-8)

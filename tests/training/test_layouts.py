@@ -212,24 +212,31 @@ def test_a_batch_is_read_whole_by_one_process():
         assert laid(name).share == (0, 1)
 
 
+UNITS = "has 6 units that stay whole, which do not divide over tensor=4: "
+WHOLE = "^mode 'shard_map' keeps the whole state on every device; the layout .* needs mode 'jit'$"
+
+
 def test_errors_name_what_they_got():
     rules = {"kernel": (-1, 6)}
     state = jax.eval_shape(
         lambda: compiled(layout()).init({"kernel": jnp.zeros((4, 12))}, jax.random.key(0))
     )
     for call, received in [
-        (lambda: layout("fdsp"), "'fdsp'"),
-        (lambda: layout("hybrid"), "fsdp=k"),
-        (lambda: layout("hybrid", fsdp=3), "fsdp=3"),
-        (lambda: layout("data", fsdp=2), "fsdp=2"),
-        (lambda: layout("fsdp", fsdp=4), "hybrid"),
-        (lambda: layout("tensor", tensor=1, tensor_axes=rules), "tensor=k"),
-        (lambda: layout("tensor", tensor=2), "tensor=2"),
-        (lambda: layout("fsdp", tensor=0), "tensor=0"),
-        (lambda: layout("fsdp", tensor=16, tensor_axes=rules), "tensor=16"),
-        (lambda: layout(devices=[]), "0 devices"),
-        (lambda: layout("tensor", tensor=4, tensor_axes=rules).shardings(state), "6 units"),
-        (lambda: program(MAPPED, mode="shard_map", over=layout("fsdp")), "'jit'"),
+        (lambda: layout("fdsp"), "^layout is 'fdsp', but must be one of data, fsdp"),
+        (lambda: layout("hybrid"), "^layout 'hybrid' .*fsdp=k.*; got fsdp=1 and tensor=1$"),
+        (lambda: layout("hybrid", fsdp=3), "^fsdp=3 times tensor=1 does not divide 8 devices: "),
+        (lambda: layout("data", fsdp=2), "^layout 'data' .*; got fsdp=2 and tensor=1$"),
+        (lambda: layout("fsdp", fsdp=4), "^layout 'fsdp' .*hybrid.*; got fsdp=4 and tensor=1$"),
+        (lambda: layout("tensor", tensor=1, tensor_axes=rules), "^layout 'tensor' .*tensor=k"),
+        (lambda: layout("tensor", tensor=2), "^tensor=2 splits layers by the network's rules"),
+        (lambda: layout("fsdp", tensor=0), "^a layout needs devices, .*, fsdp=1 and tensor=0$"),
+        (
+            lambda: layout("fsdp", tensor=16, tensor_axes=rules),
+            "^fsdp=0 times tensor=16 does not divide 8 devices: ",
+        ),
+        (lambda: layout(devices=[]), "^a layout needs devices, .*; got 0 devices, "),
+        (lambda: layout("tensor", tensor=4, tensor_axes=rules).shardings(state), UNITS),
+        (lambda: program(MAPPED, mode="shard_map", over=layout("fsdp")), WHOLE),
     ]:
         with pytest.raises(ValueError, match=received):
             call()

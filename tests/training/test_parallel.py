@@ -179,13 +179,31 @@ def test_errors_name_what_they_got():
     plain = trainer(LOSS, GRADIENT, draw=DEVICE)
     mapped = trainer(LOSS, GRADIENT, draw=DEVICE, axis_name="data")
     for call, received in [
-        (lambda: program(plain, mode="pjit"), "'pjit'"),
-        (lambda: program(plain, mode="pmap"), "None"),
-        (lambda: program(mapped, mode="jit"), "'data'"),
-        (lambda: program(plain).place({"x1": jnp.ones((12, 2))}), "12"),
-        (lambda: program(mapped, mode="pmap").steps(None, None, 2), "pmap"),
-        (lambda: trainer(LOSS, GRADIENT, draw=DEVICE, ema_decay=1.0), "1.0"),
-        (lambda: trainer(LOSS, GRADIENT, draw=DEVICE, microbatches=0), "0"),
+        (lambda: program(plain, mode="pjit"), "^mode is 'pjit', but must be one of jit"),
+        (
+            lambda: program(plain, mode="pmap"),
+            "^mode 'pmap' needs a trainer with axis_name='data'; this one has None$",
+        ),
+        (
+            lambda: program(mapped, mode="jit"),
+            "^mode 'jit' needs a trainer with axis_name=None; this one has 'data'$",
+        ),
+        (
+            lambda: program(plain).place({"x1": jnp.ones((12, 2))}),
+            "^a batch of 12 does not divide over 8 devices: choose a multiple$",
+        ),
+        (
+            lambda: program(mapped, mode="pmap").steps(None, None, 2),
+            "^several steps a call need mode 'jit' or 'shard_map'",
+        ),
+        (
+            lambda: trainer(LOSS, GRADIENT, draw=DEVICE, ema_decay=1.0),
+            r"^the decay of an average must lie in \[0, 1\); got 1\.0$",
+        ),
+        (
+            lambda: trainer(LOSS, GRADIENT, draw=DEVICE, microbatches=0),
+            "^microbatches must be at least 1; got 0$",
+        ),
     ]:
         with pytest.raises(ValueError, match=received):
             call()

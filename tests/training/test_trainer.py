@@ -65,6 +65,51 @@ def test_no_average():
     np.testing.assert_array_equal(state.ema["w"], state.params["w"])
 
 
+def test_several_averages_each_by_its_own_rule():
+    """By name; a target network's decays from the first step on."""
+    rules = {"ema": 0.5, "target": average(0.9, warmup=1), "slow": average(0.99, warmup=2)}
+    run = run_of(ema_decay=rules)
+    state = run.init({"w": W}, jax.random.key(0))
+    step, expected = jax.jit(run.step), dict.fromkeys(rules, np.asarray(W, np.float64))
+    for n in range(4):
+        state, _ = step(state, {"x1": X})
+        decays = {
+            "ema": min(0.5, (1 + n) / (10 + n)),
+            "target": 0.9,
+            "slow": min(0.99, (1 + n) / (2 + n)),
+        }
+        w = np.asarray(state.params["w"], np.float64)
+        expected = {k: d * expected[k] + (1 - d) * w for k, d in decays.items()}
+    assert set(state.averages) == set(rules)
+    for name, mean in expected.items():
+        np.testing.assert_allclose(state.averages[name]["w"], mean, rtol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"^the decay of an average must lie in \[0, 1\); got -0\.1$"
+    ):
+        average(-0.1)
+    with pytest.raises(ValueError, match=r"^the warm-up of an average is at least 1.*; got 0\.5$"):
+        average(0.9, warmup=0.5)
+
+
+def test_every_device_has_a_key_of_its_own():
+    """Under a mapped axis: the gradient is the mean of what each device drew by its own key."""
+
+    def loss(params, key, batch, held=None):
+        return jnp.sum(params["w"] * jax.random.normal(key, (2,))), {}
+
+    run = run_of(optax.sgd(1.0), loss=loss, axis_name="data")
+    state = run.init({"w": W}, jax.random.key(3))
+    mapped = jax.vmap(run.step, (None, 0), axis_name="data")
+    after, metrics = mapped(state, {"x1": X.reshape(4, 3, 2)})
+    key = jax.random.fold_in(jax.random.fold_in(state.key, 0), 1)
+    drawn = [jax.random.normal(jax.random.fold_in(key, i), (2,)) for i in range(4)]
+    gradient = jnp.mean(jnp.stack(drawn), axis=0)
+    for i in range(4):
+        np.testing.assert_allclose(after.params["w"][i], W - gradient, rtol=1e-5)
+    losses = jnp.mean(jnp.stack([W @ z for z in drawn]))
+    np.testing.assert_allclose(metrics["loss"], jnp.full(4, losses), rtol=1e-5)
+
+
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, 1e30])
 @pytest.mark.parametrize("microbatches", [1, 3])
 def test_a_step_that_is_not_finite_changes_nothing(bad, microbatches):
@@ -83,6 +128,26 @@ def test_a_step_that_is_not_finite_changes_nothing(bad, microbatches):
     for name in ("params", "ema", "opt_state"):
         assert equal(getattr(later, name), getattr(clean, name)), name
     assert int(later.skipped) == 1
+
+
+def lost(params, key, batch, held=None):
+    """A loss that is not finite, of a gradient that is."""
+    return square(params, key, batch)[0] + jax.lax.stop_gradient(jnp.log(batch["x1"][0, 0])), {}
+
+
+def cusp(params, key, batch, held=None):
+    """A gradient that is not finite, of a loss that is."""
+    return jnp.sum(jnp.sqrt(jnp.abs(params["w"] - batch["x1"][0]))), {}
+
+
+@pytest.mark.parametrize("loss", [lost, cusp])
+def test_loss_and_gradient_must_both_be_finite(loss):
+    run = run_of(loss=loss)
+    state = run.init({"w": W}, jax.random.key(0))
+    after, metrics = run.step(state, {"x1": jnp.stack([W.at[0].set(0.0), W])})
+    assert jnp.isfinite(metrics["loss"]) == (loss is cusp)
+    assert int(after.skipped) == 1
+    np.testing.assert_array_equal(after.params["w"], W)
 
 
 @pytest.mark.parametrize("x64", [False, True])
@@ -143,7 +208,7 @@ def test_what_is_held_reaches_the_loss():
 def test_microbatches_divide_the_batch():
     run = run_of(microbatches=5)
     state = run.init({"w": W}, jax.random.key(0))
-    with pytest.raises(ValueError, match="12 does not divide into 5"):
+    with pytest.raises(ValueError, match=r"^a batch of 12 does not divide into 5 microbatches: "):
         run.step(state, {"x1": X})
 
 

@@ -50,6 +50,18 @@ def test_agrees_with_linear_gaussian_algebra(name, x64):
         np.testing.assert_allclose(got, expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["linear", "vp", "linear_vp"])
+def test_float32_loses_its_last_digits_alone(name):
+    """Of values up to 8, ten roundings."""
+    curve, times = CURVES[name], np.float32(TIMES)
+    with jax.enable_x64(True):
+        x, known = along_the_path(curve, times.astype(float))
+    found = everything(mixture(curve.path), jnp.asarray(times), jnp.asarray(x, jnp.float32))
+    for got, expected in zip(found, known, strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, expected, atol=80 * np.finfo(np.float32).eps)
+
+
 @pytest.mark.parametrize("name", ["linear", "linear(.1)", "cosine", "polynomial(2)"])
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_ends_are_exact(name, t, x64):
@@ -130,6 +142,24 @@ def test_samples_have_the_moments_of_the_mixture(x64):
     assert np.all(np.abs(x.mean(0) - mean) / deviation * np.sqrt(n) < 4)
     products = x[:, :, None] * x[:, None]
     assert np.all(np.abs(products.mean(0) - second) / products.std(0) * np.sqrt(n) < 4)
+
+
+def test_axes_of_a_covariance_are_its_columns(x64):
+    """In three dimensions, where the matrix of eigenvectors is not its own transpose."""
+    rng = np.random.default_rng(1)
+    root, mean, x = rng.normal(size=(3, 3)), rng.normal(size=3), rng.normal(size=(4, 3))
+    covariance, t = root @ root.T, 0.4
+    velocity = gaussian_mixture(
+        paths.linear(), weights=np.ones(1), means=mean[None], covariances=covariance[None]
+    )
+    y = np.linalg.solve(t**2 * covariance + (1 - t) ** 2 * np.eye(3), (x - t * mean).T).T
+    score, data = velocity.score(jnp.full(4, t), x), velocity.posterior_mean(jnp.full(4, t), x)
+    np.testing.assert_allclose(score, -y, rtol=1e-10)
+    np.testing.assert_allclose(data, mean + t * y @ covariance, rtol=1e-10)
+    n = 20_000
+    z = np.asarray(velocity.sample(jax.random.split(jax.random.key(0), n))) - mean
+    products = z[:, :, None] * z[:, None]
+    assert np.all(np.abs(products.mean(0) - covariance) / products.std(0) * np.sqrt(n) < 4)
 
 
 def test_data_on_a_line(x64):
@@ -378,7 +408,9 @@ def test_change_of_path_of_a_prediction(x64):
     x, t = jnp.asarray(points(len(TIMES))), jnp.asarray(TIMES)
     expected = with_slope(mixture(new), t, x)
     np.testing.assert_allclose(with_slope(changed, t, x), expected, atol=1e-7)
-    with pytest.raises(ValueError, match="schedule"):
+    with pytest.raises(
+        ValueError, match=r"^an affine path is needed, with a schedule; <function .* has none$"
+    ):
         change(changed, old, lambda t, a, b: None)
 
 
@@ -432,6 +464,12 @@ def test_conversion_interval():
     jitted = []
     jax.jit(lambda: jitted.append(conversion_interval(paths.cosine(), "data", "noise")))()
     assert jitted == [conversion_interval(paths.cosine(), "data", "noise")]
+
+
+NOSE = r"^prediction is 'nose' \(did you mean 'noise'\?\), but must be one of velocity, data, noise"
+VELOCTY = (
+    r"^source is 'velocty' \(did you mean 'velocity'\?\), but must be one of velocity, data, noise"
+)
 
 
 @pytest.mark.parametrize(

@@ -46,16 +46,21 @@ def test_a_scale_a_sample():
     assert adaptive(guided, x, cond=cond, per_sample=False).success.all()
 
 
-def test_nested_conditions_and_null_arrays():
-    """A text with its mask has a null of the same structure, an array for one example."""
+def test_nested_conditions_and_nulls_of_one_example():
+    """Nulls are trees too; samples of parts are guided part by part."""
 
-    def velocity(t, x, *, text):
-        return x + (text["tokens"] * text["mask"][..., None]).sum((1, 2))[:, None]
+    def parted(t, x, text):
+        shift = jnp.sum(text["tokens"] * text["mask"], axis=1)[:, None]
+        return {"a": x["a"] * shift, "b": x["b"] - shift}
 
-    text = {"tokens": jnp.ones((3, 4, 2)), "mask": jnp.ones((3, 4))}
-    null = {"tokens": jnp.full((4, 2), 0.5), "mask": jnp.array([1.0, 0.0, 0.0, 0.0])}
-    guided = classifier_free(velocity, scale=2.0, null={"text": null})
-    np.testing.assert_allclose(guided(T, X, text=text), X + 1 + 2 * (8 - 1), rtol=1e-6)
+    text = {"tokens": jnp.arange(6.0).reshape(3, 2), "mask": jnp.ones((3, 2), bool)}
+    null = {"tokens": np.array([1.0, 2.0]), "mask": np.array([True, False])}
+    x = {"a": X, "b": X[:, :1]}
+    without = {"tokens": jnp.array([[1.0, 2.0]] * 3), "mask": jnp.array([[True, False]] * 3)}
+    given, ignored = parted(T, x, text), parted(T, x, without)
+    guided = classifier_free(parted, scale=3.0, null={"text": null})(T, x, text=text)
+    for k in x:
+        np.testing.assert_allclose(guided[k], ignored[k] + 3 * (given[k] - ignored[k]), rtol=1e-6)
 
 
 def test_a_sharded_batch_stays_where_it_is():
@@ -90,8 +95,18 @@ def test_through_samplers():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="null"):
+    with pytest.raises(ValueError, match=r"^classifier_free needs the null value of a condition"):
         classifier_free(VELOCITY, scale=1.0, null={})
     guided = classifier_free(VELOCITY, scale=1.0, null={"lable": 10})
-    with pytest.raises(ValueError, match="'lable'"):
+    sentence = (
+        r"^guidance has a null value for 'lable', but the conditions are \['label', 'other'\]"
+    )
+    with pytest.raises(ValueError, match=sentence):
         guided(T, X, **COND)
+    with pytest.raises(ValueError, match=r"^the scale of guidance has shape \(3, 1\): give one"):
+        classifier_free(VELOCITY, scale=jnp.ones((3, 1)), null={"label": 10})
+    two = classifier_free(VELOCITY, scale=jnp.ones(2), null={"label": 10})
+    with pytest.raises(
+        ValueError, match=r"^the scale of .* shape \(2,\), and the batch is 3: give"
+    ):
+        two(T, X, **COND)

@@ -1,0 +1,77 @@
+"""Sampling by a flow map: exact however few the steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import sampling
+from jaxflow.sampling import grids
+from jaxflow.velocities import flow_map
+
+
+def decay(rate, t, x, *, key=None, r, scale):
+    """The average velocity of `x' = -rate scale x` from `t` to `r`."""
+    return (jnp.expm1(-rate * scale * (r - t)) / (r - t))[:, None] * x
+
+
+MAP = flow_map(decay, jnp.float32(0.7))
+X = jnp.arange(1.0, 7.0).reshape(3, 2)
+COND = {"scale": jnp.array([1.0, 2.0, -1.0])}
+
+
+@pytest.mark.parametrize(
+    "grid", [grids.uniform(1), grids.shifted(4, 3.0), grids.uniform(3, 0.9, 0.2)]
+)
+def test_it_is_exact_on_every_grid(grid):
+    solution = sampling.flow_map(MAP, X, grid, cond=COND)
+    span = grid[-1] - grid[0]
+    expected = X * np.exp(-0.7 * COND["scale"] * span)[:, None]
+    np.testing.assert_allclose(solution.x, expected, rtol=2e-6)
+    assert solution.nfe.tolist() == [len(grid) - 1] * 3
+    assert solution.nfe.dtype == jnp.int32
+    assert solution.success.tolist() == [True] * 3
+    assert solution.xs is None
+
+
+def test_every_step_starts_where_the_last_one_ended():
+    """The calls, in order, are `(t_i, t_{i+1})`; conditions and the state's dtype are kept."""
+    seen = []
+
+    def told(s, t, x):
+        jax.debug.callback(lambda s, t: seen.append((float(s[0]), float(t[0]))), s, t, ordered=True)
+        return x + 1
+
+    half = sampling.flow_map(told, X.astype(jnp.bfloat16), [0.0, 0.25, 1.0])
+    jax.effects_barrier()
+    assert seen == [(0.0, 0.25), (0.25, 1.0)]
+    assert half.x.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half.x, (X + 2).astype(jnp.bfloat16))
+
+
+def test_new_parameters_do_not_retrace_and_nan_is_told():
+    traces = []
+
+    def counted(params, t, x, *, key=None, r):
+        traces.append(None)
+        return jnp.where(x > 3, jnp.nan, params)
+
+    for w in (1.0, 2.0):
+        solution = sampling.flow_map(flow_map(counted, jnp.float32(w)), X, grids.uniform(2))
+    assert len(traces) == 1
+    assert solution.success.tolist() == [True, False, False]
+    fine = sampling.flow_map(lambda s, t, x: jnp.where(x > 5, jnp.nan, x), X, grids.uniform(2))
+    assert fine.success.tolist() == [True, True, False]
+
+
+def test_errors():
+    with pytest.raises(
+        ValueError, match=r"^times lie in \[0, 1\]; the grid runs from 0\.0 to 1\.5$"
+    ):
+        sampling.flow_map(MAP, X, [0.0, 1.5], cond=COND)
+    with pytest.raises(
+        ValueError, match=r"^condition 'scale' has shape \(2,\), but the batch is 3"
+    ):
+        sampling.flow_map(MAP, X, grids.uniform(1), cond={"scale": jnp.ones(2)})
+    with pytest.raises(TypeError, match=r"^flow_map is velocities\.flow_map itself, and not what"):
+        sampling.flow_map(flow_map, X, grids.uniform(1))
