@@ -21,7 +21,7 @@ from experiments import formats
 from experiments.formats import Splits, parted
 from experiments.run import command
 from jaxflow.data import store
-from jaxflow.data.sources import DATA_DIR
+from jaxflow.data.datasets import DATA_DIR
 from jaxflow.names import did_you_mean
 
 READERS: dict[str, Callable[[str], Splits]] = {

@@ -28,7 +28,7 @@ class Normal:
 
 
 @record
-class Uniform:
+class Box:
     """The uniform distribution on the box `[low, high)` of every coordinate."""
 
     low: float = static()
@@ -183,7 +183,7 @@ def uniform(low: float = 0.0, high: float = 1.0) -> Source:
     """
     if not low < high:
         raise ValueError(f"uniform needs low < high; got low={low}, high={high}")
-    return Uniform(low, high)
+    return Box(low, high)
 
 
 def mask(token: int) -> Source:

@@ -23,8 +23,8 @@ COUPLINGS = {
 class Pairs:
     """Batches of both distributions, drawn where the step runs."""
 
-    start: data.Stream
-    end: data.Stream
+    start: data.Fresh
+    end: data.Fresh
 
     def batch(self, step: jax.Array) -> Batch:
         return {**self.end.batch(step), "x0": self.start.batch(step)["x1"]}
@@ -69,7 +69,7 @@ def training(coupling: str, batch: int = 256, steps: int = 200) -> Task:
             state, _ = run.step(state, batch)
         jax.block_until_ready(state)
 
-    if not run.drawn:
+    if not run.on_host:
         return Task(compiled, facts, steps)
     batches = map(jax.jit(stream.batch), itertools.count())
     ahead = training.ahead(draw, lambda step: draw_key(key, step), batches)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.formats.splits import SPLITS, Splits, existing
-from jaxflow.data import Source, arrays
+from jaxflow.data import Dataset, arrays
 
 __all__ = ["npz", "read_npz"]
 
@@ -48,7 +48,7 @@ def npz(path: str | PathLike[str]) -> Splits:
     return Splits({split or "train": _columns(path, found) for split, found in parts.items()})
 
 
-def _columns(path: Path, columns: Mapping[str, np.ndarray]) -> Source:
+def _columns(path: Path, columns: Mapping[str, np.ndarray]) -> Dataset:
     of_data = [name for name in columns if name in DATA]
     of_labels = [name for name in columns if name in LABELS]
     if len(of_data) != 1 or len(of_labels) > 1:

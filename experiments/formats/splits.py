@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxflow.data import Arrays, Source
+from jaxflow.data import Arrays, Dataset
 
 __all__ = ["SPLITS", "Examples", "Splits", "existing", "parted"]
 
@@ -19,7 +19,7 @@ SPLITS = ("train", "test", "validation", "val")
 class Splits:
     """A source for each split, and the names of the classes where they are known."""
 
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Dataset]
     classes: tuple[str, ...] | None = None
 
 
@@ -79,9 +79,9 @@ def parted(splits: Splits, test_share: float) -> Splits:
     return Splits({name: _rows(source, part) for name, part in parts.items()}, splits.classes)
 
 
-def _labels_of(source: Source) -> np.ndarray | None:
+def _labels_of(source: Dataset) -> np.ndarray | None:
     return source.labels if isinstance(source, Examples) else None
 
 
-def _rows(source: Source, places: np.ndarray) -> Examples:
+def _rows(source: Dataset, places: np.ndarray) -> Examples:
     return Examples(len(places), lambda index: source[int(places[index])])

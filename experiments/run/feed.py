@@ -53,11 +53,11 @@ def feed(
     """
     start = int(state.step)
     source = dataset.batches(config, positions.of(start), _share(compiled))
-    if hasattr(source, "batch") and not compiled.drawn and config.parallel.mode != "pmap":
+    if hasattr(source, "batch") and not compiled.on_host and config.parallel.mode != "pmap":
         stride = calendar(config).stride(start, config.parallel.steps_per_call)
         if start == 0:
             _check_first(config, jax.device_get(_batch(source, positions.of(0))))
-        stream = processes.lay(source, compiled.layout.whole)
+        stream = processes.distribute(source, compiled.layout.whole)
         if positions.left_out:
             stream = Shifted(stream, positions)
         return Fed(
@@ -95,7 +95,7 @@ def batch_of(
 
 def _share(compiled: Program) -> tuple[int, int]:
     """A draw on the host pairs the whole batch, so each process reads all of it."""
-    return (0, 1) if compiled.drawn else compiled.layout.share
+    return (0, 1) if compiled.on_host else compiled.layout.share
 
 
 def _host_batches(

@@ -72,7 +72,7 @@ def _gradient_norms(
     @jax.jit
     def look(params: Params, key: Any, batch: Batch) -> Any:
         held = Held(jnp.asarray(step), state.averages, state.frozen)
-        drawn = batch if compiled.drawn else draw(key, batch, held)
+        drawn = batch if compiled.on_host else draw(key, batch, held)
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params, key, drawn, held)
         scalars = {name: a for name, a in aux.items() if jnp.ndim(a) == 0}
         return value, scalars, jax.tree.map(optax.tree.norm, gradient)

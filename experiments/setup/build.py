@@ -109,7 +109,7 @@ def parameters(config: ConfigDict, key: Array) -> Params:
 
 def program(config: ConfigDict) -> training.Program:
     """The compiled run."""
-    return training.program(trainer(config), mode=config.parallel.mode, over=layout(config))
+    return training.program(trainer(config), mode=config.parallel.mode, layout=layout(config))
 
 
 def initial_state(config: ConfigDict, compiled: training.Program) -> TrainState:

@@ -15,8 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxflow import couplings, losses, networks, paths, sampling, sources, times
-from jaxflow.data import sources as data_sources
-from jaxflow.data import toy, transforms
+from jaxflow.data import datasets, toy, transforms
 from jaxflow.names import did_you_mean
 
 __all__ = ["TABLES", "bound", "component"]
@@ -48,8 +47,8 @@ def _check_schedule(peak: float, warmup: int) -> None:
 
 TABLES: Mapping[str, Table] = {
     "data.source": {
-        "digits": data_sources.digits,
-        "tfds": data_sources.tfds,
+        "digits": datasets.digits,
+        "tfds": datasets.tfds,
         **{name: getattr(toy, name) for name in toy.__all__ if name[0].islower()},
     },
     "transforms": {

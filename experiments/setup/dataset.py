@@ -16,10 +16,8 @@ from jaxflow.data.pipeline import Batches
 from jaxflow.data.transforms import Dequantise, Flip, Scale, apply
 from jaxflow.types import Batch
 
-Stream = Any
 
-
-def batches(config: ConfigDict, start: int, share: tuple[int, int] = (0, 1)) -> Stream | Batches:
+def batches(config: ConfigDict, start: int, share: tuple[int, int] = (0, 1)) -> Any | Batches:
     """What the run trains on from position `start`: a stream on the device, or a host's batches.
 
     Of a host's batches, `share = (i, n)` reads the `i`-th of `n` equal runs of rows.

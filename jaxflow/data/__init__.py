@@ -9,9 +9,9 @@ to remember of its data.
 from jaxflow.data import toy, transforms
 from jaxflow.data.cells import Cells
 from jaxflow.data.checks import check, check_finite
-from jaxflow.data.device import OnDevice, Stream, on_device, stream
+from jaxflow.data.datasets import Arrays, Dataset, arrays, digits, load, tfds
+from jaxflow.data.device import Fresh, OnDevice, on_device, stream
 from jaxflow.data.pipeline import Batches, pipeline
-from jaxflow.data.sources import Arrays, Source, arrays, digits, load, tfds
 from jaxflow.data.store import store
 
 __all__ = [
@@ -19,8 +19,8 @@ __all__ = [
     "Batches",
     "Cells",
     "OnDevice",
-    "Source",
-    "Stream",
+    "Dataset",
+    "Fresh",
     "arrays",
     "check",
     "check_finite",

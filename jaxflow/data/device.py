@@ -13,7 +13,7 @@ from jaxflow.data.transforms import Transform, apply
 from jaxflow.records import record, static
 from jaxflow.types import Array, Batch, Data, Int, Key, Keys
 
-__all__ = ["OnDevice", "Stream", "on_device", "stream"]
+__all__ = ["OnDevice", "Fresh", "on_device", "stream"]
 
 
 class Distribution(Protocol):
@@ -58,7 +58,7 @@ class OnDevice:
 
 
 @record
-class Stream:
+class Fresh:
     """Fresh samples of a distribution without end; made by `stream`."""
 
     distribution: Any
@@ -107,7 +107,7 @@ def on_device(
     return OnDevice(arrays, jax.random.key(seed), batch_size, tuple(transforms))
 
 
-def stream(distribution: Distribution, *, batch_size: int, seed: int) -> Stream:
+def stream(distribution: Distribution, *, batch_size: int, seed: int) -> Fresh:
     """Fresh samples for every step, drawn on the device.
 
     Args:
@@ -116,7 +116,7 @@ def stream(distribution: Distribution, *, batch_size: int, seed: int) -> Stream:
         seed: of all steps together.
     """
     _check_size(batch_size)
-    return Stream(distribution, jax.random.key(seed), batch_size)
+    return Fresh(distribution, jax.random.key(seed), batch_size)
 
 
 def _placed(name: str, array: Any) -> Array:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from jaxflow.data.sources import Source
+from jaxflow.data.datasets import Dataset
 from jaxflow.data.transforms import Transform
 from jaxflow.types import Batch
 
@@ -40,7 +40,7 @@ class _Example:
 class _Readable:
     """A source whose unreadable examples are replaced by the next, up to so many of them."""
 
-    def __init__(self, source: Source, at_most: int):
+    def __init__(self, source: Dataset, at_most: int):
         self._source = source
         self._at_most = at_most
         self.unreadable: set[int] = set()
@@ -132,7 +132,7 @@ class Batches:
 
 
 def pipeline(
-    source: Source,
+    source: Dataset,
     *,
     batch_size: int,
     seed: int,
@@ -174,7 +174,7 @@ def pipeline(
         ValueError: for sizes that do not fit together, an empty source, unknown entries; from
             `next`, for more unreadable examples than allowed.
 
-    >>> from jaxflow.data.sources import arrays
+    >>> from jaxflow.data.datasets import arrays
     >>> batches = pipeline(arrays(x1=np.arange(6.0)), batch_size=4, seed=0, shuffle=False)
     >>> next(batches)["x1"].tolist(), next(batches)["x1"].tolist()
     ([0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 0.0, 1.0])

@@ -3,7 +3,7 @@
 A transform is `(x, rng) -> x` on one example `[*event]`. It is written once for NumPy arrays, in
 the pipeline's threads, and for JAX arrays, inside a compiled step: all its randomness is one call
 of `rng.random(shape)`, uniform on [0, 1), which a `numpy.random.Generator` offers and
-`Uniform(key)` offers on the device.
+`Randomness(key)` offers on the device.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ __all__ = [
     "Flip",
     "Scale",
     "Transform",
-    "Uniform",
+    "Randomness",
     "apply",
     "dequantise",
     "flip",
@@ -37,13 +37,13 @@ class Transform(Protocol):
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Randomness:
     """The randomness of one transform of one example, on the device."""
 
     key: Key
 
     def random(self, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        """Uniform on [0, 1)."""
+        """Randomness on [0, 1)."""
         return jax.random.uniform(self.key, shape)
 
 
@@ -115,5 +115,5 @@ def pixels(x: Any, levels: int = 256) -> np.ndarray:
 def apply(transforms: Sequence[Transform], x: Array, key: Key) -> Array:
     """All transforms in turn on one example, on the device."""
     for i, transform in enumerate(transforms):
-        x = transform(x, Uniform(jax.random.fold_in(key, i)))
+        x = transform(x, Randomness(jax.random.fold_in(key, i)))
     return x

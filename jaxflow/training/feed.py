@@ -49,9 +49,9 @@ def feed(program: Program, state: TrainState, data: Any, calendar: Calendar, *, 
     """
     start = int(state.step)
     pure = _is_pure(data)
-    if pure and not program.drawn and program.mode != "pmap":
+    if pure and not program.on_host and program.mode != "pmap":
         stride = calendar.stride(start, most)
-        stream = processes.lay(traceable(data), program.layout.whole)
+        stream = processes.distribute(traceable(data), program.layout.whole)
         return Feed(lambda s: program.steps(s, stream, stride), stride, lambda: None)
     host = _host(program, data, pure, start)
     placed = prefetch(completed(program, state, host), program.place)
@@ -70,7 +70,7 @@ def feed(program: Program, state: TrainState, data: Any, calendar: Calendar, *, 
 
 def completed(program: Program, state: TrainState, batches: Iterator[Any]) -> Iterator[Any]:
     """A host's batches from the state's step on, drawn ahead where the draw needs the host."""
-    if not program.drawn:
+    if not program.on_host:
         return batches
     key = jax.random.wrap_key_data(jnp.array(np.array(jax.random.key_data(state.key))))
     first = int(state.step)
@@ -83,7 +83,7 @@ def _is_pure(data: Any) -> bool:
 
 
 def _host(program: Program, data: Any, pure: bool, start: int) -> Iterator[Any]:
-    share = (0, 1) if program.drawn else program.layout.share
+    share = (0, 1) if program.on_host else program.layout.share
     if pure:
         stream = traceable(data)
         return (_rows(_batch(stream, step), share) for step in itertools.count(start))

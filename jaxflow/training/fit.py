@@ -118,7 +118,7 @@ def fit(
     >>> from jaxflow import training
     >>> loss = lambda params, key, batch, held: (jnp.mean((params - batch["x1"]) ** 2), None)
     >>> trainer = training.trainer(loss, optax.sgd(0.1), draw=lambda key, batch: batch)
-    >>> program = training.program(trainer, over=training.layout(devices=jax.devices()[:1]))
+    >>> program = training.program(trainer, layout=training.layout(devices=jax.devices()[:1]))
     >>> state = program.init(jnp.zeros(1), jax.random.key(0))
     >>> state = fit(program, state, lambda step: {"x1": jnp.ones((4, 1))}, 100)
     >>> round(float(state.params[0]), 3)

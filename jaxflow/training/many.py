@@ -31,7 +31,7 @@ class Many:
         held: list[Array],
         *,
         donate: bool,
-        drawn: bool,
+        on_host: bool,
         whole: jax.sharding.Sharding,
     ):
         self._run = jax.jit(
@@ -40,8 +40,8 @@ class Many:
             donate_argnums=1 if donate else (),
         )
         self._held = held
-        self._drawn = drawn
-        self._count = lru_cache(lambda n: processes.lay(np.int32(n), whole))
+        self._on_host = on_host
+        self._count = lru_cache(lambda n: processes.distribute(np.int32(n), whole))
         self._room = 0
 
     def __call__(
@@ -49,7 +49,7 @@ class Many:
     ) -> tuple[TrainState, Mapping[str, Array]]:
         check_state(state)
         stream = _as_stream(stream)
-        if self._drawn:
+        if self._on_host:
             raise ValueError(
                 "a part of this draw runs on the host, so steps are taken one by one: "
                 "program.step on batches of training.ahead(trainer.draw, keys, batches)"

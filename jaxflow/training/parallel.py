@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxflow.arrays import batch_size
-from jaxflow.draws.chain import on_host
-from jaxflow.training import processes
-from jaxflow.training.layouts import Layout, layout
+from jaxflow.draws.chain import on_host as runs_on_host
+from jaxflow.training import layouts, processes
+from jaxflow.training.layouts import Layout
 from jaxflow.training.many import Many, check_state
 from jaxflow.training.trainer import Trainer, draw_key, held_by
 from jaxflow.types import Array, Batch, Key, Params, Stream, TrainState
@@ -39,7 +39,7 @@ class Program(NamedTuple):
     made with `donate=False`). `steps(state, stream, n)` takes `n` steps in one call on batches that
     the stream makes on the device, with metrics `[n]`; another `n` runs the same program.
     `place(batch)` lays a host's batch over the devices: the rows of this process, where there are
-    several. `layout` says where all of it lies; `drawn` that `step` wants batches that
+    several. `layout` says where all of it lies; `on_host` that `step` wants batches that
     `training.ahead` has completed, since a part of the draw runs on the host.
     """
 
@@ -48,20 +48,20 @@ class Program(NamedTuple):
     steps: Callable[[TrainState, Stream, int], tuple[TrainState, Mapping[str, Array]]]
     place: Callable[[Batch], Batch]
     layout: Layout
-    drawn: bool
+    on_host: bool
     mode: str
     trainer: Trainer
 
 
 def program(
-    trainer: Trainer, *, mode: str = "jit", over: Layout | None = None, donate: bool = True
+    trainer: Trainer, *, mode: str = "jit", layout: Layout | None = None, donate: bool = True
 ) -> Program:
     """Compile a trainer over devices.
 
     Args:
         trainer: built with `axis_name="data"` for the modes that map, and without for jit.
         mode: "jit", "shard_map" or "pmap".
-        over: a layout; `layout("data")`, over all devices, where None.
+        layout: where the state lies; `training.layout("data")`, over all devices, where None.
         donate: whether a step reuses the memory of the state that it is given, which then is gone,
             its averages too. Without, old states stay, at twice the memory.
 
@@ -76,59 +76,59 @@ def program(
         )
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}, but must be one of {', '.join(MODES)}")
-    over = layout() if over is None else over
+    layout = layouts.layout() if layout is None else layout
     wanted = None if mode == "jit" else AXIS
     if trainer.axis_name != wanted:
         raise ValueError(
             f"mode {mode!r} needs a trainer with axis_name={wanted!r}; this one has "
             f"{trainer.axis_name!r}"
         )
-    _check_mode(mode, over)
-    drawn = on_host(trainer.draw)
+    _check_mode(mode, layout)
+    on_host = runs_on_host(trainer.draw)
     # Flat, since hashing a trainer at every call would cost what a small step does.
     leaves, tree = jax.tree.flatten(trainer)
-    held = [processes.lay(leaf, over.whole) for leaf in leaves]
+    held = [processes.distribute(leaf, layout.whole) for leaf in leaves]
 
     def complete(leaves: list[Array], state: TrainState, batch: Batch) -> Batch:
-        check_divides(batch_size(batch), over)
-        if not drawn:
+        check_divides(batch_size(batch), layout)
+        if not on_host:
             key = draw_key(state.key, state.step)
             batch = tree.unflatten(leaves).draw(key, batch, held_by(state))
-        return jax.lax.with_sharding_constraint(batch, over.batch)
+        return jax.lax.with_sharding_constraint(batch, layout.batch)
 
-    def laid(state: TrainState) -> TrainState:
-        return jax.lax.with_sharding_constraint(state, over.shardings(state))
+    def constrained(state: TrainState) -> TrainState:
+        return jax.lax.with_sharding_constraint(state, layout.shardings(state))
 
     def one(
         leaves: list[Array], state: TrainState, batch: Batch
     ) -> tuple[TrainState, Mapping[str, Array]]:
-        state = laid(state)
-        body = tree.unflatten(leaves).step if mode == "jit" else _mapped(tree, over, leaves)
+        state = constrained(state)
+        body = tree.unflatten(leaves).step if mode == "jit" else _mapped(tree, layout, leaves)
         state, metrics = body(state, complete(leaves, state, batch))
-        return laid(state), jax.lax.with_sharding_constraint(metrics, over.whole)
+        return constrained(state), jax.lax.with_sharding_constraint(metrics, layout.whole)
 
-    begin = jax.jit(lambda params, key, frozen: laid(trainer.init(params, key, frozen)))
+    begin = jax.jit(lambda params, key, frozen: constrained(trainer.init(params, key, frozen)))
 
     def init(params: Params, key: Key, frozen: Params = None) -> TrainState:
-        params, frozen = (processes.lay(p, over.split(p)) for p in (params, frozen))
+        params, frozen = (processes.distribute(p, layout.split(p)) for p in (params, frozen))
         return begin(params, key, frozen)
 
-    place = partial(_place, over, drawn)
+    place = partial(_place, layout, on_host)
     if mode == "pmap":
-        step = _pmapped(tree, over, jax.jit(complete), donate)
-        checked = _Checked(step, held, drawn)
-        return Program(init, checked, _no_scan, place, over, drawn, mode, trainer)
+        step = _pmapped(tree, layout, jax.jit(complete), donate)
+        checked = _Checked(step, held, on_host)
+        return Program(init, checked, _no_scan, place, layout, on_host, mode, trainer)
     step = jax.jit(one, donate_argnums=1 if donate else ())
-    many = Many(one, held, donate=donate, drawn=drawn, whole=over.whole)
-    checked = _Checked(step, held, drawn)
-    return Program(init, checked, many, place, over, drawn, mode, trainer)
+    many = Many(one, held, donate=donate, on_host=on_host, whole=layout.whole)
+    checked = _Checked(step, held, on_host)
+    return Program(init, checked, many, place, layout, on_host, mode, trainer)
 
 
 class _Checked:
     """A compiled step with the arrays of its trainer, that says what cannot be a step."""
 
-    def __init__(self, step: Callable[..., Any], held: list[Array], drawn: bool):
-        self._step, self._held, self._drawn = step, held, drawn
+    def __init__(self, step: Callable[..., Any], held: list[Array], on_host: bool):
+        self._step, self._held, self._on_host = step, held, on_host
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Mapping[str, Array]]:
         check_state(state)
@@ -136,7 +136,7 @@ class _Checked:
             raise TypeError(
                 f'a batch is a mapping, {{"x1": data, "cond": {{...}}}}; got {type(batch).__name__}'
             )
-        if self._drawn and "t" not in batch:
+        if self._on_host and "t" not in batch:
             raise ValueError(
                 "a part of this draw runs on the host, so the step takes batches that are drawn "
                 "already: for batch in training.ahead(trainer.draw, keys, batches)"
@@ -148,25 +148,25 @@ class _Checked:
         return self._step.lower(self._held, state, batch)
 
 
-def check_divides(n: int, over: Layout) -> None:
+def check_divides(n: int, layout: Layout) -> None:
     """Refuse a batch of `n` that the devices cannot share evenly.
 
     Raises:
         ValueError: naming both numbers.
     """
-    if n % over.batch_parts:
+    if n % layout.batch_parts:
         raise ValueError(
-            f"a batch of {n} does not divide over {over.batch_parts} devices: choose a multiple"
+            f"a batch of {n} does not divide over {layout.batch_parts} devices: choose a multiple"
         )
 
 
-def _check_mode(mode: str, over: Layout) -> None:
+def _check_mode(mode: str, layout: Layout) -> None:
     if mode == "jit":
         return
-    if over.batch_parts != over.mesh.shape["data"] or over.mesh.shape["tensor"] > 1:
+    if layout.batch_parts != layout.mesh.shape["data"] or layout.mesh.shape["tensor"] > 1:
         raise ValueError(
             f"mode {mode!r} keeps the whole state on every device; the layout "
-            f"{dict(over.mesh.shape)} needs mode 'jit'"
+            f"{dict(layout.mesh.shape)} needs mode 'jit'"
         )
     if mode == "pmap" and jax.process_count() > 1:
         raise ValueError(
@@ -174,28 +174,30 @@ def _check_mode(mode: str, over: Layout) -> None:
         )
 
 
-def _place(over: Layout, drawn: bool, batch: Batch) -> Batch:
+def _place(layout: Layout, on_host: bool, batch: Batch) -> Batch:
     """Rows to the devices that they belong to."""
-    _, shares = (0, 1) if drawn else over.share
-    check_divides(batch_size(batch) * shares, over)
+    _, shares = (0, 1) if on_host else layout.share
+    check_divides(batch_size(batch) * shares, layout)
     if jax.process_count() == 1:
-        return jax.device_put(batch, over.batch)
-    if drawn:
+        return jax.device_put(batch, layout.batch)
+    if on_host:
         return jax.tree.map(
-            lambda a: jax.make_array_from_callback(a.shape, over.batch, np.asarray(a).__getitem__),
+            lambda a: jax.make_array_from_callback(
+                a.shape, layout.batch, np.asarray(a).__getitem__
+            ),
             batch,
         )
     return jax.tree.map(
-        lambda a: jax.make_array_from_process_local_data(over.batch, np.asarray(a)), batch
+        lambda a: jax.make_array_from_process_local_data(layout.batch, np.asarray(a)), batch
     )
 
 
-def _mapped(tree: Any, over: Layout, leaves: list[Array]) -> Step:
+def _mapped(tree: Any, layout: Layout, leaves: list[Array]) -> Step:
     """The body of one device under `shard_map`."""
     whole = PartitionSpec()
     body = jax.shard_map(
         lambda leaves, state, batch: tree.unflatten(leaves).step(state, batch),
-        mesh=over.mesh,
+        mesh=layout.mesh,
         in_specs=(whole, whole, PartitionSpec(AXIS)),
         out_specs=whole,
         check_vma=False,
@@ -203,9 +205,9 @@ def _mapped(tree: Any, over: Layout, leaves: list[Array]) -> Step:
     return partial(body, leaves)
 
 
-def _pmapped(tree: Any, over: Layout, complete: Callable[..., Batch], donate: bool) -> Any:
+def _pmapped(tree: Any, layout: Layout, complete: Callable[..., Batch], donate: bool) -> Any:
     """The body of one device under `pmap`; the draw is a program of its own before it."""
-    devices = list(over.mesh.devices.ravel())
+    devices = list(layout.mesh.devices.ravel())
     body = jax.pmap(
         lambda leaves, state, batch: tree.unflatten(leaves).step(state, batch),
         axis_name=AXIS,

@@ -21,7 +21,7 @@ __all__ = [
     "connect",
     "gathered",
     "is_first",
-    "lay",
+    "distribute",
     "local",
     "together",
 ]
@@ -151,24 +151,24 @@ def gathered(rows: PyTree) -> PyTree:
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked)
 
 
-def lay(tree: PyTree, shardings: PyTree) -> PyTree:
+def distribute(tree: PyTree, shardings: PyTree) -> PyTree:
     """Arrays that every process holds alike, laid over all devices, to each what it is to hold.
 
     Args:
         tree: arrays on the host, on one device, or traced.
         shardings: one for all, or a tree of them.
     """
-    return jax.tree.map(_laid, tree, jax.tree.broadcast(shardings, tree))
+    return jax.tree.map(_distributed, tree, jax.tree.broadcast(shardings, tree))
 
 
-def _laid(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
+def _distributed(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
     if jax.process_count() == 1 or not is_concrete(leaf) or not _is_local(leaf):
         return jax.device_put(leaf, sharding)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = np.asarray(jax.random.key_data(leaf))
         implementation = jax.random.key_impl(leaf)
-        laid = jax.make_array_from_callback(data.shape, sharding, data.__getitem__)
-        return jax.random.wrap_key_data(laid, impl=implementation)
+        made = jax.make_array_from_callback(data.shape, sharding, data.__getitem__)
+        return jax.random.wrap_key_data(made, impl=implementation)
     data = np.asarray(leaf)
     return jax.make_array_from_callback(data.shape, sharding, data.__getitem__)
 

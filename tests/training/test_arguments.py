@@ -44,7 +44,7 @@ def compiled(rows, *, mode="jit", devices=8):
     draw = draws.chain(encode, draws.standard(path, source=source))
     axis = None if mode == "jit" else "data"
     run = trainer(losses.flow_matching(network, path), optax.sgd(0.1), draw=draw, axis_name=axis)
-    made = program(run, mode=mode, over=layout(devices=jax.devices()[:devices]))
+    made = program(run, mode=mode, layout=layout(devices=jax.devices()[:devices]))
     frozen = jnp.ones((2 * rows, 2)) / rows
     state = made.init(jnp.eye(2), jax.random.key(0), frozen=frozen)
     return made, state, {"x1": jnp.ones((8, 2 * rows))}

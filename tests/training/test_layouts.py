@@ -43,7 +43,7 @@ def compiled(over, optimizer=None, microbatches=1):
     loss = losses.flow_matching(NETWORK, PATH)
     optimizer = optimizer or optax.chain(optax.trace(decay=0.0), optax.scale(-0.1))
     run = trainer(loss, optimizer, draw=draws.standard(PATH), microbatches=microbatches)
-    return program(run, over=over)
+    return program(run, layout=over)
 
 
 def batch(dtype):
@@ -111,7 +111,7 @@ def test_a_state_starts_in_its_parts_and_with_the_same_values(name):
     """Parameters go from the host to each device in its part, and none is whole anywhere."""
     params = parameters("float32")
     run = compiled(laid(name), optax.adam(1e-3))
-    placed = processes.lay(params, run.layout.split(params))
+    placed = processes.distribute(params, run.layout.split(params))
     state = run.init(params, jax.random.key(0))
     for part, leaf in zip(jax.tree.leaves(placed), jax.tree.leaves(state.params), strict=True):
         assert part.sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
@@ -236,7 +236,7 @@ def test_errors_name_what_they_got():
         ),
         (lambda: layout(devices=[]), "^a layout needs devices, .*; got 0 devices, "),
         (lambda: layout("tensor", tensor=4, tensor_axes=rules).shardings(state), UNITS),
-        (lambda: program(MAPPED, mode="shard_map", over=layout("fsdp")), WHOLE),
+        (lambda: program(MAPPED, mode="shard_map", layout=layout("fsdp")), WHOLE),
     ]:
         with pytest.raises(ValueError, match=received):
             call()

@@ -52,10 +52,10 @@ def gradient_of(mode, microbatches, dtype, *, devices=8, draw=DEVICE):
     """Gradient, loss and drawn batch's cost of one step."""
     axis = None if mode == "jit" else "data"
     run = trainer(LOSS, GRADIENT, draw=draw, microbatches=microbatches, axis_name=axis)
-    compiled = program(run, mode=mode, over=layout(devices=jax.devices()[:devices]))
+    compiled = program(run, mode=mode, layout=layout(devices=jax.devices()[:devices]))
     state = compiled.init(parameters(dtype), jax.random.key(5))
     data = batch(dtype)
-    if compiled.drawn:
+    if compiled.on_host:
         (data,) = ahead(draw, lambda step: draw_key(jax.random.key(5), step), [data])
     state, metrics = compiled.step(state, compiled.place(data))
     return jax.tree.map(np.asarray, (state.opt_state[0].trace, dict(metrics)))

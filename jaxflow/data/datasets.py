@@ -14,13 +14,13 @@ from etils import epath
 from jaxflow.data.store import VERSION, store
 from jaxflow.names import did_you_mean
 
-__all__ = ["Arrays", "Source", "arrays", "digits", "load", "tfds"]
+__all__ = ["Arrays", "Dataset", "arrays", "digits", "load", "tfds"]
 
 CACHE = "~/.cache/jaxflow"
 DATA_DIR = "~/tensorflow_datasets"
 
 
-class Source(Protocol):
+class Dataset(Protocol):
     """Random access to examples, each a mapping of numbers and arrays."""
 
     def __len__(self) -> int: ...
@@ -64,7 +64,7 @@ def arrays(**columns: Any) -> Arrays:
 
 def tfds(
     name: str | PathLike[str], split: str, data_dir: str | PathLike[str] | None = None
-) -> Source:
+) -> Dataset:
     """A split of a TFDS data set on disk, read without TensorFlow.
 
     Args:
@@ -97,7 +97,7 @@ def tfds(
         ) from error
 
 
-def digits(split: str = "train", data_dir: str | PathLike[str] | None = None) -> Source:
+def digits(split: str = "train", data_dir: str | PathLike[str] | None = None) -> Dataset:
     """The 1,797 scans of handwritten digits, 8 x 8, that scikit-learn carries.
 
     They are written as a TFDS data set on first use, `image` uint8 `[8, 8, 1]` with the original
@@ -116,7 +116,7 @@ def digits(split: str = "train", data_dir: str | PathLike[str] | None = None) ->
     return tfds("digits", split, data_dir)
 
 
-def load(source: Source) -> dict[str, np.ndarray]:
+def load(source: Dataset) -> dict[str, np.ndarray]:
     """All of a source in memory: each entry stacked, as `on_device` takes them."""
     examples = [source[index] for index in range(len(source))]
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
