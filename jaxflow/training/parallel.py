@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
@@ -87,7 +88,7 @@ def program(
     on_host = runs_on_host(trainer.draw)
     # Flat, since hashing a trainer at every call would cost what a small step does.
     leaves, tree = jax.tree.flatten(trainer)
-    held = [processes.distribute(leaf, layout.whole) for leaf in leaves]
+    held = [processes.distribute(jnp.asarray(leaf), layout.whole) for leaf in leaves]
 
     def complete(leaves: list[Array], state: TrainState, batch: Batch) -> Batch:
         check_divides(batch_size(batch), layout)

@@ -223,7 +223,7 @@ def test_unwritable_folder(tmp_path: Path) -> None:
         ("sampler.guidance", np.nan, "config.sampler.guidance must be a finite number; it is nan"),
         ("drop.rate", 2.0, "rate"),
         ("drop.null", {"label": 99}, "label is 99, but the network has classes 0 to 9"),
-        ("drop.null", {"label": "x"}, "'label' must be a number; got 'x'"),
+        ("drop.null", {"label": "x"}, "'label' must be numbers; got 'x'"),
         ("drop.null", {"lable": 10}, r"'lable', but config.data.cond is \['label'\]"),
         ("network", {"name": "mlp", "kwargs": {"width": -4}}, "at least 1 for width; got -4"),
         ("network", {"name": "mlp", "kwargs": {"width": "64"}}, "got '64'"),
