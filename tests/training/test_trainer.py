@@ -172,7 +172,8 @@ def test_dtypes_stay(x64):
         assert step._cache_size() == 1
 
 
-def test_keys_are_functions_of_run_and_step():
+@pytest.mark.parametrize("microbatches", [1, 3])
+def test_keys_are_functions_of_run_and_step(microbatches):
     """A draw, a loss's dropout and each microbatch have keys of their own, new at every step."""
     seen = []
 
@@ -180,13 +181,13 @@ def test_keys_are_functions_of_run_and_step():
         jax.debug.callback(lambda k: seen.append(tuple(np.asarray(k))), jax.random.key_data(key))
         return square(params, key, batch)
 
-    run = run_of(loss=loss, microbatches=3)
+    run = run_of(loss=loss, microbatches=microbatches)
     state = run.init({"w": W}, jax.random.key(0))
     for _ in range(2):
         state, _ = jax.jit(run.step)(state, {"x1": X})
     jax.effects_barrier()
     drawn = {tuple(np.asarray(jax.random.key_data(draw_key(state.key, s)))) for s in range(2)}
-    assert len(set(seen)) == 6
+    assert len(set(seen)) == 2 * microbatches
     assert len(drawn) == 2
     assert not drawn & set(seen)
 
