@@ -130,6 +130,15 @@ def test_a_step_that_is_not_finite_changes_nothing(bad, microbatches):
     assert int(later.skipped) == 1
 
 
+def test_the_optimizer_is_told_the_loss():
+    def update(gradient, state, params=None, *, value, **more):
+        return gradient, value
+
+    run = run_of(optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update))
+    state, metrics = run.step(run.init({"w": W}, jax.random.key(0)), {"x1": X})
+    assert state.opt_state == metrics["loss"] != metrics["grad_norm"]
+
+
 def lost(params, key, batch, held=None):
     """A loss that is not finite, of a gradient that is."""
     return square(params, key, batch)[0] + jax.lax.stop_gradient(jnp.log(batch["x1"][0, 0])), {}
