@@ -43,6 +43,28 @@ def test_two_sample_sees_more_than_means(key):
     assert classifier_two_sample(key, ring, y).p_value < 1e-6
 
 
+class Told:
+    """A classifier whose answers to the held-out halves are given."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def fit(self, x, called_x):
+        pass
+
+    def predict(self, x):
+        return np.arange(len(x)) < self.answers.pop(0)
+
+
+def test_two_sample_is_the_test_of_two_proportions(key):
+    """7 of 10 and 9 of 30 are called `x`."""
+    found = classifier_two_sample(key, np.ones((20, 2)), np.ones((60, 2)), classifier=Told(7, 9))
+    pooled = 16 / 40
+    z = (0.7 - 0.3) / np.sqrt(pooled * (1 - pooled) * (1 / 10 + 1 / 30))
+    error = np.sqrt(0.7 * 0.3 / 10 + 0.3 * 0.7 / 30) / 2
+    np.testing.assert_allclose(found, (0.7, error, ndtr(-z)), rtol=1e-12)
+
+
 def test_two_sample_of_a_constant_answer(key):
     x = np.zeros((20, 2))
     assert classifier_two_sample(key, x, x)[::2] == (0.5, 0.5)

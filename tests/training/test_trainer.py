@@ -130,6 +130,15 @@ def test_a_step_that_is_not_finite_changes_nothing(bad, microbatches):
     assert int(later.skipped) == 1
 
 
+def test_the_optimizer_is_told_the_loss():
+    def update(gradient, state, params=None, *, value, **more):
+        return gradient, value
+
+    run = run_of(optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update))
+    state, metrics = run.step(run.init({"w": W}, jax.random.key(0)), {"x1": X})
+    assert state.opt_state == metrics["loss"] != metrics["grad_norm"]
+
+
 def lost(params, key, batch, held=None):
     """A loss that is not finite, of a gradient that is."""
     return square(params, key, batch)[0] + jax.lax.stop_gradient(jnp.log(batch["x1"][0, 0])), {}
@@ -172,7 +181,8 @@ def test_dtypes_stay(x64):
         assert step._cache_size() == 1
 
 
-def test_keys_are_functions_of_run_and_step():
+@pytest.mark.parametrize("microbatches", [1, 3])
+def test_keys_are_functions_of_run_and_step(microbatches):
     """A draw, a loss's dropout and each microbatch have keys of their own, new at every step."""
     seen = []
 
@@ -180,13 +190,13 @@ def test_keys_are_functions_of_run_and_step():
         jax.debug.callback(lambda k: seen.append(tuple(np.asarray(k))), jax.random.key_data(key))
         return square(params, key, batch)
 
-    run = run_of(loss=loss, microbatches=3)
+    run = run_of(loss=loss, microbatches=microbatches)
     state = run.init({"w": W}, jax.random.key(0))
     for _ in range(2):
         state, _ = jax.jit(run.step)(state, {"x1": X})
     jax.effects_barrier()
     drawn = {tuple(np.asarray(jax.random.key_data(draw_key(state.key, s)))) for s in range(2)}
-    assert len(set(seen)) == 6
+    assert len(set(seen)) == 2 * microbatches
     assert len(drawn) == 2
     assert not drawn & set(seen)
 
