@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxflow.types import Array, Cond, Data, Float, Key, Keys, Time
+from jaxflow.types import AnyArray, Array, Cond, Data, Float, Key, Keys, Time
 
 __all__ = [
     "LIBRARIES",
@@ -34,8 +34,6 @@ __all__ = [
     "per_sample",
     "squared_distances",
 ]
-
-AnyArray = Any
 
 # Up to so many numbers a sample NumPy multiplies without BLAS, whose threads wait for each other by
 # spinning while a training step has the cores. On two busy cores, a step beside couplings of 512

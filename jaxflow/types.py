@@ -11,11 +11,14 @@ Keys are typed (`jax.random.key`); `key=None` means nothing random.
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+import jaxtyping
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from jaxflow.records import record, static
 
 __all__ = [
+    "AnyArray",
     "Array",
     "Batch",
     "Bool",
@@ -51,11 +54,12 @@ __all__ = [
     "Velocity",
 ]
 
-Data = Shaped[Array, "batch *event"]
+AnyArray = Array | np.ndarray
+Data = Shaped[AnyArray, "batch *event"]
 Sample = Any  # data, or a mapping of parts, each of them data
-Time = Float[Array, "batch *lead"]
-Key = PRNGKeyArray
-Keys = Shaped[PRNGKeyArray, "batch"]
+Time = Float[AnyArray, "batch *lead"]
+Key = jaxtyping.Key[Array, ""]
+Keys = jaxtyping.Key[Array, "batch"]
 Cond = Mapping[str, Any]  # each an array `[batch, ...]` or a mapping of such
 Batch = Mapping[str, Any]
 Params = PyTree
@@ -95,6 +99,7 @@ class FlowMap(Protocol):
     def __call__(self, s: Any, t: Any, x: Sample, **cond: Any) -> Sample: ...
 
 
+@runtime_checkable
 class Network(Protocol):
     """A pure function of its parameters; `key` serves dropout alone.
 
@@ -107,6 +112,7 @@ class Network(Protocol):
     ) -> Any: ...
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where a flow starts: a distribution over `x0`."""
 
@@ -119,6 +125,7 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
 class Times(Protocol):
     """A distribution over training times, given by its quantile function."""
 
@@ -133,19 +140,19 @@ class Times(Protocol):
         ...
 
 
+@runtime_checkable
 class Coupling(Protocol):
-    """Pairs source with data; conditions follow their data."""
+    """Pairs source with data; conditions follow their data.
 
-    @property
-    def independent(self) -> bool:
-        """Whether `x0` still knows nothing of `x1`; False where a coupling does not say."""
-        ...
+    One that has `independent = True` promises that `x0` still knows nothing of `x1`.
+    """
 
     def __call__(
         self, key: Key, x0: Sample, x1: Sample, cond: Cond
     ) -> tuple[Sample, Sample, Cond]: ...
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """`x_t = alpha(t) x1 + sigma(t) x0`; `interval` is where both derivatives are finite."""
 
@@ -181,16 +188,17 @@ class PathSample:
     score: Sample | None = None
 
 
+@runtime_checkable
 class Path(Protocol):
-    """Joins a pair `(x0, x1)`; deterministic given the latent `z`."""
+    """Joins a pair `(x0, x1)`; deterministic given the latent `z`.
 
-    def latent(self, key: Key, x0: Sample) -> Any:
-        """The path's own randomness, or None; a path that has none may lack it."""
-        ...
+    One that has randomness of its own gives it by `latent(key, x0)`.
+    """
 
     def __call__(self, t: Any, x0: Sample, x1: Sample, z: Any = None) -> PathSample: ...
 
 
+@runtime_checkable
 class Draw(Protocol):
     """Completes a batch `{"x1": ..., "cond": ...}` with everything random in an objective.
 
@@ -224,6 +232,7 @@ class Held:
         return self.averages["ema"]
 
 
+@runtime_checkable
 class Loss(Protocol):
     """A plain mean over examples; `aux["per_example"]` keeps them apart."""
 

@@ -6,19 +6,15 @@ already find their partner free, and an exact solver has little left to do: a fe
 work for scipy's (at n = 512) and for the one that compiles.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from jaxflow.types import Array
+from jaxflow.types import AnyArray, Array
 
 __all__ = ["assign", "assign_on_host"]
-
-AnyArray = Any
 
 TEMPERATURE = 0.02
 ITERATIONS = 30

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxflow.types import Array, Batch, Data, Int, Key, Keys
 __all__ = ["OnDevice", "Stream", "on_device", "stream"]
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """Anything that draws one sample a key, such as those of `jaxflow.data.toy`."""
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxflow.training.calendar import Calendar
 from jaxflow.training.feed import Feed, feed
@@ -21,6 +21,7 @@ Metrics = Mapping[str, Array]
 Line = Mapping[str, float | None]
 
 
+@runtime_checkable
 class Duties(Protocol):
     """What a run has to do besides its steps."""
 
