@@ -5,11 +5,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
+RIVALS_VENV ?= .venv-rivals
+RIVALS_PYTHON ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null)
 
 MINOR := $(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
 CONSTRAINTS ?= $(wildcard constraints/py$(MINOR).txt)
 STAMP = $(VENV)/.installed-$(MINOR)
 BENCH_STAMP = $(BENCH_VENV)/.installed-$(MINOR)
+RIVALS_STAMP = $(RIVALS_VENV)/.installed
 PINNED = $(CONSTRAINTS:%=-c %)
 
 RUN = $(VENV)/bin/python
@@ -36,6 +39,12 @@ $(BENCH_STAMP): pyproject.toml $(CONSTRAINTS) constraints/peers.txt
 	$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(BENCH_VENV)/bin/python -m pip install --quiet $(PINNED) -c constraints/peers.txt -e '.[ot,peers]'
 	$(BENCH_VENV)/bin/python -m pip install --quiet --no-deps -c constraints/peers.txt torchcfm torchdyn
+	@touch $@
+
+$(RIVALS_STAMP): pyproject.toml constraints/rivals.txt
+	$(RIVALS_PYTHON) -m venv $(RIVALS_VENV)
+	$(RIVALS_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(RIVALS_VENV)/bin/python -m pip install --quiet -c constraints/rivals.txt -e '.[rivals]'
 	@touch $@
 
 demo: $(STAMP)
@@ -65,5 +74,6 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(RUN) -m pytest tests/test_docs.py jaxflow
 
-bench: $(BENCH_STAMP)
-	$(BENCH_VENV)/bin/python -m benchmarks
+# Beside the JAX libraries only where there is a Python 3.13 to run them.
+bench: $(BENCH_STAMP) $(if $(RIVALS_PYTHON),$(RIVALS_STAMP))
+	$(BENCH_VENV)/bin/python -m benchmarks $(if $(RIVALS_PYTHON),--rivals $(RIVALS_VENV)/bin/python)

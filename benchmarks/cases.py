@@ -27,6 +27,7 @@ def cases(weights: str, *, quick: bool = False) -> list[Case]:
         *_sampling(weights, 500 if quick else 10_000),
         *_transport((128, 256) if quick else (128, 256, 512, 1024)),
         *_steps(*((2, 1) if quick else (64, 16))),
+        *_rivals(weights, 500 if quick else 10_000),
     ]
 
 
@@ -36,6 +37,10 @@ def _ours(factory: str, **options: Any) -> Side:
 
 def _peer(factory: str, **options: Any) -> Side:
     return Side(f"benchmarks.peers.{factory}", options)
+
+
+def _rival(factory: str, **options: Any) -> Side:
+    return Side(f"benchmarks.rivals.{factory}", options)
 
 
 def _two_dimensional() -> list[Case]:
@@ -119,3 +124,61 @@ def _steps(dit_batch: int, unet_batch: int) -> list[Case]:
 
 def _forward(side: Side) -> Side:
     return side._replace(options={**side.options, "forward": True})
+
+
+def _rivals(weights: str, n: int) -> list[Case]:
+    """Other JAX libraries: the same perceptron, data, optimiser and average."""
+    steps = [
+        ("stix, its TrainingLoop", "stix", "own", "step", "fixed"),
+        ("stix, a bare step", "stix", "jit", "step", "fixed"),
+        ("stix, a user's scan", "stix", "scan", "steps", "fixed"),
+        ("hackable-diffusion, a bare step", "hackable", "jit", "step", "fixed"),
+        ("hackable-diffusion, a user's scan", "hackable", "scan", "steps", "fixed"),
+        ("ott, nnx.jit", "ott", "nnx", "step", "fixed"),
+        ("ott, nnx.jit cached", "ott", "cached", "step", "fixed"),
+        ("stix, its TrainingLoop, data drawn", "stix", "own", "step", "drawn"),
+        ("hackable-diffusion, a bare step, data drawn", "hackable", "jit", "step", "drawn"),
+        ("hackable-diffusion, a user's scan, data drawn", "hackable", "scan", "steps", "drawn"),
+        ("ott, nnx.jit cached, data drawn", "ott", "cached", "step", "drawn"),
+    ]
+    samplers = [
+        ("stix, Euler 50", "stix", "euler", "euler"),
+        ("hackable-diffusion, Euler 50", "hackable", "euler", "euler"),
+        ("ott, Euler 50", "ott", "euler", "euler"),
+        ("ott, dopri5 1e-5, a step a sample", "ott", "dopri5", "dopri5 per sample"),
+        ("stix, tsit5 1e-5, a step a sample", "stix", "tsit5", "default"),
+        ("stix, tsit5 1e-5, shared step", "stix", "tsit5 shared", "tsit5 shared"),
+    ]
+    couplings = [("Sinkhorn's plan by default", "plan"), ("its loader", "loader")]
+    both = ("rivals", "rivals")
+    training = [
+        Case(
+            f"moons training: {name}",
+            "step",
+            _ours("moons:training", loop=ours, data=data),
+            _rival(f"{module}:training", loop=theirs, data=data),
+            pythons=both,
+        )
+        for name, module, theirs, ours, data in steps
+    ]
+    sampling = [
+        Case(
+            f"{n} points: {name}",
+            "call",
+            _ours("sampling:sample", sampler=ours, weights=weights, n=n, checked=True),
+            _rival(f"{module}:sample", solver=theirs, weights=weights, n=n),
+            pythons=both,
+        )
+        for name, module, theirs, ours in samplers
+    ]
+    transport = [
+        Case(
+            f"pairs n=256: ott, {name}",
+            "batch",
+            _ours("transport:couple", n=256, coupling="on_host"),
+            _rival("ott:couple", n=256, by=by),
+            pythons=both,
+        )
+        for name, by in couplings
+    ]
+    return [*training, *sampling, *transport]

@@ -6,7 +6,6 @@ traced, on both sides, against the dense bfloat16 peak of the device.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -98,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--peer", default=sys.executable, help="the Python that has torch")
     options = parser.parse_args(argv)
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}
-    setting = Setting(sys.executable, options.peer, os.cpu_count() or 1, environment)
+    setting = Setting(peer=options.peer, environment=environment)
     effort = Effort(2, 0.02) if options.tiny else Effort(9, 2.0)
     rows = []
     for case in cases(tiny=options.tiny):

@@ -9,11 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.timing import Setting
 
 __all__ = ["HEADER", "cells", "document", "markdown", "write"]
 
-HEADER = ("case", "jaxflow", "peer", "ratio (quartiles)", "goal", "first call, jaxflow / peer")
+HEADER = (
+    "case", "jaxflow", "peer", "ratio (quartiles)", "goal", "first call, jaxflow / peer",
+    "told by both, jaxflow / peer",
+)  # fmt: skip
+TOLD = ("loss", "trained loss", "largest error", "median error", "calls", "cost over exact")
+EXTRAS = {
+    "torch": "peers", "torchcfm": "peers", "flow_matching": "peers",
+    "stix": "rivals", "hackable_diffusion": "rivals", "ott": "rivals",
+}  # fmt: skip
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -23,7 +33,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     goal = "" if row["goal"] is None else f">= {row['goal']:g}x {_verdict(row)}"
     firsts = " / ".join(_first(row[side]) for side in ("ours", "peer"))
     times = [_time(row[side], row["unit"]) for side in ("ours", "peer")]
-    return [row["name"], *times, shown, goal, firsts]
+    return [row["name"], *times, shown, goal, firsts, _told(row)]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -70,10 +80,26 @@ def _verdict(row: Mapping[str, Any]) -> str:
 
 def _time(side: Mapping[str, Any], unit: str) -> str:
     if "missing" in side:
-        return f"{side['missing']} is not installed"
+        return f"{side['missing']} is not installed{_remedy(side['missing'])}"
     if "error" in side:
         return side["error"]
     return f"{_scaled(side['seconds']['median'])}/{unit}"
+
+
+def _remedy(package: str) -> str:
+    extra = EXTRAS.get(package.split(".")[0])
+    return f": make bench, or pip install -e '.[{extra}]'" if extra else ""
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """What the two sides say of their results, and how far apart their first points lie."""
+    facts = [row[side].get("facts", {}) for side in ("ours", "peer")]
+    pairs = [(name, [f"{f[name]:.5g}" if name in f else "-" for f in facts]) for name in TOLD]
+    told = [f"{name} {' / '.join(pair)}" for name, pair in pairs if pair != ["-", "-"]]
+    points = [np.asarray(f["points"]) for f in facts if "points" in f]
+    if len(points) == 2:
+        told.append(f"points within {np.max(np.abs(points[0] - points[1])):.1g}")
+    return ", ".join(told)
 
 
 def _first(side: Mapping[str, Any]) -> str:

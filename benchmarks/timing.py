@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 __all__ = ["Case", "Effort", "Setting", "Side", "Worker", "measure"]
 
 ROOT = Path(__file__).parent.parent
+AGREE = {"parameters": 0, "loss": 1e-5, "points": 0.01}
 
 
 class Side(NamedTuple):
@@ -23,10 +26,11 @@ class Side(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One row of the table: the same work on both setting.
+    """One row of the table: the same work on both sides.
 
     `goal` is the ratio of the peer's seconds to ours that is to be reached, if there is one. With
     `startup` it is the whole life of a process up to the end of its first unit that is timed.
+    `pythons` are the interpreters of the two sides, by their names in a `Setting`.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Case(NamedTuple):
     peer: Side
     goal: float | None = None
     startup: bool = False
+    pythons: tuple[str, str] = ("ours", "peer")
 
 
 class Effort(NamedTuple):
@@ -45,10 +50,15 @@ class Effort(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """The interpreters of the two sides, their threads, and what is added to their environment."""
+    """The interpreters, the threads of a side, and what is added to its environment.
+
+    `ours` has jaxflow, `peer` the PyTorch peers, `rivals` the JAX libraries and jaxflow, so that
+    both sides beside those run on the same jax.
+    """
 
     ours: str = sys.executable
     peer: str = sys.executable
+    rivals: str = sys.executable
     threads: int = os.cpu_count() or 1
     environment: Mapping[str, str] = {}
 
@@ -92,13 +102,14 @@ def measure(case: Case, setting: Setting, effort: Effort) -> dict[str, Any]:
     """One row: both sides' seconds, their ratio, and what is known of each.
 
     Raises:
-        ValueError: where the two sides have different numbers of parameters.
+        ValueError: where the two sides differ in what `Task` says that they agree on.
     """
     return (_startups if case.startup else _alternated)(case, setting, effort)
 
 
 def _alternated(case: Case, setting: Setting, effort: Effort) -> dict[str, Any]:
-    with Worker(setting.ours, setting) as ours, Worker(setting.peer, setting) as peer:
+    pythons = [getattr(setting, name) for name in case.pythons]
+    with Worker(pythons[0], setting) as ours, Worker(pythons[1], setting) as peer:
         replies = [_prepare(ours, case.ours), _prepare(peer, case.peer)]
         timers = [
             None if _failed(reply) else _timer(worker, effort.seconds)
@@ -119,7 +130,8 @@ def _startups(case: Case, setting: Setting, effort: Effort) -> dict[str, Any]:
 
         return once
 
-    timers = [timer(0, setting.ours, case.ours), timer(1, setting.peer, case.peer)]
+    pythons = [getattr(setting, name) for name in case.pythons]
+    timers = [timer(0, pythons[0], case.ours), timer(1, pythons[1], case.peer)]
     seconds = _in_turn(timers, min(effort.rounds, 3))
     kept = [[] if _failed(reply) else s for reply, s in zip(replies, seconds, strict=True)]
     return _row(case, replies, kept)
@@ -163,15 +175,22 @@ def _in_turn(timers: Sequence[Callable[[], float] | None], rounds: int) -> list[
 def _row(
     case: Case, replies: Sequence[Mapping[str, Any]], seconds: Sequence[Sequence[float]]
 ) -> dict[str, Any]:
-    counts = {r["facts"].get("parameters") for r in replies if "facts" in r} - {None}
-    if len(counts) > 1:
-        raise ValueError(f"{case.name}: the two sides differ in parameters, {sorted(counts)}")
+    _check(case.name, [reply["facts"] for reply in replies if "facts" in reply])
     ours, peer = (
         {**side._asdict(), **reply, **_summary(series)}
         for side, reply, series in zip((case.ours, case.peer), replies, seconds, strict=True)
     )
     pairs = [b / a for a, b in zip(*seconds, strict=False)]
     return {**case._asdict(), "ours": ours, "peer": peer, "ratio": _spread(pairs)}
+
+
+def _check(name: str, facts: Sequence[Mapping[str, Any]]) -> None:
+    for fact, tolerance in AGREE.items():
+        values = [np.asarray(side[fact]) for side in facts if fact in side]
+        if len(values) == 2 and not np.max(np.abs(values[0] - values[1])) <= tolerance:
+            raise ValueError(
+                f"{name}: the two sides differ in {fact}, {[v.tolist() for v in values]}"
+            )
 
 
 def _summary(seconds: Sequence[float]) -> dict[str, Any]:

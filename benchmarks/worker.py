@@ -24,6 +24,7 @@ from benchmarks.task import Task
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scipy",
     "torch", "torchcfm", "flow_matching", "torchdiffeq", "pot",
+    "stix-ml", "hackable-diffusion", "kauldron", "ott-jax",
 )  # fmt: skip
 
 
@@ -72,7 +73,8 @@ def serve(requests: Iterable[str], replies: TextIO) -> None:
         try:
             if "prepare" in request:
                 task, phases = prepare(request["prepare"], request["options"])
-                reply = {"facts": task.facts, "versions": versions(), "phases": phases}
+                facts = {**task.facts, **task.later()}
+                reply = {"facts": facts, "versions": versions(), "phases": phases}
             else:
                 reply = {"seconds": measure(task, request["run"])}
         except ModuleNotFoundError as error:

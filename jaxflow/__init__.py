@@ -34,7 +34,14 @@ __all__ = [
 ]
 
 
+_LATER = ("data", "metrics", "networks")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
+
 def __getattr__(name: str) -> ModuleType:
-    if name in ("data", "metrics", "networks"):
+    if name in _LATER:
         return importlib.import_module(f"jaxflow.{name}")
     raise AttributeError(f"module 'jaxflow' has no attribute {name!r}")

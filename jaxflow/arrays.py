@@ -275,6 +275,8 @@ def check_made(argument: str, value: Any) -> None:
     ours = module.startswith("jaxflow.") and name in getattr(sys.modules[module], "__all__", ())
     if ours and (inspect.isfunction(value) or inspect.isclass(value)):
         room = module.split(".")[1]
+        if getattr(sys.modules[f"jaxflow.{room}"], name, None) is not value:
+            room = module.removeprefix("jaxflow.")
         raise TypeError(
             f"{argument} is {room}.{name} itself, and not what it makes: call it, as "
             f"{argument}={room}.{name}(...)"

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import moons, reference
 from benchmarks.ours.two_dimensional import perceptron
 from benchmarks.task import Task
 from jaxflow import data, draws, losses, paths, sampling, velocities
@@ -25,16 +26,21 @@ SAMPLERS: dict[str, Callable[[Velocity, Array], Solution]] = {
     "dopri5": lambda v, x0: sampling.adaptive(v, x0, solver=diffrax.Dopri5(), per_sample=False),
     "dopri5 per sample": lambda v, x0: sampling.adaptive(v, x0, solver=diffrax.Dopri5()),
     "default": sampling.adaptive,
+    "tsit5 shared": lambda v, x0: sampling.adaptive(v, x0, per_sample=False),
 }
 
 
-def sample(sampler: str, weights: str, n: int = 10_000) -> Task:
-    """`n` samples; the weights are trained here unless their file is there already."""
-    network, params = perceptron()
+def sample(sampler: str, weights: str, n: int = 10_000, checked: bool = False) -> Task:
+    """`n` samples; the weights are trained here unless their file is there already.
+
+    `checked` adds their error against a solve to 1e-10.
+    """
+    network, _ = perceptron()
     if not Path(weights).exists():
         train(weights)
-    velocity = velocities.from_network(network, load(weights, params), path=paths.linear())
-    x0 = jnp.asarray(np.random.default_rng(0).standard_normal((n, 2)), jnp.float32)
+    params = as_linen(moons.layers(weights))
+    velocity = velocities.from_network(network, params, path=paths.linear())
+    x0 = jnp.asarray(reference.noise(n))
     solve = jax.jit(SAMPLERS[sampler])
     solution = solve(velocity, x0)
     facts = {
@@ -44,6 +50,9 @@ def sample(sampler: str, weights: str, n: int = 10_000) -> Task:
         "success": bool(jnp.all(solution.success)),
         "mean |x|": float(jnp.mean(jnp.abs(solution.x))),
     }
+    if checked:
+        reference.write(velocity, weights, n)
+        facts |= {"calls": facts["mean nfe"], **reference.facts(np.asarray(solution.x), weights)}
 
     def run(k: int) -> None:
         for _ in range(k):
@@ -67,13 +76,9 @@ def train(weights: str, steps: int = 5000) -> None:
     np.savez(weights, **layers)
 
 
-def load(weights: str, params: Params) -> Params:
-    """The saved layers, in the structure of `params`."""
-    saved = np.load(weights)
+def as_linen(layers: moons.Layers) -> Params:
+    """The layers as parameters of `networks.ConcatMLP`."""
     return {
-        f"Dense_{i}": {
-            "kernel": jnp.asarray(saved[f"kernel_{i}"]),
-            "bias": jnp.asarray(saved[f"bias_{i}"]),
-        }
-        for i in range(len(params))
+        f"Dense_{i}": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+        for i, (kernel, bias) in enumerate(layers)
     }

@@ -1,4 +1,4 @@
-"""How parameters start, and how a whole network's are drawn at once.
+r"""How parameters start, and how a whole network's are drawn at once.
 
 Every parameter starts as
 
@@ -8,6 +8,27 @@ so one stream of `z` serves a network: `initialise` traces the module for the sh
 deviation of each parameter, without compiling its forward pass, draws `z` in equal blocks by a
 single small program, and cuts the parameters out. A parameter depends on the key and its own path
 alone, so that adding a layer leaves the others as they were.
+
+What it is for is the first minute of a run. Seconds of a cold process from the first trace to
+parameters on the device, and what they add to its peak memory, on two CPU cores:
+
+| network | `initialise` | `jax.jit(init)` | the same with rbg keys | `init` |
+|---|---|---|---|---|
+| U-Net of 1.1 M | 0.6 s, 50 MiB | 7.8 s, 220 MiB | 4.6 s, 160 MiB | 17 s, 490 MiB |
+| U-Net of 35.7 M | 1.5 s, 280 MiB | 8.0 s, 530 MiB | 5.1 s, 440 MiB | 14 s, 700 MiB |
+| DiT-S/2 of 33 M | 0.6 s, 260 MiB | 1.8 s, 300 MiB | 1.5 s, 210 MiB | 4.8 s, 460 MiB |
+| DiT-B/2 of 130 M | 2.3 s, 1010 MiB | 2.1 s, 740 MiB | 2.6 s, 590 MiB | 6.5 s, 950 MiB |
+
+A network of many layers gains five to ten times; one whose blocks are stacked three times when it
+is small, and nothing but a larger peak when it is large.
+Programs that draw each parameter by itself compile as long as `init` does, without its forward
+pass too. The U-Nets are those of `configs/fashion_mnist.py` and `configs/cifar10.py`. Seconds by
+
+    python -c "import time, jax, jax.numpy as jnp; from jaxflow.networks import *; m = UNet(); \
+    xs = jnp.zeros(2), jnp.zeros((2, 32, 32, 3)); key = jax.random.key(0); start = time.time(); \
+    jax.block_until_ready(jax.device_put(initialise(m, key, *xs))); print(time.time() - start)"
+
+with `jax.jit(m.init)(key, *xs)` for the others.
 """
 
 import dataclasses

@@ -14,9 +14,11 @@ and with the responsibilities $\gamma_k(x)$ of its components and $y_k = S_k^{-1
 
 (4) $u_t(x) = \dot\alpha\, E[x_1 \mid x] + \dot\sigma\, E[x_0 \mid x]$
 
-No division by $\alpha$ or $\sigma$ occurs, so all hold at the ends of the interval too; only where
-a covariance has no full rank is the velocity singular as the noise vanishes, and its interval ends
-where $\sigma = 10^{-4}$.
+No division by $\alpha$ or $\sigma$ occurs, so all hold at the ends of the interval too, unless a
+covariance has no full rank: data that are points, or lie on a line, have no density. Then the
+velocity is singular as the noise vanishes, and its interval ends where $\sigma = 10^{-4}$; and (1)
+to (3) keep that least noise from there on, so at $t = 1$ they are those of the data plus
+$N(0, 10^{-8} I)$. The posterior mean is there the nearest point of the data, its limit.
 """
 
 import math
@@ -24,51 +26,55 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, per_sample
-from jaxflow.paths.schedules import coefficients, schedule_of
+from jaxflow.arrays import as_floats, at_least_float32, per_sample
+from jaxflow.paths.schedules import SMALLEST_DIVISOR, coefficients, schedule_of
 from jaxflow.records import record, static
 from jaxflow.types import Array, Data, Float, Interval, Keys, Path, Shaped, Time
 from jaxflow.velocities.prediction import conversion_interval
 
 __all__ = ["gaussian_mixture"]
 
+LEAST_VARIANCE = 1e-16  # less counts as none: its inverse square is not a float32
+
 
 @record
 class GaussianMixture:
     """The exact marginal velocity (4), with its density, score and posterior means.
 
-    Covariances are held by eigenvalues `[k, d]` and eigenvectors `[k, d, d]`, so that (1) is
-    diagonal in every component's own axes at every time.
+    Covariances are held by eigenvalues, `[k, d]` or `[k, 1]` where all are equal, and where they
+    are not diagonal by eigenvectors `[k, d, d]` too, so that (1) is diagonal in every component's
+    own axes at every time.
     """
 
     path: Path
     weights: Float[Array, "k"]
     means: Float[Array, "k *event"]
-    variances: Float[Array, "k d"]
-    axes: Float[Array, "k d d"]
+    variances: Float[Array, "k _"]
+    axes: Float[Array, "k d d"] | None
     interval: Interval = static()
+    least_noise: float = static()
 
     evaluations = 1
 
     def __call__(self, t: Time, x: Data, **cond: Array) -> Data:
         """The marginal velocity (4); beyond `interval`, that of its nearer end."""
         t = jnp.clip(at_least_float32(t), *self.interval)
-        _, _, alpha_dot, sigma_dot = (c[:, None] for c in coefficients(schedule_of(self.path), t))
         _, x1, y = self._posterior(t, x)
-        sigma = self._ends(t)[1]
-        return (alpha_dot * x1 + sigma_dot * sigma * y).reshape(x.shape)
+        _, _, alpha_dot, sigma_dot = (c[:, None] for c in coefficients(schedule_of(self.path), t))
+        return _as(x, alpha_dot * x1 + sigma_dot * self._ends(t)[1] * y)
 
     def score(self, t: Time, x: Data) -> Data:
-        """The score of the marginal, (2)."""
-        return -self._posterior(t, x)[2].reshape(x.shape)
+        """The score of the marginal, (2), always the gradient of `log_prob`."""
+        return _as(x, -self._posterior(t, x)[2])
 
     def posterior_mean(self, t: Time, x: Data) -> Data:
         """`E[x1 | x_t = x]`, (3)."""
-        return self._posterior(t, x)[1].reshape(x.shape)
+        return _as(x, self._posterior(t, x)[1])
 
     def noise(self, t: Time, x: Data) -> Data:
         """`E[x0 | x_t = x]`, (3)."""
-        return (self._ends(t)[1] * self._posterior(t, x)[2]).reshape(x.shape)
+        _, _, y = self._posterior(t, x)
+        return _as(x, self._ends(t)[1] * y)
 
     def log_prob(self, t: Time, x: Data) -> Float[Array, "batch"]:
         """Log-density of the marginal (1), in nats."""
@@ -80,36 +86,58 @@ class GaussianMixture:
         def one(key: Array) -> Array:
             which, noise = jax.random.split(key)
             k = jax.random.categorical(which, jnp.log(self.weights))
-            z = jax.random.normal(noise, self.variances.shape[1:], self.means.dtype)
-            offset = self.axes[k] @ (jnp.sqrt(self.variances[k]) * z)
+            z = jax.random.normal(noise, self.means[0].shape, self.means.dtype).ravel()
+            offset = jnp.sqrt(self.variances[k]) * z
+            if self.axes is not None:
+                offset = self.axes[k] @ offset
             return self.means[k] + offset.reshape(self.means.shape[1:])
 
         return per_sample(one, keys)
 
     def _ends(self, t: Time) -> tuple[Array, Array]:
         schedule = schedule_of(self.path)
-        return schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
+        sigma = jnp.maximum(schedule.sigma(t), self.least_noise)
+        return schedule.alpha(t)[:, None], sigma[:, None]
 
     def _posterior(self, t: Time, x: Data) -> tuple[Array, Array, Array]:
-        """`log p_t(x)` `[batch]`, `E[x1 | x]` and the mean of `y` `[batch, d]`."""
-        alpha, sigma = self._ends(t)
+        """The log-density, `E[x1 | x]`, and `y` averaged by the responsibilities."""
+        self._check(t, x)
+        alpha, sigma = self._ends(as_floats(t))
         means = self.means.reshape(len(self.weights), -1)
-        offset = x.reshape(len(x), 1, -1) - alpha[:, :, None] * means
-        spread = alpha[:, :, None] ** 2 * self.variances + sigma[:, :, None] ** 2
-        along = jnp.einsum("bki,kij->bkj", offset, self.axes, precision="highest")
-        scaled = along / spread
         d = means.shape[1]
+        offset = as_floats(x).reshape(len(x), 1, d) - alpha[:, :, None] * means
+        if self.axes is not None:
+            offset = jnp.einsum("bki,kij->bkj", offset, self.axes, precision="highest")
+        spread = alpha[:, :, None] ** 2 * self.variances + sigma[:, :, None] ** 2
+        scaled = offset / spread
+        size = jnp.sum(jnp.log(spread), -1) * (d // self.variances.shape[1])
         log_joint = jnp.log(self.weights) - 0.5 * (
-            jnp.sum(along * scaled + jnp.log(spread), -1) + d * math.log(2 * math.pi)
+            jnp.sum(offset * scaled, -1) + size + d * math.log(2 * math.pi)
         )
         log_prob = jax.nn.logsumexp(log_joint, -1)
         share = jnp.exp(log_joint - log_prob[:, None])
 
         def back(coordinates: Array) -> Array:
+            if self.axes is None:
+                return jnp.sum(share[:, :, None] * coordinates, axis=1)
             return jnp.einsum("bk,bkj,kij->bi", share, coordinates, self.axes, precision="highest")
 
-        x1 = share @ means + back(alpha[:, :, None] * self.variances * scaled)
-        return log_prob, x1, back(scaled)
+        nearest = jnp.matmul(share, means, precision="highest")
+        return log_prob, nearest + back(alpha[:, :, None] * self.variances * scaled), back(scaled)
+
+    def _check(self, t: Time, x: Data) -> None:
+        if jnp.shape(x)[1:] != self.means.shape[1:] or jnp.shape(t) != jnp.shape(x)[:1]:
+            raise ValueError(
+                f"got t {jnp.shape(t)} and x {jnp.shape(x)}: this mixture takes t [batch] and "
+                f"x [batch, {', '.join(map(str, self.means.shape[1:]))}]"
+            )
+
+
+def _as(x: Data, value: Array) -> Data:
+    """In the shape of `x`, and in its dtype where that is not of whole numbers."""
+    value = value.reshape(jnp.shape(x))
+    x = jnp.asarray(x)
+    return value.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else value
 
 
 def gaussian_mixture(
@@ -125,37 +153,60 @@ def gaussian_mixture(
         path: an affine path.
         weights: positive, summing to one.
         means: one a component.
-        covariances: `[k]` (that variance in every direction) or `[k, d, d]` over the flattened
-            event; positive semi-definite.
+        covariances: `[k]` (that variance in every direction), `[k, *event]` or `[k, d]` (one
+            for each number, independent) or `[k, d, d]` over the flattened event; positive
+            semi-definite. Zeros for a set of points: the flow to a training set.
 
     Returns:
         A velocity with `score(t, x)`, `log_prob(t, x)`, `posterior_mean(t, x)`, `noise(t, x)` and
         `sample(keys)`.
 
     Raises:
-        ValueError: where shapes disagree, weights do not sum to one, or a covariance is not
-            symmetric positive semi-definite.
+        ValueError: where shapes disagree, a value is not finite, weights are not positive or do
+            not sum to one, or a covariance is not symmetric positive semi-definite; when called,
+            for times other than `[batch]` or another event.
+
+    >>> from jaxflow import paths
+    >>> points = jnp.array([[0.0, 0.0], [4.0, 0.0]])
+    >>> flow = gaussian_mixture(
+    ...     paths.linear(), weights=jnp.full(2, 0.5), means=points, covariances=jnp.zeros(2)
+    ... )
+    >>> flow.posterior_mean(jnp.ones(1), jnp.array([[3.0, 1.0]]))
+    Array([[4., 0.]], dtype=float32)
     """
-    weights, means, covariances = (jnp.asarray(a) for a in (weights, means, covariances))
-    k = len(weights)
-    d = math.prod(means.shape[1:])
-    if means.shape[:1] != (k,) or covariances.shape not in ((k,), (k, d, d)):
+    weights, means, covariances = (as_floats(a) for a in (weights, means, covariances))
+    k, event = weights.size, means.shape[1:]
+    d = math.prod(event)
+    diagonal = covariances.shape in ((k,), (k, d), (k, *event))
+    if (
+        weights.shape != (k,)
+        or means.shape[:1] != (k,)
+        or not (diagonal or covariances.shape == (k, d, d))
+    ):
         raise ValueError(
-            f"{k} weights go with means [{k}, *event] and covariances [{k}] or [{k}, {d}, {d}]; "
-            f"got {means.shape} and {covariances.shape}"
+            f"weights [k] go with means [k, *event] and covariances [k], [k, *event] or [k, d, d]; "
+            f"got {weights.shape}, {means.shape} and {covariances.shape}"
         )
-    if not jnp.allclose(jnp.sum(weights), 1.0, atol=1e-5) or bool(jnp.any(weights <= 0)):
-        raise ValueError(f"weights must be positive and sum to one; got {weights}")
-    if covariances.ndim == 1:
-        variances = jnp.broadcast_to(covariances[:, None], (k, d))
-        axes = jnp.broadcast_to(jnp.eye(d, dtype=covariances.dtype), (k, d, d))
+    for name, value in {"weights": weights, "means": means, "covariances": covariances}.items():
+        if not jnp.all(jnp.isfinite(value)):
+            raise ValueError(f"{name} hold a value that is not finite")
+    total = float(jnp.sum(weights))
+    if not math.isclose(total, 1.0, abs_tol=1e-5) or bool(jnp.any(weights <= 0)):
+        raise ValueError(
+            f"weights must be positive and sum to one; got {weights}, whose sum is {total:.6g}"
+        )
+    axes = None
+    if diagonal:
+        variances = covariances.reshape(k, -1)
     else:
         if not jnp.allclose(covariances, covariances.mT, atol=1e-5 * jnp.max(covariances)):
             raise ValueError(f"a covariance is not symmetric; got {covariances}")
         variances, axes = jnp.linalg.eigh(covariances)
     if bool(jnp.any(variances < -1e-6 * jnp.max(jnp.abs(variances)))):
-        raise ValueError(f"a covariance has a negative eigenvalue; got {covariances}")
+        raise ValueError(f"a covariance has the negative eigenvalue {jnp.min(variances):.3g}")
     variances = jnp.maximum(variances, 0.0)
-    spread = bool(jnp.all(variances > 1e-6 * jnp.max(variances, axis=1, keepdims=True)))
+    rounding = 0.0 if axes is None else 1e-6 * jnp.max(variances, axis=1, keepdims=True)
+    spread = bool(jnp.all(variances > jnp.maximum(rounding, LEAST_VARIANCE)))
     interval = conversion_interval(path, "velocity" if spread else "data", "velocity")
-    return GaussianMixture(path, weights, means, variances, axes, interval)
+    least_noise = 0.0 if spread else SMALLEST_DIVISOR
+    return GaussianMixture(path, weights, means, variances, axes, interval, least_noise)

@@ -6,8 +6,8 @@ import time
 from benchmarks.task import Task
 
 
-def sleep(seconds: float, parameters: int = 1) -> Task:
-    return Task(lambda k: time.sleep(k * seconds), {"parameters": parameters})
+def sleep(seconds: float, parameters: int = 1, **later) -> Task:
+    return Task(lambda k: time.sleep(k * seconds), {"parameters": parameters}, later=lambda: later)
 
 
 def missing() -> Task:

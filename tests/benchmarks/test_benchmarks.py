@@ -12,10 +12,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import gpu, report
+from benchmarks import gpu, moons, report
 from benchmarks.__main__ import chosen, main
 from benchmarks.cases import cases
+from benchmarks.ours.sampling import as_linen
+from benchmarks.ours.two_dimensional import perceptron
+from benchmarks.rivals.perceptron import Perceptron
 from benchmarks.timing import Case, Effort, Setting, Side, measure
+from jaxflow.data import toy
 from jaxflow.training.flops import flops
 
 ROOT = Path(__file__).parent.parent.parent
@@ -112,6 +116,55 @@ def test_sides_of_different_size_are_refused():
     sides = [_side("sleep", seconds=0.001, parameters=n) for n in (10, 11)]
     with pytest.raises(ValueError, match=r"differ in parameters, \[10, 11\]"):
         measure(Case("unlike", "nap", *sides), Setting(threads=1), SHORT)
+
+
+def test_sides_that_disagree_on_a_result_are_refused():
+    sides = [_side("sleep", seconds=0.001, loss=loss) for loss in (1.0, 1.00002)]
+    with pytest.raises(ValueError, match="differ in loss"):
+        measure(Case("unlike", "nap", *sides), Setting(threads=1), SHORT)
+
+
+def test_what_both_sides_tell_is_shown():
+    ours = _side("sleep", seconds=0.001, loss=1.5, calls=7, points=[[0.0, 1.0]])
+    peer = _side("sleep", seconds=0.001, loss=1.5, points=[[0.0, 1.001]])
+    row = measure(Case("told", "nap", ours, peer), Setting(threads=1), SHORT)
+    assert report.cells(row)[-1] == "loss 1.5 / 1.5, calls 7 / -, points within 0.001"
+
+
+def test_a_case_beside_jax_libraries_runs_both_sides_on_theirs():
+    fast = _side("sleep", seconds=0.001)
+    setting = Setting("/no/such/python", "/no/such/python", sys.executable, threads=1)
+    row = measure(Case("j", "nap", fast, fast, pythons=("rivals", "rivals")), setting, SHORT)
+    assert row["ratio"] is not None
+    assert {case.pythons for case in EVERY if ".rivals." in case.peer.factory} == {
+        ("rivals", "rivals")
+    }
+
+
+@pytest.mark.skipif(importlib.util.find_spec("stix") is not None, reason="stix is installed")
+def test_a_missing_library_says_how_to_install_it():
+    peer = Side("benchmarks.rivals.stix:training", {"loop": "own", "data": "fixed"})
+    case = Case("stix", "step", _side("sleep", seconds=0.001), peer)
+    cell = report.cells(measure(case, Setting(threads=1), SHORT))[2]
+    assert cell == "stix is not installed: make bench, or pip install -e '.[rivals]'"
+
+
+def test_the_shared_moons_are_those_of_the_toy_data():
+    n = 20_000
+    keys = jax.random.split(jax.random.key(0), n)
+    here, there = moons.draw(jax.random.key(1), n), toy.moons().sample(keys)
+    x, y = (jnp.stack([a[:, 0], a[:, 1], a[:, 0] ** 2, a[:, 1] ** 2, a[:, 0] * a[:, 1]])
+            for a in (here, there))  # fmt: skip
+    z = (x.mean(1) - y.mean(1)) / jnp.sqrt((x.var(1) + y.var(1)) / n)
+    assert jnp.all(jnp.abs(z) < 4)
+
+
+def test_the_shared_perceptron_is_that_of_ours():
+    layers, probe = moons.layers(), moons.probe(16)
+    here = Perceptron(layers)(probe["t"][:, None], probe["x1"])
+    network, _ = perceptron()
+    there = network(as_linen(layers), probe["t"], probe["x1"])
+    assert jnp.allclose(here, there, atol=1e-6)
 
 
 def test_startup_is_a_process_from_its_start():

@@ -124,13 +124,13 @@ def test_bad_values_end_the_compiled_solver_and_stop_the_host(bad, key):
     x0 = jax.random.normal(key, (16, 2))
     for x1 in (x0.at[3, 1].set(bad), x0 * bad):
         jax.jit(couplings.optimal_transport())(key, x0, x1, {})[0].block_until_ready()
-        with pytest.raises(ValueError, match="not finite"):
+        with pytest.raises(ValueError, match=r"^optimal transport met a value that is not finite"):
             couplings.optimal_transport(on_host=True)(key, x0, x1, {})
 
 
 def test_errors(key):
-    with pytest.raises(ValueError, match=r"\(3, 2\)"):
+    with pytest.raises(ValueError, match=r"^x0 has shape \(3, 2\) but x1 \(4, 2\): they"):
         couplings.optimal_transport()(key, jnp.ones((3, 2)), jnp.ones((4, 2)), {})
     host = couplings.optimal_transport(on_host=True)
-    with pytest.raises(ValueError, match="ahead"):
+    with pytest.raises(ValueError, match="cannot be traced: run its draw ahead"):
         jax.jit(lambda x: host(key, x, x, {})[0])(jnp.ones((3, 2)))

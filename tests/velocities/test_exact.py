@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 from jaxflow import paths
 from jaxflow.velocities import change_path as change
@@ -154,21 +155,115 @@ def test_data_on_a_line(x64):
     np.testing.assert_allclose(mean, [[0.3, 0], [0.3, 0]], atol=1e-3)
 
 
+def test_diagonal_covariances_carry_no_axes(x64):
+    """One variance a component or a number of the event: what the whole matrix says."""
+    t, x = jnp.asarray(TIMES), jnp.asarray(points(5, 4)).reshape(5, 2, 2)
+    means = np.random.default_rng(0).normal(size=(3, 2, 2))
+    variances = np.random.default_rng(1).uniform(0.1, 2.0, (3, 4))
+
+    def build(covariances):
+        return gaussian_mixture(
+            paths.linear(), weights=WEIGHTS.tolist(), means=means, covariances=covariances
+        )
+
+    for same in (
+        (variances, variances.reshape(3, 2, 2), variances[:, :, None] * np.eye(4)),
+        (variances[:, 0], variances[:, :1] * np.ones(4)),
+    ):
+        mixtures = [build(covariances) for covariances in same]
+        assert [m.axes is None for m in mixtures[:2]] == [True, True]
+        first, *others = (everything(m, t, x) for m in mixtures)
+        for other in others:
+            for one, two in zip(first, other, strict=True):
+                np.testing.assert_allclose(one, two, atol=1e-12)
+        assert mixtures[0].sample(jax.random.split(jax.random.key(0), 2)).shape == (2, 2, 2)
+
+
+def test_a_thousand_images(key):
+    """Data that are points: small, and finite at `t = 1`, where the nearest of them is expected."""
+    images = np.random.default_rng(0).uniform(-1, 1, (1000, 28, 28)).astype(np.float32)
+    exact = gaussian_mixture(
+        paths.linear(), weights=np.full(1000, 1e-3), means=images, covariances=np.zeros(1000)
+    )
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(exact)) < 4e6
+    t = jnp.array([0.0, 0.1, 0.5, 0.95, 1.0, exact.interval[1]])
+    x = t[:, None, None] * images[:6] + 0.3 * jax.random.normal(key, (6, 28, 28))
+    x = x.at[5].set(x[4])
+    again = jax.jit(jax.grad(lambda x: jnp.sum(exact.log_prob(t, x))))(x)
+    log_prob, velocity, mean, noise, score = everything(exact, t, x)
+
+    a, s = np.asarray(t, float), np.maximum(1 - np.asarray(t, float), 1e-4)
+    z, m = np.asarray(x, float).reshape(6, -1), images.reshape(1000, -1).astype(float)
+    square = ((z[:, None] - a[:, None, None] * m) ** 2).sum(-1)
+    log_joint = -square / (2 * s[:, None] ** 2) - 392 * np.log(2 * np.pi * s[:, None] ** 2)
+    total = logsumexp(log_joint, axis=1, keepdims=True)
+    expected = np.exp(log_joint - total) @ m
+    left = (z - a[:, None] * expected) / s[:, None]
+
+    def agrees(found, expected):
+        np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-4, atol=2e-4)
+
+    np.testing.assert_allclose(log_prob, total[:, 0] + np.log(1e-3), rtol=1e-5)
+    agrees(mean, expected)
+    agrees(noise * s[:, None, None], left * s[:, None])
+    agrees(score * s[:, None, None] ** 2, -left * s[:, None])
+    np.testing.assert_allclose(again, score, rtol=1e-3, atol=1e-3 / s.min())
+    np.testing.assert_array_equal(mean[4:], images[square[4:].argmin(1)])
+    np.testing.assert_array_equal(velocity[4], velocity[5])
+    agrees(velocity[:4], (expected - left)[:4])
+
+    def everything_summed(t, x):
+        return sum(jnp.sum(a) for a in everything(exact, t, x))
+
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(everything_summed, argnums=(0, 1)))(t, x)):
+        assert np.all(np.isfinite(leaf))
+
+
+def test_results_keep_the_dtype_of_the_data():
+    """The mixture's own precision and whole numbers say nothing of the result's."""
+    exact = gaussian_mixture(
+        paths.linear(), weights=[1], means=np.zeros((1, 2), int), covariances=[1]
+    )
+    t, x = jnp.ones(3), jnp.ones((3, 2))
+    for dtype in (jnp.bfloat16, jnp.float32):
+        found = jax.eval_shape(everything, exact, t.astype(dtype), x.astype(dtype))
+        assert [a.dtype for a in found] == [jnp.float32, *4 * [dtype]]
+    with jax.enable_x64(True):
+        double = mixture(paths.linear())
+        assert double(t, x).dtype == jnp.float32
+
+
 @pytest.mark.parametrize(
-    ("change", "received"),
+    ("change", "sentence"),
     [
-        ({"weights": np.array([0.5, 0.5])}, r"\(3, 2\)"),
-        ({"weights": np.array([0.5, 0.5, 0.5])}, "0.5"),
-        ({"weights": np.array([1.5, -0.7, 0.2])}, "-0.7"),
-        ({"covariances": np.ones((3, 2))}, r"\(3, 2\)"),
-        ({"covariances": -COVARIANCES}, "negative eigenvalue"),
-        ({"covariances": COVARIANCES + np.array([[0, 1], [0, 0]])}, "symmetric"),
+        ({"weights": np.array([0.5, 0.5])}, r"; got \(2,\), \(3, 2\) and \(3, 2, 2\)$"),
+        ({"weights": np.array(1.0)}, r"; got \(\), \(3, 2\) and \(3, 2, 2\)$"),
+        ({"weights": np.full(3, 0.5)}, r"sum to one; got \[0\.5 0\.5 0\.5\], whose sum is 1\.5$"),
+        ({"weights": np.array([1.5, -0.7, 0.2])}, r"sum to one; got \[ 1\.5 -0\.7  0\.2\]"),
+        ({"weights": np.array([np.nan, 0.5, 0.5])}, "^weights hold a value that is not finite"),
+        ({"means": MEANS * np.inf}, "^means hold a value that is not finite"),
+        ({"covariances": np.full(3, np.nan)}, "^covariances hold a value that is not finite"),
+        ({"covariances": np.ones((3, 3))}, r"; got \(3,\), \(3, 2\) and \(3, 3\)$"),
+        ({"covariances": -COVARIANCES}, r"a covariance has the negative eigenvalue -0\.6"),
+        ({"covariances": -np.ones(3)}, "a covariance has the negative eigenvalue -1$"),
+        (
+            {"covariances": COVARIANCES + np.array([[0, 1], [0, 0]])},
+            "a covariance is not symmetric",
+        ),
     ],
 )
-def test_errors(change, received):
+def test_errors(change, sentence):
     arguments = {"weights": WEIGHTS, "means": MEANS, "covariances": COVARIANCES, **change}
-    with pytest.raises(ValueError, match=received):
+    with pytest.raises(ValueError, match=sentence):
         gaussian_mixture(paths.linear(), **arguments)
+
+
+def test_other_events_and_times_are_refused():
+    exact = mixture(paths.linear())
+    for t, x in [((), (3, 2)), ((3,), (3, 1)), ((2,), (3, 2)), ((3, 2), (3, 2)), ((3,), (3, 2, 1))]:
+        for call in (exact, exact.score, exact.log_prob):
+            with pytest.raises(ValueError, match=r"takes t \[batch\] and x \[batch, 2\]$"):
+                call(jnp.ones(t), jnp.ones(x))
 
 
 def as_kinds(known):
@@ -342,12 +437,24 @@ def test_conversion_interval():
 @pytest.mark.parametrize(
     ("call", "received"),
     [
-        (lambda: from_network(len, None, path=paths.linear(), prediction="nose"), "'noise'"),
-        (lambda: from_network(len, None, prediction="data"), "path"),
-        (lambda: posterior_mean(from_network(len, None), None, None), "path"),
-        (lambda: conversion_interval(paths.linear(), "velocty", "data"), "'velocity'"),
-        (lambda: conversion_interval(paths.linear(), "data", 3), "3"),
-        (lambda: conversion_interval(len, "data", "noise"), "schedule"),
+        (
+            lambda: from_network(len, None, path=paths.linear(), prediction="nose"),
+            r"^prediction is 'nose' \(did you mean 'noise'\?\), but must be one of velocity, data",
+        ),
+        (lambda: from_network(len, None, prediction="data"), "^prediction='data' needs the path"),
+        (
+            lambda: posterior_mean(from_network(len, None), None, None),
+            "^the posterior mean needs the path",
+        ),
+        (
+            lambda: conversion_interval(paths.linear(), "velocty", "data"),
+            r"^source is 'velocty' \(did you mean 'velocity'\?\)",
+        ),
+        (
+            lambda: conversion_interval(paths.linear(), "data", 3),
+            "^target is 3, but must be one of",
+        ),
+        (lambda: conversion_interval(len, "data", "noise"), "^an affine path is needed, with a"),
     ],
 )
 def test_errors_name_what_they_got(call, received):
