@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jaxtyping
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, Integer, PyTree, Shaped
 
 from jaxflow.records import record, static
 
@@ -34,6 +34,7 @@ __all__ = [
     "Interval",
     "Key",
     "Keys",
+    "Labels",
     "LogProb",
     "Loss",
     "Method",
@@ -60,6 +61,7 @@ Sample = Any  # data, or a mapping of parts, each of them data
 Time = Float[AnyArray, "batch *lead"]
 Key = jaxtyping.Key[Array, ""]
 Keys = jaxtyping.Key[Array, "batch"]
+Labels = Integer[AnyArray, "batch"]
 Cond = Mapping[str, Any]  # each an array `[batch, ...]` or a mapping of such
 Batch = Mapping[str, Any]
 Params = PyTree
@@ -114,38 +116,33 @@ class Network(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """Where a flow starts: a distribution over `x0`."""
+    """Where a flow starts: a distribution over `x0`, with its log-density in nats.
 
-    def sample(self, keys: Keys, event_shape: Any) -> Sample:
-        """One sample a key, so that a sample never depends on its batch."""
-        ...
+    One sample a key, so that a sample never depends on its batch.
+    """
 
-    def log_prob(self, x0: Sample) -> Float[Array, "batch"]:
-        """Log-density in nats."""
-        ...
+    def sample(self, keys: Keys, event_shape: Any) -> Sample: ...
+
+    def log_prob(self, x0: Sample) -> Float[Array, "batch"]: ...
 
 
 @runtime_checkable
 class Times(Protocol):
-    """A distribution over training times, given by its quantile function."""
+    """A distribution over training times, with its log-density in nats.
+
+    `quantile(u)` is the time below which a share `u` of the distribution lies.
+    """
 
     def __call__(self, key: Key, n: int) -> Float[Array, "n"]: ...
 
-    def quantile(self, u: Float[Array, "n"]) -> Float[Array, "n"]:
-        """The time below which a share `u` of the distribution lies."""
-        ...
+    def quantile(self, u: Float[Array, "n"]) -> Float[Array, "n"]: ...
 
-    def log_prob(self, t: Float[Array, "n"]) -> Float[Array, "n"]:
-        """Log-density in nats."""
-        ...
+    def log_prob(self, t: Float[Array, "n"]) -> Float[Array, "n"]: ...
 
 
 @runtime_checkable
 class Coupling(Protocol):
-    """Pairs source with data; conditions follow their data.
-
-    One that has `independent = True` promises that `x0` still knows nothing of `x1`.
-    """
+    """Pairs source with data; conditions follow. `independent = True` where no pair is chosen."""
 
     def __call__(
         self, key: Key, x0: Sample, x1: Sample, cond: Cond
@@ -166,10 +163,7 @@ class Schedule(Protocol):
 
 @record
 class Dependent:
-    """In the place of a path's latent: `x0` is not a standard normal that is independent of `x1`.
-
-    No affine path knows a score then.
-    """
+    """In the place of a latent: `x0` is no independent standard normal, so no score is known."""
 
 
 @record
@@ -190,17 +184,14 @@ class PathSample:
 
 @runtime_checkable
 class Path(Protocol):
-    """Joins a pair `(x0, x1)`; deterministic given the latent `z`.
-
-    One that has randomness of its own gives it by `latent(key, x0)`.
-    """
+    """Joins a pair, deterministic given `z`, which `latent(key, x0)` draws where there is one."""
 
     def __call__(self, t: Any, x0: Sample, x1: Sample, z: Any = None) -> PathSample: ...
 
 
 @runtime_checkable
 class Draw(Protocol):
-    """Completes a batch `{"x1": ..., "cond": ...}` with everything random in an objective.
+    """Completes a batch `{"x1": ..., "cond": ...}` with all that is random in an objective.
 
     Made once on the global batch, before microbatches and devices split it.
     """
@@ -217,10 +208,7 @@ class Stream(Protocol):
 
 @record
 class Held:
-    """What draws and losses may read and never differentiate.
-
-    `averages` are those of the training state, by name.
-    """
+    """What draws and losses read and never differentiate; `averages` are the state's, by name."""
 
     step: Int[Array, ""]
     averages: Mapping[str, Params]

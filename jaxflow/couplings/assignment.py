@@ -6,13 +6,15 @@ already find their partner free, and an exact solver has little left to do: a fe
 work for scipy's (at n = 512) and for the one that compiles.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from jaxflow.types import AnyArray, Array
+from jaxflow.types import Array
 
 __all__ = ["assign", "assign_on_host"]
 
@@ -26,7 +28,7 @@ def assign(cost: Float[Array, "n n"]) -> Int[Array, "n"]:
     cost = cost - cost.min(axis=1, keepdims=True)
     heat = TEMPERATURE * jnp.mean(cost) + jnp.finfo(cost.dtype).tiny
 
-    def iterate(_: int, g: Array) -> Array:
+    def iterate(_: Array, g: Array) -> Array:
         f = -heat * jax.nn.logsumexp((g - cost) / heat, axis=1)
         return -heat * jax.nn.logsumexp((f[:, None] - cost) / heat, axis=0)
 
@@ -55,7 +57,7 @@ def assign_on_host(cost: Float[np.ndarray, "n n"]) -> Int[np.ndarray, "n"]:
     return linear_sum_assignment(cost)[1]
 
 
-def _reduce(cost: AnyArray, g: AnyArray) -> AnyArray:
+def _reduce(cost: Any, g: Any) -> Any:
     """Subtract the column prices `g`, then the least of each row and of each column."""
     cost = cost - g
     cost = cost - cost.min(axis=1, keepdims=True)

@@ -9,6 +9,8 @@ $c\,y$ with $y$ on the old path at $s$, where
 (2) $v_{new}(t, x) = \dfrac{\dot c}{c}\, x + c\,\dot s\; v_{old}(s, x / c)$
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -40,7 +42,7 @@ class ChangedPath:
         """Those of the velocity."""
         return self.velocity.evaluations
 
-    def __call__(self, t: Time, x: Data, **cond: Array) -> Data:
+    def __call__(self, t: Time, x: Data, **cond: Any) -> Data:
         t = jnp.clip(at_least_float32(t), *self.interval)
         r, m, r_dot, m_dot = signal(schedule_of(self.path), t)
         s = time_of_signal(schedule_of(self.old), r)

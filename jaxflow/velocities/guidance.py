@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxflow.arrays import batch_size, expand, null_like
 from jaxflow.records import record
@@ -26,7 +27,7 @@ class ClassifierFree:
     """
 
     velocity: Velocity
-    scale: Array
+    scale: ArrayLike
     null: dict[str, Any]
 
     @property
@@ -74,9 +75,7 @@ def _twins(a: Array, b: Array) -> Array:
     return jnp.stack([jnp.asarray(a), jnp.asarray(b)], axis=1).reshape(-1, *jnp.shape(a)[1:])
 
 
-def classifier_free(
-    velocity: Velocity, *, scale: float | Array, null: Mapping[str, Any]
-) -> Velocity:
+def classifier_free(velocity: Velocity, *, scale: ArrayLike, null: Mapping[str, Any]) -> Velocity:
     """Classifier-free guidance (1): `scale` 0 ignores the conditions, 1 obeys them, more insists.
 
     Args:

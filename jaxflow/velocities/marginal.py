@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxflow.records import record, traceable
-from jaxflow.types import Array, Path, Velocity
+from jaxflow.types import Path, Velocity
 from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.prediction import convert
 
@@ -17,7 +17,7 @@ class Score:
     velocity: Velocity
     path: Path
 
-    def __call__(self, t: Any, x: Any, **cond: Array) -> Any:
+    def __call__(self, t: Any, x: Any, **cond: Any) -> Any:
         v = self.velocity(t, x, **cond)
         return convert(v, t, x, path=self.path, source="velocity", target="score")
 
@@ -33,7 +33,7 @@ def score(velocity: Velocity, path: Path) -> Score:
     return Score(as_velocity(velocity), traceable(path))
 
 
-def posterior_mean(velocity: Velocity, t: Any, x: Any, **cond: Array) -> Any:
+def posterior_mean(velocity: Velocity, t: Any, x: Any, **cond: Any) -> Any:
     """`E[x1 | x_t = x]`, read off a velocity that knows its path; for any coupling.
 
     Raises:
