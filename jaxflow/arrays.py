@@ -73,7 +73,7 @@ def at_least_float32(x: ArrayLike) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def as_floats(x: ArrayLike) -> Inexact[Array, "..."]:
+def as_floats(x: Any) -> Inexact[Array, "..."]:
     """At least float32, whole numbers too: what may be subtracted or inverted."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -8,7 +8,7 @@ averages and what is frozen, so that a draw may encode its data by a frozen netw
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Number
 from typing import Any
 
@@ -35,6 +35,8 @@ from jaxflow.types import (
 )
 
 __all__ = ["as_draw", "chain", "couple", "drop", "latent", "source", "standard", "times"]
+
+_Times = Times | Callable[..., Any]
 
 
 @record
@@ -113,7 +115,7 @@ class Couple:
 class AddTimes:
     """Adds `t`, inside the interval: one an example, or one for each of its leading axes."""
 
-    times: Times | Mapping[str, Times]
+    times: _Times | Mapping[str, _Times]
     interval: Interval = static()
     lead: int = static()
 
@@ -124,7 +126,7 @@ class AddTimes:
         drawn = zip(keys, self.times.items(), strict=True)
         return {**batch, "t": {k: self._drawn(key, t, batch["x1"][k]) for key, (k, t) in drawn}}
 
-    def _drawn(self, key: Key, times: Times, x1: Any) -> Any:
+    def _drawn(self, key: Key, times: _Times, x1: Any) -> Any:
         n, (low, high) = batch_size(x1), self.interval
         if not self.lead:
             return low + (high - low) * times(key, n)
@@ -212,7 +214,7 @@ def chain(*draws: Draw) -> Draw:
     return Chain(tuple(map(as_draw, draws)))
 
 
-def source(source: Source) -> Draw:
+def source(source: Source | Callable[..., Any]) -> Draw:
     """Adds `x0 ~ source`, one key an example, unless the batch brings its own `x0`."""
     return FromSource(sources.as_source(source))
 
@@ -236,7 +238,7 @@ def couple(coupling: Coupling) -> Draw:
 
 
 def times(
-    times: Times | Mapping[str, Times], interval: Interval = (0.0, 1.0), *, lead: int = 0
+    times: _Times | Mapping[str, _Times], interval: Interval = (0.0, 1.0), *, lead: int = 0
 ) -> Draw:
     """Adds `t ~ times`, stretched from [0, 1] onto the interval of a path.
 
@@ -310,9 +312,9 @@ _source, _times = source, times  # their names are arguments below
 def standard(
     path: Path,
     *,
-    source: Source | None = None,
+    source: Source | Callable[..., Any] | None = None,
     coupling: Coupling | None = None,
-    times: Times | Mapping[str, Times] | None = None,
+    times: _Times | Mapping[str, _Times] | None = None,
     drop: Draw | None = None,
 ) -> Draw:
     """The usual chain: source, coupling, times in the path's interval, latent, dropout.

@@ -14,6 +14,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Integer
 
 from jaxflow.types import Array, Int, Key
 
@@ -23,7 +24,7 @@ ROUNDS = 7
 
 
 def shuffled(
-    key: Key, epoch: Int[Array, "..."], index: Int[Array, "..."], n: int
+    key: Key, epoch: Integer[Array, "..."], index: Integer[Array, "..."], n: int
 ) -> Int[Array, "..."]:
     """Where the permutation of `0 .. n - 1` belonging to `(key, epoch)` sends `index`.
 

@@ -115,7 +115,8 @@ def fit(
         OSError: where a checkpoint could not be written.
         TypeError, ValueError: for data or numbers that do not fit.
 
-    >>> import jax.numpy as jnp, optax
+    >>> import jax, optax
+    >>> import jax.numpy as jnp
     >>> from jaxflow import training
     >>> loss = lambda params, key, batch, held: (jnp.mean((params - batch["x1"]) ** 2), None)
     >>> trainer = training.trainer(loss, optax.sgd(0.1), draw=lambda key, batch: batch)

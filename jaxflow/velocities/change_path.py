@@ -9,6 +9,7 @@ $c\,y$ with $y$ on the old path at $s$, where
 (2) $v_{new}(t, x) = \dfrac{\dot c}{c}\, x + c\,\dot s\; v_{old}(s, x / c)$
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from jaxflow.paths.schedules import (
     time_of_signal,
 )
 from jaxflow.records import record, static
-from jaxflow.types import Array, Data, Interval, Path, Time, Velocity
+from jaxflow.types import Array, Data, Interval, Path, PyTree, Time, Velocity
 from jaxflow.velocities.function import as_velocity
 
 __all__ = ["change_path"]
@@ -54,7 +55,9 @@ class ChangedPath:
         return (expand(c_rate, x) * x + expand(c * s_dot, x) * v).astype(x.dtype)
 
 
-def change_path(velocity: Velocity, old_path: Path, new_path: Path) -> Velocity:
+def change_path(
+    velocity: Velocity | Callable[..., PyTree], old_path: Path, new_path: Path
+) -> Velocity:
     """The flow of `velocity`, learned on `old_path`, as it runs on `new_path`: (2).
 
     Both start from one source and end at one distribution, so samples agree; the way between

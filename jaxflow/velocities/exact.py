@@ -22,15 +22,17 @@ $N(0, 10^{-8} I)$. The posterior mean is there the nearest point of the data, it
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Real
 
 from jaxflow.arrays import as_floats, at_least_float32, per_sample
 from jaxflow.paths.schedules import SMALLEST_DIVISOR, coefficients, schedule_of
 from jaxflow.records import record, static
-from jaxflow.types import AnyArray, Array, Data, Float, Interval, Keys, Path, Shaped, Time
+from jaxflow.types import AnyArray, Array, Data, Float, Interval, Keys, Path, Time
 from jaxflow.velocities.prediction import conversion_interval
 
 __all__ = ["gaussian_mixture"]
@@ -144,9 +146,9 @@ def _as(x: Data, value: Array) -> Data:
 def gaussian_mixture(
     path: Path,
     *,
-    weights: Float[AnyArray, "k"],
-    means: Float[AnyArray, "k *event"],
-    covariances: Shaped[AnyArray, "k ..."],
+    weights: Real[AnyArray, "k"] | Sequence[float],
+    means: Real[AnyArray, "k *event"] | Sequence[Any],
+    covariances: Real[AnyArray, "k ..."] | Sequence[Any],
 ) -> GaussianMixture:
     """The exact marginal velocity when the data is a Gaussian mixture and the source N(0, I).
 

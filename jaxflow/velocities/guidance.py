@@ -3,7 +3,7 @@ r"""Guidance: a velocity made of others.
 (1) $v_w(t, x \mid c) = v(t, x \mid \emptyset) + w\,(v(t, x \mid c) - v(t, x \mid \emptyset))$
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxflow.arrays import batch_size, expand, null_like
 from jaxflow.records import record
-from jaxflow.types import Array, Interval, Path, Velocity
+from jaxflow.types import Array, Interval, Path, PyTree, Velocity
 from jaxflow.velocities.function import as_velocity
 
 __all__ = ["classifier_free"]
@@ -75,7 +75,9 @@ def _twins(a: Array, b: Array) -> Array:
     return jnp.stack([jnp.asarray(a), jnp.asarray(b)], axis=1).reshape(-1, *jnp.shape(a)[1:])
 
 
-def classifier_free(velocity: Velocity, *, scale: ArrayLike, null: Mapping[str, Any]) -> Velocity:
+def classifier_free(
+    velocity: Velocity | Callable[..., PyTree], *, scale: ArrayLike, null: Mapping[str, Any]
+) -> Velocity:
     """Classifier-free guidance (1): `scale` 0 ignores the conditions, 1 obeys them, more insists.
 
     Args:

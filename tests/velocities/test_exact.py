@@ -233,6 +233,7 @@ def test_results_keep_the_dtype_of_the_data():
         assert double(t, x).dtype == jnp.float32
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -258,6 +259,7 @@ def test_errors(change, sentence):
         gaussian_mixture(paths.linear(), **arguments)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_other_events_and_times_are_refused():
     exact = mixture(paths.linear())
     for t, x in [((), (3, 2)), ((3,), (3, 1)), ((2,), (3, 2)), ((3, 2), (3, 2)), ((3,), (3, 2, 1))]:
@@ -434,6 +436,7 @@ def test_conversion_interval():
     assert jitted == [conversion_interval(paths.cosine(), "data", "noise")]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "received"),
     [
