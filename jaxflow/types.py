@@ -135,7 +135,7 @@ class Times(Protocol):
 
     def __call__(self, key: Key, n: int) -> Float[Array, "n"]: ...
 
-    def quantile(self, u: Float[Array, "n"]) -> Float[Array, "n"]: ...
+    def quantile(self, u: Shaped[AnyArray, "n"]) -> Float[Array, "n"]: ...
 
     def log_prob(self, t: Float[Array, "n"]) -> Float[Array, "n"]: ...
 
@@ -249,14 +249,14 @@ class Method:
 class Solution:
     """What a sampler returns.
 
-    `x` is the end. `t [saves]` and `xs [saves, batch, *event]` are the saved times and states,
-    or None. `nfe [batch]` counts calls of the velocity a sample; the network was called
-    `nfe * velocity.evaluations` times. `success [batch]` is False where the solver gave up or a
-    value is not finite.
+    `x` is the end. `t [saves]`, or `[saves, batch]` for a grid a sample, and
+    `xs [saves, batch, *event]` are the saved times and states, or None. `nfe [batch]` counts calls
+    of the velocity a sample; the network was called `nfe * velocity.evaluations` times.
+    `success [batch]` is False where the solver gave up or a value is not finite.
     """
 
     x: PyTree
-    t: Float[Array, "saves"] | None
+    t: Float[Array, "saves ..."] | None
     xs: PyTree
     nfe: Int[Array, "batch"]
     success: Bool[Array, "batch"]

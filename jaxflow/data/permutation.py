@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Integer
 
-from jaxflow.types import Array, Int, Key
+from jaxflow.types import AnyArray, Array, Int, Key
 
 __all__ = ["shuffled"]
 
@@ -24,7 +24,7 @@ ROUNDS = 7
 
 
 def shuffled(
-    key: Key, epoch: Integer[Array, "..."], index: Integer[Array, "..."], n: int
+    key: Key, epoch: int | Integer[AnyArray, "..."], index: int | Integer[AnyArray, "..."], n: int
 ) -> Int[Array, "..."]:
     """Where the permutation of `0 .. n - 1` belonging to `(key, epoch)` sends `index`.
 

@@ -21,10 +21,11 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxflow.arrays import squared_distances
 from jaxflow.metrics.features import Others, Samples, compared, root, rows
-from jaxflow.types import AnyArray, Array, Float, Key, Shaped
+from jaxflow.types import Array, Float, Key
 
 __all__ = ["energy_distance", "median_distance", "mmd_squared", "sliced_wasserstein", "wasserstein"]
 
@@ -32,9 +33,7 @@ CHUNK = 256
 MEDIAN_ROWS = 1000
 
 
-def wasserstein(
-    x: Shaped[AnyArray, "n *rest"], y: Shaped[AnyArray, "m *rest"], *, order: float = 1.0
-) -> Float[Array, "*rest"]:
+def wasserstein(x: Samples, y: Others, *, order: float = 1.0) -> Float[Array, "*event"]:
     """The exact distance (1) of two samples on the line, in the units of the data.
 
     Args:
@@ -87,7 +86,7 @@ def sliced_wasserstein(
 
 
 def mmd_squared(
-    x: Samples, y: Others, *, bandwidths: Sequence[float] | None = None
+    x: Samples, y: Others, *, bandwidths: ArrayLike | Sequence[float] | None = None
 ) -> Float[Array, ""]:
     """The squared maximum mean discrepancy (3); no units, between about 0 and 2.
 

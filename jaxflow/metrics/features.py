@@ -1,7 +1,8 @@
 """Samples as rows, and roots of distances: what every metric reads."""
 
 import math
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,8 @@ from jaxflow.types import AnyArray, Array, Shaped
 
 __all__ = ["Others", "Samples", "compared", "root", "rows", "same_event"]
 
-Samples = Shaped[AnyArray, "n *event"]
-Others = Shaped[AnyArray, "m *event"]
+Samples = Shaped[AnyArray, "n *event"] | Sequence[Any]
+Others = Shaped[AnyArray, "m *event"] | Sequence[Any]
 Same = TypeVar("Same", jax.Array, np.ndarray)
 
 

@@ -3,6 +3,7 @@
 Dhariwal & Nichol, 2021, Diffusion Models Beat GANs on Image Synthesis, arXiv:2105.05233, section 3.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -46,9 +47,9 @@ class UNet(nn.Module):
     """
 
     channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    multipliers: Sequence[int] = (1, 2, 2, 2)
     blocks: int = 2
-    attention: tuple[int, ...] = (16,)
+    attention: Sequence[int] = (16,)
     head_channels: int = 64
     film: bool = False
     resample: str = "conv"
