@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Inexact
 
-from jaxflow.types import Array, Data, Float, Key, Keys, Time
+from jaxflow.types import AnyArray, Array, Data, Key, Keys, Shaped, Time
 
 __all__ = [
     "as_floats",
@@ -27,8 +29,6 @@ __all__ = [
     "per_sample",
     "squared_distances",
 ]
-
-AnyArray = Any
 
 # Up to so many numbers a sample NumPy multiplies without BLAS, whose threads wait for each other by
 # spinning while a training step has the cores. On two busy cores, a step beside couplings of 512
@@ -58,7 +58,7 @@ def expand(t: Time, x: Data) -> Array:
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
-def at_least_float32(x: Array) -> Array:
+def at_least_float32(x: ArrayLike) -> Array:
     """Raise half precision to float32; leave float32, float64 and integers."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -66,18 +66,18 @@ def at_least_float32(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def as_floats(x: Any) -> Array:
+def as_floats(x: Any) -> Inexact[Array, "..."]:
     """At least float32, whole numbers too: what may be subtracted or inverted."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def event_sum(x: Data) -> Float[Array, "batch"]:
+def event_sum(x: Data) -> Shaped[Array, "batch"]:
     """Sum over everything but the batch, in at least float32."""
     return jnp.sum(at_least_float32(x), axis=tuple(range(1, jnp.ndim(x))))
 
 
-def event_mean(x: Data) -> Float[Array, "batch"]:
+def event_mean(x: Data) -> Inexact[Array, "batch"]:
     """Mean over everything but the batch, in at least float32."""
     return jnp.mean(at_least_float32(x), axis=tuple(range(1, jnp.ndim(x))))
 
@@ -163,7 +163,7 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
-def bisect(f: Callable[[Array], Array], y: Array, low: float, high: float) -> Array:
+def bisect(f: Callable[[Array], Array], y: ArrayLike, low: float, high: float) -> Array:
     """Solve `f(x) = y` for an increasing `f` on `[low, high]`, to the last bit of the dtype.
 
     It halves the floating-point numbers between the ends, not their distance, so a root close to
@@ -178,7 +178,7 @@ def bisect(f: Callable[[Array], Array], y: Array, low: float, high: float) -> Ar
     target = jax.lax.stop_gradient(y)
     first, last = (_place(np.asarray(end, y.dtype)) for end in (low, high))
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         a, b = ends
         middle = (a >> 1) + (b >> 1) + (a & b & 1)
         below = f(_number(middle, y.dtype)) < target
@@ -210,8 +210,8 @@ def _number(place: Array, dtype: Any) -> Array:
 
 
 def squared_distances(
-    x: Float[AnyArray, "n *event"], y: Float[AnyArray, "m *event"]
-) -> Float[AnyArray, "n m"]:
+    x: Shaped[AnyArray, "n *event"], y: Shaped[AnyArray, "m *event"]
+) -> Inexact[Any, "n m"]:
     """`|x_i - y_j|^2` summed over the event, never negative, in at least float32.
 
     The square is expanded about the mean of `y`, so that a far origin cancels no digits, at the

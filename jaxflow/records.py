@@ -6,6 +6,9 @@ are equal where their structures and all their numbers are; one without leaves h
 Not `jax.tree_util.register_dataclass`: there the structures of two classes are equal where their
 static fields are (jax 0.10 to 0.12). Only their hashes differ, and a table of compiled programs
 that happens to look at both would run one class's record by the program of the other.
+
+Unflattening sets the fields without `__init__`: the leaves may then be anything at all, such as
+the axes that `vmap` takes.
 """
 
 from collections.abc import Callable
@@ -53,7 +56,7 @@ def record(cls: Any = None, /, **options: bool) -> Any:
     made: Any = dataclass(frozen=True, **{**options, "eq": False})(cls)
     names = [f.name for f in fields(made) if not f.metadata.get("static")]
     statics = [f.name for f in fields(made) if f.metadata.get("static")]
-    keys = [GetAttrKey(name) for name in names]
+    keys, order = [GetAttrKey(name) for name in names], names + statics
 
     def flatten(instance: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         leaves = tuple([getattr(instance, name) for name in names])
@@ -64,9 +67,9 @@ def record(cls: Any = None, /, **options: bool) -> Any:
         return tuple(zip(keys, leaves, strict=True)), structure
 
     def unflatten(structure: tuple[Any, ...], leaves: Any) -> Any:
-        return made(
-            **dict(zip(names, leaves, strict=True)), **dict(zip(statics, structure, strict=True))
-        )
+        instance: Any = object.__new__(made)
+        vars(instance).update(zip(order, (*leaves, *structure), strict=True))
+        return instance
 
     register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
     return made

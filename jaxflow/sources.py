@@ -1,6 +1,6 @@
 """Where a flow starts: `sample(keys [batch], event_shape) -> x0` and `log_prob(x0)` in nats."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -155,7 +155,7 @@ def as_source(source: Any) -> Source:
     )
 
 
-def product(parts: Mapping[str, Source]) -> Source:
+def product(parts: Mapping[str, Source | Callable[..., Any]]) -> Source:
     """Independent parts, for samples that are mappings: `{"image": normal(), "label": mask(10)}`.
 
     Raises:

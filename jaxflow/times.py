@@ -10,14 +10,16 @@ from abc import ABC, abstractmethod
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import betainc, logit, ndtri
+from jax.typing import ArrayLike
 
 from jaxflow.arrays import as_floats, bisect
 from jaxflow.records import record, static
-from jaxflow.types import Array, Float, Key, Times
+from jaxflow.types import AnyArray, Array, Float, Key, Shaped, Times
 
 __all__ = ["beta", "cosine_map", "logit_normal", "mode", "stratified", "uniform"]
 
 Vector = Float[Array, "n"]
+Shares = Shaped[AnyArray, "n"]
 
 
 class _ByQuantile(ABC):
@@ -27,7 +29,7 @@ class _ByQuantile(ABC):
         return self.quantile(jax.random.uniform(key, (n,)))
 
     @abstractmethod
-    def quantile(self, u: Vector) -> Vector:
+    def quantile(self, u: Shares) -> Vector:
         """The time below which a share `u` of the distribution lies."""
 
 
@@ -35,7 +37,7 @@ class _ByQuantile(ABC):
 class Uniform(_ByQuantile):
     """Uniform on [0, 1)."""
 
-    def quantile(self, u: Vector) -> Vector:
+    def quantile(self, u: Shares) -> Vector:
         """`q(u) = u`."""
         return as_floats(u)
 
@@ -51,7 +53,7 @@ class LogitNormal(_ByQuantile):
     mean: float = static()
     std: float = static()
 
-    def quantile(self, u: Vector) -> Vector:
+    def quantile(self, u: Shares) -> Vector:
         """`q(u) = sigmoid(mean + std ndtri(u))`."""
         return jax.nn.sigmoid(self.mean + self.std * ndtri(as_floats(u)))
 
@@ -69,7 +71,7 @@ class Mode(_ByQuantile):
 
     scale: float = static()
 
-    def quantile(self, u: Vector) -> Vector:
+    def quantile(self, u: Shares) -> Vector:
         """`q(u) = u + scale (cos^2(pi u / 2) - 1 + u)`."""
         u = as_floats(u)
         return u + self.scale * (jnp.cos(jnp.pi * u / 2) ** 2 - 1 + u)
@@ -85,7 +87,7 @@ class Mode(_ByQuantile):
 class CosineMap(_ByQuantile):
     """Uniform angles on the cosine path, read as times of the linear one."""
 
-    def quantile(self, u: Vector) -> Vector:
+    def quantile(self, u: Shares) -> Vector:
         """`q(u) = sin(pi u / 2) / (sin(pi u / 2) + cos(pi u / 2))`."""
         a = jnp.pi * as_floats(u) / 2
         return jnp.sin(a) / (jnp.sin(a) + jnp.cos(a))
@@ -100,13 +102,13 @@ class CosineMap(_ByQuantile):
 class Beta(_ByQuantile):
     """The beta distribution."""
 
-    a: float = static()
-    b: float = static()
+    a: ArrayLike = static()
+    b: ArrayLike = static()
 
     def __call__(self, key: Key, n: int) -> Vector:
         return jax.random.beta(key, self.a, self.b, (n,))
 
-    def quantile(self, u: Vector) -> Vector:
+    def quantile(self, u: Shares) -> Vector:
         """The inverse of the regularised incomplete beta function."""
         return bisect(lambda t: betainc(self.a, self.b, t), u, 0.0, 1.0)
 
@@ -127,7 +129,7 @@ class Stratified:
         below_one = jnp.finfo(u.dtype).epsneg
         return self.times.quantile(jax.random.permutation(order, jnp.minimum(u, 1 - below_one)))
 
-    def quantile(self, u: Vector) -> Vector:
+    def quantile(self, u: Shares) -> Vector:
         """Of a single time, which has the distribution that is stratified."""
         return self.times.quantile(u)
 

@@ -11,11 +11,14 @@ Keys are typed (`jax.random.key`); `key=None` means nothing random.
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+import jaxtyping
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer, PyTree, Shaped
 
 from jaxflow.records import record, static
 
 __all__ = [
+    "AnyArray",
     "Array",
     "Batch",
     "Bool",
@@ -31,6 +34,7 @@ __all__ = [
     "Interval",
     "Key",
     "Keys",
+    "Labels",
     "LogProb",
     "Loss",
     "Method",
@@ -51,11 +55,13 @@ __all__ = [
     "Velocity",
 ]
 
-Data = Shaped[Array, "batch *event"]
+AnyArray = Array | np.ndarray
+Data = Shaped[AnyArray, "batch *event"]
 Sample = Any  # data, or a mapping of parts, each of them data
-Time = Float[Array, "batch *lead"]
-Key = PRNGKeyArray
-Keys = Shaped[PRNGKeyArray, "batch"]
+Time = Float[AnyArray, "batch *lead"]
+Key = jaxtyping.Key[Array, ""]
+Keys = jaxtyping.Key[Array, "batch"]
+Labels = Integer[AnyArray, "batch"]
 Cond = Mapping[str, Any]  # each an array `[batch, ...]` or a mapping of such
 Batch = Mapping[str, Any]
 Params = PyTree
@@ -95,6 +101,7 @@ class FlowMap(Protocol):
     def __call__(self, s: Any, t: Any, x: Sample, **cond: Any) -> Sample: ...
 
 
+@runtime_checkable
 class Network(Protocol):
     """A pure function of its parameters; `key` serves dropout alone.
 
@@ -107,45 +114,42 @@ class Network(Protocol):
     ) -> Any: ...
 
 
+@runtime_checkable
 class Source(Protocol):
-    """Where a flow starts: a distribution over `x0`."""
+    """Where a flow starts: a distribution over `x0`, with its log-density in nats.
 
-    def sample(self, keys: Keys, event_shape: Any) -> Sample:
-        """One sample a key, so that a sample never depends on its batch."""
-        ...
+    One sample a key, so that a sample never depends on its batch.
+    """
 
-    def log_prob(self, x0: Sample) -> Float[Array, "batch"]:
-        """Log-density in nats."""
-        ...
+    def sample(self, keys: Keys, event_shape: Any) -> Sample: ...
+
+    def log_prob(self, x0: Sample) -> Float[Array, "batch"]: ...
 
 
+@runtime_checkable
 class Times(Protocol):
-    """A distribution over training times, given by its quantile function."""
+    """A distribution over training times, with its log-density in nats.
+
+    `quantile(u)` is the time below which a share `u` of the distribution lies.
+    """
 
     def __call__(self, key: Key, n: int) -> Float[Array, "n"]: ...
 
-    def quantile(self, u: Float[Array, "n"]) -> Float[Array, "n"]:
-        """The time below which a share `u` of the distribution lies."""
-        ...
+    def quantile(self, u: Shaped[AnyArray, "n"]) -> Float[Array, "n"]: ...
 
-    def log_prob(self, t: Float[Array, "n"]) -> Float[Array, "n"]:
-        """Log-density in nats."""
-        ...
+    def log_prob(self, t: Float[Array, "n"]) -> Float[Array, "n"]: ...
 
 
+@runtime_checkable
 class Coupling(Protocol):
-    """Pairs source with data; conditions follow their data."""
-
-    @property
-    def independent(self) -> bool:
-        """Whether `x0` still knows nothing of `x1`; False where a coupling does not say."""
-        ...
+    """Pairs source with data; conditions follow. `independent = True` where no pair is chosen."""
 
     def __call__(
         self, key: Key, x0: Sample, x1: Sample, cond: Cond
     ) -> tuple[Sample, Sample, Cond]: ...
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """`x_t = alpha(t) x1 + sigma(t) x0`; `interval` is where both derivatives are finite."""
 
@@ -159,10 +163,7 @@ class Schedule(Protocol):
 
 @record
 class Dependent:
-    """In the place of a path's latent: `x0` is not a standard normal that is independent of `x1`.
-
-    No affine path knows a score then.
-    """
+    """In the place of a latent: `x0` is no independent standard normal, so no score is known."""
 
 
 @record
@@ -181,18 +182,16 @@ class PathSample:
     score: Sample | None = None
 
 
+@runtime_checkable
 class Path(Protocol):
-    """Joins a pair `(x0, x1)`; deterministic given the latent `z`."""
-
-    def latent(self, key: Key, x0: Sample) -> Any:
-        """The path's own randomness, or None; a path that has none may lack it."""
-        ...
+    """Joins a pair, deterministic given `z`, which `latent(key, x0)` draws where there is one."""
 
     def __call__(self, t: Any, x0: Sample, x1: Sample, z: Any = None) -> PathSample: ...
 
 
+@runtime_checkable
 class Draw(Protocol):
-    """Completes a batch `{"x1": ..., "cond": ...}` with everything random in an objective.
+    """Completes a batch `{"x1": ..., "cond": ...}` with all that is random in an objective.
 
     Made once on the global batch, before microbatches and devices split it.
     """
@@ -209,10 +208,7 @@ class Stream(Protocol):
 
 @record
 class Held:
-    """What draws and losses may read and never differentiate.
-
-    `averages` are those of the training state, by name.
-    """
+    """What draws and losses read and never differentiate; `averages` are the state's, by name."""
 
     step: Int[Array, ""]
     averages: Mapping[str, Params]
@@ -224,6 +220,7 @@ class Held:
         return self.averages["ema"]
 
 
+@runtime_checkable
 class Loss(Protocol):
     """A plain mean over examples; `aux["per_example"]` keeps them apart."""
 
@@ -252,14 +249,14 @@ class Method:
 class Solution:
     """What a sampler returns.
 
-    `x` is the end. `t [saves]` and `xs [saves, batch, *event]` are the saved times and states,
-    or None. `nfe [batch]` counts calls of the velocity a sample; the network was called
-    `nfe * velocity.evaluations` times. `success [batch]` is False where the solver gave up or a
-    value is not finite.
+    `x` is the end. `t [saves]`, or `[saves, batch]` for a grid a sample, and
+    `xs [saves, batch, *event]` are the saved times and states, or None. `nfe [batch]` counts calls
+    of the velocity a sample; the network was called `nfe * velocity.evaluations` times.
+    `success [batch]` is False where the solver gave up or a value is not finite.
     """
 
     x: PyTree
-    t: Float[Array, "saves"] | None
+    t: Float[Array, "saves ..."] | None
     xs: PyTree
     nfe: Int[Array, "batch"]
     success: Bool[Array, "batch"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hypothesis
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -31,6 +32,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def key() -> jax.Array:
     """A fixed key."""
     return jax.random.key(0)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """No type checker, as users run: what is refused is refused by the code's own sentence."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

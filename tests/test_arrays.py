@@ -20,6 +20,7 @@ def test_expand_multiplies_each_by_its_own_time(lead):
     assert jnp.array_equal(arrays.expand(t, x) * x, expected)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shape", [(), (3,), (2, 4), (1,), (2, 3, 4, 1)])
 def test_expand_refuses_other_times(shape):
     with pytest.raises(ValueError, match=r"and x \(2, 3, 4\): t needs one time an example"):

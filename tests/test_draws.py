@@ -25,6 +25,9 @@ class Bridge:
     def latent(self, key, x0):
         return jax.random.normal(key, x0.shape)
 
+    def __call__(self, t, x0, x1, z=None):
+        raise NotImplementedError
+
 
 FULL = draws.standard(
     paths.vp(), coupling=DEVICE, times=times.stratified(times.uniform()), drop=draws.drop(0.3, NULL)

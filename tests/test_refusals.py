@@ -177,6 +177,7 @@ WRONG = {
 }
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", WRONG)
 def test_one_sentence(name):
     """Raised here and not in a tracer, with what was given and what to do."""

@@ -109,6 +109,7 @@ def test_float64_samples_use_all_their_bits(x64):
     assert not jnp.array_equal(x, x.astype(jnp.float32).astype(jnp.float64))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "received"),
     [

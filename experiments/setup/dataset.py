@@ -77,7 +77,7 @@ def check_held_out(config: ConfigDict) -> None:
         _of_split(config, config.evaluation.split)
 
 
-def _of_split(config: ConfigDict, split: str) -> data.Source:
+def _of_split(config: ConfigDict, split: str) -> data.Dataset:
     spec = config.data.source.to_dict()
     of_training, spec["kwargs"]["split"] = spec["kwargs"].get("split"), split
     try:

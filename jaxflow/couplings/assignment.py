@@ -18,8 +18,6 @@ from jaxflow.types import Array
 
 __all__ = ["assign", "assign_on_host"]
 
-AnyArray = Any
-
 TEMPERATURE = 0.02
 ITERATIONS = 30
 LARGEST_EXPONENT = 80.0
@@ -30,7 +28,7 @@ def assign(cost: Float[Array, "n n"]) -> Int[Array, "n"]:
     cost = cost - cost.min(axis=1, keepdims=True)
     heat = TEMPERATURE * jnp.mean(cost) + jnp.finfo(cost.dtype).tiny
 
-    def iterate(_: int, g: Array) -> Array:
+    def iterate(_: Array, g: Array) -> Array:
         f = -heat * jax.nn.logsumexp((g - cost) / heat, axis=1)
         return -heat * jax.nn.logsumexp((f[:, None] - cost) / heat, axis=0)
 
@@ -59,7 +57,7 @@ def assign_on_host(cost: Float[np.ndarray, "n n"]) -> Int[np.ndarray, "n"]:
     return linear_sum_assignment(cost)[1]
 
 
-def _reduce(cost: AnyArray, g: AnyArray) -> AnyArray:
+def _reduce(cost: Any, g: Any) -> Any:
     """Subtract the column prices `g`, then the least of each row and of each column."""
     cost = cost - g
     cost = cost - cost.min(axis=1, keepdims=True)

@@ -1,7 +1,7 @@
 """The independent coupling, `q(x0, x1) = q(x0) q(x1)`."""
 
 from jaxflow.records import record
-from jaxflow.types import Cond, Coupling, Data, Key
+from jaxflow.types import Cond, Coupling, Key, Sample
 
 __all__ = ["independent"]
 
@@ -12,7 +12,7 @@ class Independent:
 
     independent = True
 
-    def __call__(self, key: Key, x0: Data, x1: Data, cond: Cond) -> tuple[Data, Data, Cond]:
+    def __call__(self, key: Key, x0: Sample, x1: Sample, cond: Cond) -> tuple[Sample, Sample, Cond]:
         return x0, x1, cond
 
 

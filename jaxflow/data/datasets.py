@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
@@ -20,6 +20,7 @@ CACHE = "~/.cache/jaxflow"
 DATA_DIR = "~/tensorflow_datasets"
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Random access to examples, each a mapping of numbers and arrays."""
 

@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Integer
 
 from jaxflow.arrays import batch_size as leading
 from jaxflow.data.permutation import shuffled
 from jaxflow.data.transforms import Transform, apply
 from jaxflow.records import record, static
-from jaxflow.types import Array, Batch, Data, Int, Key, Keys
+from jaxflow.types import AnyArray, Array, Batch, Data, Int, Key, Keys
 
 __all__ = ["OnDevice", "Fresh", "on_device", "stream"]
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """Anything that draws one sample a key, such as those of `jaxflow.data.toy`."""
 
@@ -34,7 +36,7 @@ class OnDevice:
     def __len__(self) -> int:
         return leading(self.arrays)
 
-    def indices(self, step: int | Int[Array, ""]) -> Int[Array, "batch"]:
+    def indices(self, step: int | Integer[AnyArray, ""]) -> Int[Array, "batch"]:
         """Which examples make the batch of a step: each example once an epoch, reshuffled."""
         n = len(self)
         rounds, step = jnp.divmod(jnp.asarray(step, jnp.uint32), n)
@@ -42,7 +44,7 @@ class OnDevice:
         epoch = rounds * self.batch_size + row // n
         return shuffled(jax.random.fold_in(self.key, 0), epoch, row % n, n)
 
-    def batch(self, step: int | Int[Array, ""]) -> Batch:
+    def batch(self, step: int | Integer[AnyArray, ""]) -> Batch:
         """`{"x1": ..., "cond": {...}}` of a step, the same whenever it is asked for."""
         indices = self.indices(step)
         rows = {
@@ -65,7 +67,7 @@ class Fresh:
     key: Key
     batch_size: int = static()
 
-    def batch(self, step: int | Int[Array, ""]) -> Batch:
+    def batch(self, step: int | Integer[AnyArray, ""]) -> Batch:
         """`{"x1": ..., "cond": {}}` of a step, the same whenever it is asked for."""
         keys = jax.random.split(jax.random.fold_in(self.key, step), self.batch_size)
         return {"x1": self.distribution.sample(keys), "cond": {}}

@@ -14,8 +14,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Integer
 
-from jaxflow.types import Array, Int, Key
+from jaxflow.types import AnyArray, Array, Int, Key
 
 __all__ = ["shuffled"]
 
@@ -23,7 +24,7 @@ ROUNDS = 7
 
 
 def shuffled(
-    key: Key, epoch: Int[Array, "..."], index: Int[Array, "..."], n: int
+    key: Key, epoch: int | Integer[AnyArray, "..."], index: int | Integer[AnyArray, "..."], n: int
 ) -> Int[Array, "..."]:
     """Where the permutation of `0 .. n - 1` belonging to `(key, epoch)` sends `index`.
 

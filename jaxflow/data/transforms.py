@@ -8,7 +8,7 @@ of `rng.random(shape)`, uniform on [0, 1), which a `numpy.random.Generator` offe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class Transform(Protocol):
     """`(x, rng) -> x` on one example; `rng.random(shape)` is called at most once."""
 

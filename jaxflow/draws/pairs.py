@@ -1,7 +1,7 @@
 """The pair of an example: its source, its coupling, its time, and the path's own randomness."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,9 @@ from jaxflow.checks import check_made
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Batch, Coupling, Dependent, Draw, Held, Interval, Key, Path, Source, Times
 
-__all__ = ["couple", "latent", "source", "times"]
+__all__ = ["AnyTimes", "couple", "latent", "source", "times"]
+
+AnyTimes = Times | Callable[..., Any]
 
 
 @record
@@ -65,7 +67,7 @@ class Couple:
 class AddTimes:
     """Adds `t`, inside the interval: one an example, or one for each of its leading axes."""
 
-    times: Times | Mapping[str, Times]
+    times: AnyTimes | Mapping[str, AnyTimes]
     interval: Interval = static()
     lead: int = static()
 
@@ -76,7 +78,7 @@ class AddTimes:
         drawn = zip(keys, self.times.items(), strict=True)
         return {**batch, "t": {k: self._drawn(key, t, batch["x1"][k]) for key, (k, t) in drawn}}
 
-    def _drawn(self, key: Key, times: Times, x1: Any) -> Any:
+    def _drawn(self, key: Key, times: AnyTimes, x1: Any) -> Any:
         n, (low, high) = batch_size(x1), self.interval
         if not self.lead:
             return low + (high - low) * times(key, n)
@@ -104,7 +106,7 @@ def _or_else(latent: Any, mark: Any) -> Any:
     return {name: _or_else(z, each.get(name)) for name, z in latent.items()}
 
 
-def source(source: Source) -> Draw:
+def source(source: Source | Callable[..., Any]) -> Draw:
     """Adds `x0 ~ source`, one key an example, unless the batch brings its own `x0`."""
     return FromSource(sources.as_source(source))
 
@@ -128,7 +130,7 @@ def couple(coupling: Coupling) -> Draw:
 
 
 def times(
-    times: Times | Mapping[str, Times], interval: Interval = (0.0, 1.0), *, lead: int = 0
+    times: AnyTimes | Mapping[str, AnyTimes], interval: Interval = (0.0, 1.0), *, lead: int = 0
 ) -> Draw:
     """Adds `t ~ times`, stretched from [0, 1] onto the interval of a path.
 

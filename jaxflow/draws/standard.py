@@ -1,14 +1,16 @@
 """The usual draw of an objective."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from jaxflow import couplings, sources
 from jaxflow import times as times_
 from jaxflow.checks import check_made
 from jaxflow.draws import pairs
 from jaxflow.draws.chain import chain
+from jaxflow.draws.pairs import AnyTimes
 from jaxflow.paths.ends import interval_of
-from jaxflow.types import Coupling, Draw, Path, Source, Times
+from jaxflow.types import Coupling, Draw, Path, Source
 
 __all__ = ["standard"]
 
@@ -16,9 +18,9 @@ __all__ = ["standard"]
 def standard(
     path: Path,
     *,
-    source: Source | None = None,
+    source: Source | Callable[..., Any] | None = None,
     coupling: Coupling | None = None,
-    times: Times | Mapping[str, Times] | None = None,
+    times: AnyTimes | Mapping[str, AnyTimes] | None = None,
     drop: Draw | None = None,
 ) -> Draw:
     """The usual chain: source, coupling, times in the path's interval, latent, dropout.

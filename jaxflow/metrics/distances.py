@@ -21,10 +21,11 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxflow.arrays import squared_distances
-from jaxflow.metrics.features import compared, root, rows
-from jaxflow.types import Array, Data, Float, Key
+from jaxflow.metrics.features import Others, Samples, compared, root, rows
+from jaxflow.types import Array, Float, Key
 
 __all__ = ["energy_distance", "median_distance", "mmd_squared", "sliced_wasserstein", "wasserstein"]
 
@@ -32,9 +33,7 @@ CHUNK = 256
 MEDIAN_ROWS = 1000
 
 
-def wasserstein(
-    x: Float[Array, "n *rest"], y: Float[Array, "m *rest"], *, order: float = 1.0
-) -> Float[Array, "*rest"]:
+def wasserstein(x: Samples, y: Others, *, order: float = 1.0) -> Float[Array, "*event"]:
     """The exact distance (1) of two samples on the line, in the units of the data.
 
     Args:
@@ -59,7 +58,7 @@ def wasserstein(
 
 
 def sliced_wasserstein(
-    key: Key, x: Data, y: Data, *, order: float = 2.0, projections: int = 256
+    key: Key, x: Samples, y: Others, *, order: float = 2.0, projections: int = 256
 ) -> Float[Array, ""]:
     """The distance (2) over random directions, in the units of the data.
 
@@ -86,7 +85,9 @@ def sliced_wasserstein(
     return _sliced(key, rows(x), rows(y), order, projections)
 
 
-def mmd_squared(x: Data, y: Data, *, bandwidths: Sequence[float] | None = None) -> Float[Array, ""]:
+def mmd_squared(
+    x: Samples, y: Others, *, bandwidths: ArrayLike | Sequence[float] | None = None
+) -> Float[Array, ""]:
     """The squared maximum mean discrepancy (3); no units, between about 0 and 2.
 
     The kernel is the mean of `exp(-|x - y|^2 / 2 h^2)` over the bandwidths `h`.
@@ -116,7 +117,7 @@ def mmd_squared(x: Data, y: Data, *, bandwidths: Sequence[float] | None = None) 
     return _mmd_squared(rows(x), rows(y), jnp.atleast_1d(jnp.asarray(bandwidths, x.dtype)))
 
 
-def energy_distance(x: Data, y: Data) -> Float[Array, ""]:
+def energy_distance(x: Samples, y: Others) -> Float[Array, ""]:
     """The energy distance (4), in the units of the data; zero only for equal distributions.
 
     Args:
@@ -135,7 +136,7 @@ def energy_distance(x: Data, y: Data) -> Float[Array, ""]:
     return _energy_distance(rows(x), rows(y))
 
 
-def median_distance(x: Data, y: Data) -> Float[Array, ""]:
+def median_distance(x: Samples, y: Others) -> Float[Array, ""]:
     """The median distance between samples of `x` and `y` pooled.
 
     Of more than 1,000 in a set, 1,000 are taken by a fixed random choice, so that no order of the

@@ -1,7 +1,8 @@
 """Samples as rows, and roots of distances: what every metric reads."""
 
 import math
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxflow.arrays import as_floats
-from jaxflow.types import Array
+from jaxflow.types import AnyArray, Array, Shaped
 
-__all__ = ["compared", "root", "rows", "same_event"]
+__all__ = ["Others", "Samples", "compared", "root", "rows", "same_event"]
 
-AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)
+Samples = Shaped[AnyArray, "n *event"] | Sequence[Any]
+Others = Shaped[AnyArray, "m *event"] | Sequence[Any]
+Same = TypeVar("Same", jax.Array, np.ndarray)
 
 
-def rows(x: AnyArray, *, at_least: int = 1) -> AnyArray:
+def rows(x: Same, *, at_least: int = 1) -> Same:
     """`x` as `[n, d]`: one row a sample.
 
     Raises:
@@ -29,7 +32,7 @@ def rows(x: AnyArray, *, at_least: int = 1) -> AnyArray:
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
-def same_event(x: jax.Array | np.ndarray, y: jax.Array | np.ndarray) -> None:
+def same_event(x: AnyArray, y: AnyArray) -> None:
     """Raises: ValueError, where the samples of `x` and `y` differ in shape."""
     if x.shape[1:] != y.shape[1:]:
         raise ValueError(

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import squared_distances
-from jaxflow.metrics.features import compared, root, rows
+from jaxflow.metrics.features import Others, Samples, compared, root, rows
 from jaxflow.records import record
-from jaxflow.types import Array, Data, Float, Int
+from jaxflow.types import Array, Float, Int
 
 __all__ = ["Nearest", "nearest"]
 
@@ -32,7 +32,7 @@ class Nearest:
         }
 
 
-def nearest(x: Data, examples: Data) -> Nearest:
+def nearest(x: Samples, examples: Others) -> Nearest:
     """The nearest of `examples` to every sample, in the units of the data.
 
     Args:

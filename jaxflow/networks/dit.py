@@ -21,12 +21,12 @@ from jaxflow.names import check_known
 from jaxflow.networks.embeddings import Conditioning, check_one_time, positions
 from jaxflow.networks.initialisers import zeros
 from jaxflow.networks.layers import Attention, check_fields, dense, layer_norm, modulate
-from jaxflow.types import Array, Float, Int, Time
+from jaxflow.types import AnyArray, Array, Float, Labels, Time
 
 __all__ = ["DiT", "dit"]
 
-Image = Float[Array, "batch height width channels"]
-Tokens = Float[Array, "batch tokens channels"]
+Image = Float[AnyArray, "batch height width channels"]
+Tokens = Float[Array, "batch tokens features"]
 
 
 class DiT(nn.Module):
@@ -87,8 +87,8 @@ class DiT(nn.Module):
         x: Image,
         *,
         r: Time | None = None,
-        label: Int[Array, "batch"] | None = None,
-    ) -> Image:
+        label: Labels | None = None,
+    ) -> Float[Array, "batch height width outward"]:
         self._check(x)
         check_one_time(t, x)
         _, height, width, channels = x.shape
@@ -145,7 +145,7 @@ class _Block(nn.Module):
     attention: str | None
 
     @nn.compact
-    def __call__(self, h: Tokens, c: Float[Array, "batch channels"]) -> tuple[Tokens, None]:
+    def __call__(self, h: Tokens, c: Float[Array, "batch features"]) -> tuple[Tokens, None]:
         width = h.shape[-1]
         modulation = dense(6 * width, dtype=self.dtype, kernel_init=zeros, name="modulation")(c)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation, 6, axis=-1)
@@ -158,13 +158,15 @@ class _Block(nn.Module):
         return h + gate_2[:, None] * y, None
 
 
-def _patches(x: Image, patch: int) -> Tokens:
+def _patches(x: Image, patch: int) -> Float[AnyArray, "batch tokens features"]:
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
 
 
-def _image(h: Tokens, height: int, width: int, patch: int) -> Image:
+def _image(
+    h: Tokens, height: int, width: int, patch: int
+) -> Float[Array, "batch {height} {width} outward"]:
     h = h.reshape(len(h), height // patch, width // patch, patch, patch, -1)
     return h.swapaxes(2, 3).reshape(len(h), height, width, -1)
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxflow.arrays import at_least_float32, expand
 from jaxflow.networks.initialisers import normal, zeros
 from jaxflow.networks.layers import dense
-from jaxflow.types import Array, Data, Float, Int, Time
+from jaxflow.types import Array, Data, Float, Labels, Time
 
 __all__ = [
     "Conditioning",
@@ -142,7 +142,7 @@ class LabelEmbedding(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, label: Int[Array, "batch"]) -> Float[Array, "batch features"]:
+    def __call__(self, label: Labels) -> Float[Array, "batch features"]:
         if not jnp.issubdtype(jnp.result_type(label), jnp.integer):
             raise ValueError(
                 f"label has dtype {jnp.result_type(label)}: a label is an integer from 0 to "
@@ -172,7 +172,7 @@ class Conditioning(nn.Module):
         self,
         t: Time,
         x: Data,
-        label: Int[Array, "batch"] | None = None,
+        label: Labels | None = None,
         r: Time | None = None,
     ) -> Float[Array, "batch features"]:
         check_times(t, x, r)

@@ -47,7 +47,7 @@ import numpy as np
 
 from jaxflow.arrays import is_concrete
 from jaxflow.records import record, static
-from jaxflow.types import Array, Key, Params
+from jaxflow.types import AnyArray, Array, Key, Params
 
 __all__ = ["Initialiser", "initialise", "lecun", "normal", "ones", "xavier", "zeros"]
 
@@ -211,7 +211,7 @@ def _by_module(init: Callable[..., Any], key: Key, inputs: Any) -> Params:
     return jax.device_get(drawn) if all(map(is_concrete, jax.tree.leaves(drawn))) else drawn
 
 
-def _draw(key: Key, paths: Sequence[int], specs: Sequence[_Spec]) -> list[Array]:
+def _draw(key: Key, paths: Sequence[int], specs: Sequence[_Spec]) -> list[AnyArray]:
     """Each parameter by (1), from its own run of blocks of `z`."""
     counts = [-(-math.prod(spec.shape) // _BLOCK) if spec.deviation else 0 for spec in specs]
     total = sum(counts)

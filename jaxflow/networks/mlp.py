@@ -19,7 +19,7 @@ from jaxflow.arrays import at_least_float32
 from jaxflow.networks.embeddings import Conditioning, check_times, span_of
 from jaxflow.networks.initialisers import lecun, normal, zeros
 from jaxflow.networks.layers import check_fields, dense, layer_norm
-from jaxflow.types import Array, Data, Float, Int, Time
+from jaxflow.types import AnyArray, Array, Data, Float, Labels, Shaped, Time
 
 __all__ = ["MLP", "ConcatMLP", "selu"]
 
@@ -55,9 +55,9 @@ class MLP(nn.Module):
         x: Data,
         *,
         r: Time | None = None,
-        label: Int[Array, "batch"] | None = None,
+        label: Labels | None = None,
         deterministic: bool = True,
-        **cond: Float[Array, "batch ..."],
+        **cond: Shaped[AnyArray, "batch ..."],
     ) -> Data:
         _check_conditions(self, cond)
         c = Conditioning(self.width, self.num_classes, name="conditioning")(t, x, label, r)
@@ -119,7 +119,7 @@ class ConcatMLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, t: Time, x: Data, *, r: Time | None = None, **cond: Float[Array, "batch ..."]
+        self, t: Time, x: Data, *, r: Time | None = None, **cond: Shaped[AnyArray, "batch ..."]
     ) -> Data:
         check_times(t, x, r)
         _check_conditions(self, cond)

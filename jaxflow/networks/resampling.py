@@ -20,29 +20,33 @@ from jaxflow.types import Array, Float
 __all__ = ["double", "doubling_conv", "halve"]
 
 Image = Float[Array, "batch height width channels"]
+Doubled = Float[Array, "batch 2*height 2*width channels"]
 
 _SHARED_ROWS = (np.array([[1, 0, 0], [0, 1, 1]]), np.array([[1, 1, 0], [0, 0, 1]]))
 
 
-def halve(x: Image) -> Image:
+def halve(x: Image) -> Float[Array, "batch height//2 width//2 channels"]:
     """The mean of each square of four pixels."""
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
-def double(x: Image) -> Image:
+def double(x: Image) -> Doubled:
     """Each pixel as a square of four."""
     return _interleave([[x, x], [x, x]])
 
 
 def doubling_conv(
-    x: Image, kernel: Float[Array, "3 3 inward outward"], *_: Any, **__: Any
-) -> Image:
+    x: Float[Array, "batch height width inward"],
+    kernel: Float[Array, "3 3 inward channels"],
+    *_: Any,
+    **__: Any,
+) -> Doubled:
     """`double`, then a 3x3 convolution, by (1); stands in for `jax.lax.conv_general_dilated`."""
     return _interleave([[_corner(x, kernel, p, q) for q in (0, 1)] for p in (0, 1)])
 
 
-def _corner(x: Image, kernel: Array, p: int, q: int) -> Image:
+def _corner(x: Array, kernel: Array, p: int, q: int) -> Image:
     rows, columns = (jnp.asarray(_SHARED_ROWS[parity], kernel.dtype) for parity in (p, q))
     return jax.lax.conv_general_dilated(
         x,
@@ -53,7 +57,7 @@ def _corner(x: Image, kernel: Array, p: int, q: int) -> Image:
     )
 
 
-def _interleave(corners: list[list[Image]]) -> Image:
+def _interleave(corners: list[list[Image]]) -> Doubled:
     batch, height, width, channels = corners[0][0].shape
     stacked = jnp.stack([jnp.stack(row, axis=3) for row in corners], axis=2)
     return stacked.reshape(batch, 2 * height, 2 * width, channels)

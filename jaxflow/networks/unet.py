@@ -3,6 +3,7 @@
 Dhariwal & Nichol, 2021, Diffusion Models Beat GANs on Image Synthesis, arXiv:2105.05233, section 3.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,11 +14,12 @@ from jaxflow.networks.embeddings import Conditioning, check_one_time
 from jaxflow.networks.initialisers import zeros
 from jaxflow.networks.layers import Attention, GroupNorm, check_fields, conv, dense
 from jaxflow.networks.resampling import double, doubling_conv, halve
-from jaxflow.types import Array, Float, Int, Time
+from jaxflow.types import AnyArray, Array, Float, Labels, Time
 
 __all__ = ["UNet"]
 
-Image = Float[Array, "batch height width channels"]
+Image = Float[AnyArray, "batch height width channels"]
+Hidden = Float[Array, "batch height width channels"]
 
 
 class UNet(nn.Module):
@@ -45,9 +47,9 @@ class UNet(nn.Module):
     """
 
     channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    multipliers: Sequence[int] = (1, 2, 2, 2)
     blocks: int = 2
-    attention: tuple[int, ...] = (16,)
+    attention: Sequence[int] = (16,)
     head_channels: int = 64
     film: bool = False
     resample: str = "conv"
@@ -68,9 +70,9 @@ class UNet(nn.Module):
         x: Image,
         *,
         r: Time | None = None,
-        label: Int[Array, "batch"] | None = None,
+        label: Labels | None = None,
         deterministic: bool = True,
-    ) -> Image:
+    ) -> Float[Array, "batch height width outward"]:
         self._check(x)
         check_one_time(t, x)
         c = Conditioning(4 * self.channels, self.num_classes, self.channels, name="conditioning")
@@ -140,7 +142,7 @@ class _Resample(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Image) -> Image:
+    def __call__(self, x: Hidden) -> Float[Array, "batch rows columns channels"]:
         layer = partial(conv, x.shape[-1], (3, 3), dtype=self.dtype, name="conv")
         if self.resize == "up":
             return layer(conv_general_dilated=doubling_conv)(x)
@@ -155,7 +157,9 @@ class _Residual(nn.Module):
     resize: str | None
 
     @nn.compact
-    def __call__(self, x: Image, c: Array, deterministic: bool) -> Image:
+    def __call__(
+        self, x: Hidden, c: Float[Array, "batch features"], deterministic: bool
+    ) -> Float[Array, "batch rows columns outward"]:
         convolve = conv(self.channels, (3, 3), dtype=self.dtype, name="first")
         h = nn.silu(GroupNorm(name="first_norm")(x))
         if self.resize:
@@ -182,7 +186,7 @@ class _Attend(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Image) -> Image:
+    def __call__(self, x: Hidden) -> Hidden:
         batch, height, width, channels = x.shape
         h = GroupNorm(name="norm")(x).reshape(batch, height * width, channels)
         heads = max(1, channels // self.head_channels)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxflow.arrays import is_concrete
 from jaxflow.paths.schedules import (
     VP,
+    At,
     Cosine,
     Custom,
     Linear,
@@ -24,7 +25,7 @@ from jaxflow.paths.schedules import (
     determinant,
 )
 from jaxflow.records import record, static
-from jaxflow.types import Interval, Path, Schedule, Time
+from jaxflow.types import Interval, Path, Schedule
 
 __all__ = [
     "SMALLEST_DIVISOR",
@@ -47,11 +48,11 @@ class Known:
     interval: Interval = static()
     nonzero: tuple[Interval, ...] = static()
 
-    def alpha(self, t: Time) -> Time:
+    def alpha(self, t: At) -> At:
         """Share of the data, one a time."""
         return _at_each(self.schedule.alpha(t), t)
 
-    def sigma(self, t: Time) -> Time:
+    def sigma(self, t: At) -> At:
         """Share of the noise, one a time."""
         return _at_each(self.schedule.sigma(t), t)
 
@@ -163,11 +164,11 @@ def _margin(size: Callable[[np.ndarray], np.ndarray], end: float, other: float) 
     return float(far)
 
 
-def _share(function: Callable[[Time], tuple[Time, Time]], i: int, t: Time) -> Time:
+def _share(function: Callable[[At], tuple[At, At]], i: int, t: At) -> At:
     return function(t)[i]
 
 
-def _at_each(share: Any, t: Time) -> Time:
+def _at_each(share: Any, t: At) -> At:
     return jnp.broadcast_to(jnp.asarray(share, jnp.result_type(t)), jnp.shape(t))
 
 

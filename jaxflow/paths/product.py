@@ -26,7 +26,7 @@ class Product:
         check_parts("the path", self.parts, x0)
         keys = jax.random.split(key, len(self.parts))
         return {
-            name: part.latent(k, x0[name]) if hasattr(part, "latent") else None
+            name: getattr(part, "latent", _no_latent)(k, x0[name])
             for k, (name, part) in zip(keys, self.parts.items(), strict=True)
         }
 
@@ -57,6 +57,10 @@ class Product:
             return {name: getattr(sample, field) for name, sample in samples.items()}
 
         return PathSample(t, each("x"), each("u"), each("x0"), each("x1"), each("score"))
+
+
+def _no_latent(key: Key, x0: Any) -> None:
+    """What a path without randomness of its own draws."""
 
 
 def check_parts(what: str, parts: Mapping[str, Any], x: Any) -> None:

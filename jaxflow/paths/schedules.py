@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, bisect
 from jaxflow.records import record, static
-from jaxflow.types import Array, Interval, Schedule, Time
+from jaxflow.types import AnyArray, Array, Float, Interval, Schedule
 
 __all__ = [
     "Cosine",
@@ -41,8 +41,10 @@ __all__ = [
 
 _BEFORE_ONE = 1.0 - 1e-5
 
+At = Float[AnyArray, "*at"]
 
-def coefficients(schedule: Schedule, t: Time) -> tuple[Array, Array, Array, Array]:
+
+def coefficients(schedule: Schedule, t: At) -> tuple[Array, Array, Array, Array]:
     """`(alpha, sigma, d alpha / dt, d sigma / dt)` at `t`, moved into the schedule's interval."""
     t = jnp.clip(at_least_float32(t), *schedule.interval)
     alpha, alpha_dot = jax.jvp(schedule.alpha, (t,), (jnp.ones_like(t),))
@@ -50,31 +52,31 @@ def coefficients(schedule: Schedule, t: Time) -> tuple[Array, Array, Array, Arra
     return alpha, sigma, alpha_dot, sigma_dot
 
 
-def determinant(schedule: Schedule, t: Time) -> Time:
+def determinant(schedule: Schedule, t: At) -> At:
     """`alpha d sigma / dt - sigma d alpha / dt`; where it is 0, velocities do not tell pairs."""
     alpha, sigma, alpha_dot, sigma_dot = coefficients(schedule, t)
     return alpha * sigma_dot - sigma * alpha_dot
 
 
-def signal(schedule: Schedule, t: Time) -> tuple[Array, Array, Array, Array]:
+def signal(schedule: Schedule, t: At) -> tuple[Array, Array, Array, Array]:
     """`(r, m, dr / dt, dm / dt)`, where `m = alpha + sigma` and `r = alpha / m` is the signal."""
     alpha, sigma, alpha_dot, sigma_dot = coefficients(schedule, t)
     m = alpha + sigma
     return alpha / m, m, (alpha_dot * sigma - alpha * sigma_dot) / m**2, alpha_dot + sigma_dot
 
 
-def time_of_signal(schedule: Schedule, r: Array) -> Time:
+def time_of_signal(schedule: Schedule, r: At) -> At:
     """The time at which the signal's share is `r`; the nearer end where it never is."""
     return bisect(lambda t: signal(schedule, t)[0], r, *schedule.interval)
 
 
-def _sqrt(square: Time) -> Time:
+def _sqrt(square: At) -> At:
     """Square root whose gradient is zero, not infinite, at zero."""
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
-def _power(t: Time, n: float) -> Time:
+def _power(t: At, n: float) -> At:
     """`t^n` for `n >= 1`, whose second derivative is zero, not infinite, at zero."""
     if float(n).is_integer():
         return t ** int(n)
@@ -90,11 +92,11 @@ class Linear:
 
     interval = (0.0, 1.0)
 
-    def alpha(self, t: Time) -> Time:
+    def alpha(self, t: At) -> At:
         """Share of the data."""
         return t
 
-    def sigma(self, t: Time) -> Time:
+    def sigma(self, t: At) -> At:
         """Share of the noise."""
         return 1 - (1 - self.sigma_min) * t
 
@@ -105,11 +107,11 @@ class Cosine:
 
     interval = (0.0, 1.0)
 
-    def alpha(self, t: Time) -> Time:
+    def alpha(self, t: At) -> At:
         """Share of the data."""
         return jnp.sin(jnp.pi / 2 * t)
 
-    def sigma(self, t: Time) -> Time:
+    def sigma(self, t: At) -> At:
         """Share of the noise; exactly zero at `t = 1`."""
         return jnp.sin(jnp.pi / 2 * (1 - t))
 
@@ -122,11 +124,11 @@ class Polynomial:
 
     interval = (0.0, 1.0)
 
-    def alpha(self, t: Time) -> Time:
+    def alpha(self, t: At) -> At:
         """Share of the data."""
         return _power(t, self.n)
 
-    def sigma(self, t: Time) -> Time:
+    def sigma(self, t: At) -> At:
         """Share of the noise."""
         return 1 - _power(t, self.n)
 
@@ -140,15 +142,15 @@ class VP:
 
     interval = (0.0, _BEFORE_ONE)
 
-    def _integral(self, t: Time) -> Time:
+    def _integral(self, t: At) -> At:
         s = 1 - t
         return s * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * s)
 
-    def alpha(self, t: Time) -> Time:
+    def alpha(self, t: At) -> At:
         """Share of the data; .0066 at `t = 0` for the usual rates."""
         return jnp.exp(-0.5 * self._integral(t))
 
-    def sigma(self, t: Time) -> Time:
+    def sigma(self, t: At) -> At:
         """Share of the noise."""
         return _sqrt(-jnp.expm1(-self._integral(t)))
 
@@ -159,11 +161,11 @@ class LinearVP:
 
     interval = (0.0, _BEFORE_ONE)
 
-    def alpha(self, t: Time) -> Time:
+    def alpha(self, t: At) -> At:
         """Share of the data."""
         return t
 
-    def sigma(self, t: Time) -> Time:
+    def sigma(self, t: At) -> At:
         """Share of the noise."""
         return _sqrt((1 - t) * (1 + t))
 
@@ -177,6 +179,6 @@ class Custom:
     `interval`, whose arrays then are leaves of the path.
     """
 
-    alpha: Callable[[Time], Time] = static()
-    sigma: Callable[[Time], Time] = static()
+    alpha: Callable[[At], At] = static()
+    sigma: Callable[[At], At] = static()
     interval: Interval = static(default=(0.0, 1.0))

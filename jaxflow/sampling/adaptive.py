@@ -129,7 +129,7 @@ def _adaptive(
         force_dtmin=False,
     )
 
-    def solve(x: PyTree, cond: Mapping[str, Array]) -> diffrax.Solution:
+    def solve(x: PyTree, cond: Mapping[str, Any]) -> diffrax.Solution:
         def field(t: Any, y: PyTree, args: None) -> PyTree:
             t = jnp.full((check_batch(y, cond),), t)
             return jax.tree.map(lambda v, a: v.astype(a.dtype), velocity(t, y, **cond), y)
@@ -148,7 +148,7 @@ def _adaptive(
             throw=False,
         )
 
-    def alone(x: PyTree, cond: Mapping[str, Array]) -> diffrax.Solution:
+    def alone(x: PyTree, cond: Mapping[str, Any]) -> diffrax.Solution:
         return solve(*jax.tree.map(lambda a: a[None], (x, cond)))
 
     if per_sample:

@@ -1,11 +1,12 @@
 """Sampling on a fixed grid: one `lax.scan`, whatever the method."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxflow.arrays import at_least_float32, check_keys
 from jaxflow.checks import check_batch, check_made
@@ -22,7 +23,7 @@ __all__ = ["fixed_step"]
 def fixed_step(
     velocity: Velocity | Callable[..., PyTree],
     x0: PyTree,
-    grid: Array,
+    grid: ArrayLike | Sequence[Any],
     *,
     method: Method | None = None,
     cond: Mapping[str, Any] | None = None,

@@ -1,10 +1,11 @@
 """Sampling by a flow map: one call a step, however long the step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxflow.arrays import at_least_float32
 from jaxflow.checks import check_batch, check_made
@@ -17,7 +18,11 @@ __all__ = ["flow_map"]
 
 
 def flow_map(
-    flow_map: FlowMap, x0: PyTree, grid: Array, *, cond: Mapping[str, Any] | None = None
+    flow_map: FlowMap,
+    x0: PyTree,
+    grid: ArrayLike | Sequence[float],
+    *,
+    cond: Mapping[str, Any] | None = None,
 ) -> Solution:
     """Carry `x0` along a grid of times by `X(s, t, x)`, one call a step.
 

@@ -18,6 +18,7 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxflow import sources
 from jaxflow.arrays import at_least_float32, batch_size, check_keys, event_sum, per_sample
@@ -165,12 +166,12 @@ def log_prob(
     velocity: Velocity | Callable[..., PyTree],
     x1: PyTree,
     *,
-    source: Source | None = None,
+    source: Source | Callable[..., Any] | None = None,
     divergence: Exact | Hutchinson | None = None,
     keys: Keys | None = None,
     solver: diffrax.AbstractERK | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: ArrayLike = 1e-5,
+    atol: ArrayLike = 1e-5,
     per_sample: bool = True,
     norm: str = "worst",
     adjoint: diffrax.AbstractAdjoint | None = None,

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxflow.training.calendar import Calendar
 from jaxflow.training.feed import Feed, feed
@@ -21,6 +21,7 @@ Metrics = Mapping[str, Array]
 Line = Mapping[str, float | None]
 
 
+@runtime_checkable
 class Duties(Protocol):
     """What a run has to do besides its steps."""
 
@@ -114,7 +115,8 @@ def fit(
         OSError: where a checkpoint could not be written.
         TypeError, ValueError: for data or numbers that do not fit.
 
-    >>> import jax.numpy as jnp, optax
+    >>> import jax, optax
+    >>> import jax.numpy as jnp
     >>> from jaxflow import training
     >>> loss = lambda params, key, batch, held: (jnp.mean((params - batch["x1"]) ** 2), None)
     >>> trainer = training.trainer(loss, optax.sgd(0.1), draw=lambda key, batch: batch)

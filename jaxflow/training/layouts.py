@@ -112,16 +112,17 @@ class Layout:
             own = next((e for e in ends if shapes.get(e) == leaf.shape), None)
             return NamedSharding(self.mesh, PartitionSpec() if own is None else params[own])
 
-        return dataclasses.replace(
-            state,
-            step=self.whole,
-            params=self.split(state.params),
-            averages={name: self.split(tree) for name, tree in state.averages.items()},
-            frozen=self.split(state.frozen),
-            opt_state=jax.tree_util.tree_map_with_path(follow, state.opt_state),
-            key=self.whole,
-            skipped=self.whole,
-        )
+        of_fields = {
+            "step": self.whole,
+            "params": self.split(state.params),
+            "averages": {name: self.split(tree) for name, tree in state.averages.items()},
+            "frozen": self.split(state.frozen),
+            "opt_state": jax.tree_util.tree_map_with_path(follow, state.opt_state),
+            "key": self.whole,
+            "skipped": self.whole,
+        }
+        each = [of_fields[field.name] for field in dataclasses.fields(state)]
+        return jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(each))
 
     def like(self, state: TrainState) -> TrainState:
         """A state as shapes with shardings, for `Checkpoints.restore`; it may be abstract."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxflow.records import traceable
 from jaxflow.training import processes
-from jaxflow.types import Array, Stream, TrainState
+from jaxflow.types import Array, Batch, Stream, TrainState
 
 __all__ = ["Many", "check_state"]
 
@@ -45,7 +45,7 @@ class Many:
         self._room = 0
 
     def __call__(
-        self, state: TrainState, stream: Stream, n: int
+        self, state: TrainState, stream: Stream | Callable[..., Batch], n: int
     ) -> tuple[TrainState, Mapping[str, Array]]:
         check_state(state)
         stream = _as_stream(stream)

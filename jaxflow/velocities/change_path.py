@@ -9,6 +9,9 @@ $c\,y$ with $y$ on the old path at $s$, where
 (2) $v_{new}(t, x) = \dfrac{\dot c}{c}\, x + c\,\dot s\; v_{old}(s, x / c)$
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -16,7 +19,7 @@ from jaxflow.arrays import at_least_float32, expand
 from jaxflow.paths.ends import nonzero_interval, schedule_of
 from jaxflow.paths.schedules import signal, time_of_signal
 from jaxflow.records import record, static
-from jaxflow.types import Array, Data, Interval, Path, Time, Velocity
+from jaxflow.types import Array, Data, Interval, Path, PyTree, Time, Velocity
 from jaxflow.velocities.function import as_velocity
 
 __all__ = ["change_path"]
@@ -36,7 +39,7 @@ class ChangedPath:
         """Those of the velocity."""
         return self.velocity.evaluations
 
-    def __call__(self, t: Time, x: Data, **cond: Array) -> Data:
+    def __call__(self, t: Time, x: Data, **cond: Any) -> Data:
         t = jnp.clip(at_least_float32(t), *self.interval)
         r, m, r_dot, m_dot = signal(schedule_of(self.path), t)
         s = time_of_signal(schedule_of(self.old), r)
@@ -48,7 +51,9 @@ class ChangedPath:
         return (expand(c_rate, x) * x + expand(c * s_dot, x) * v).astype(x.dtype)
 
 
-def change_path(velocity: Velocity, old_path: Path, new_path: Path) -> Velocity:
+def change_path(
+    velocity: Velocity | Callable[..., PyTree], old_path: Path, new_path: Path
+) -> Velocity:
     """The flow of `velocity`, learned on `old_path`, as it runs on `new_path`: (2).
 
     Both start from one source and end at one distribution, so samples agree; the way between

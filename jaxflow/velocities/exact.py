@@ -22,15 +22,18 @@ $N(0, 10^{-8} I)$. The posterior mean is there the nearest point of the data, it
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Real
 
 from jaxflow.arrays import as_floats, at_least_float32, per_sample
 from jaxflow.paths.ends import SMALLEST_DIVISOR, schedule_of
 from jaxflow.paths.schedules import coefficients
 from jaxflow.records import record, static
-from jaxflow.types import Array, Data, Float, Interval, Keys, Path, Shaped, Time
+from jaxflow.types import AnyArray, Array, Data, Float, Interval, Keys, Path, Time
 from jaxflow.velocities.prediction import conversion_interval
 
 __all__ = ["gaussian_mixture"]
@@ -57,7 +60,7 @@ class GaussianMixture:
 
     evaluations = 1
 
-    def __call__(self, t: Time, x: Data, **cond: Array) -> Data:
+    def __call__(self, t: Time, x: Data, **cond: Any) -> Data:
         """The marginal velocity (4); beyond `interval`, that of its nearer end."""
         t = jnp.clip(at_least_float32(t), *self.interval)
         _, x1, y = self._posterior(t, x)
@@ -95,7 +98,7 @@ class GaussianMixture:
 
         return per_sample(one, keys)
 
-    def _ends(self, t: Time) -> tuple[Array, Array]:
+    def _ends(self, t: Time) -> tuple[Float[Any, "batch 1"], Float[Any, "batch 1"]]:
         schedule = schedule_of(self.path)
         sigma = jnp.maximum(schedule.sigma(t), self.least_noise)
         return schedule.alpha(t)[:, None], sigma[:, None]
@@ -144,9 +147,9 @@ def _as(x: Data, value: Array) -> Data:
 def gaussian_mixture(
     path: Path,
     *,
-    weights: Float[Array, "k"],
-    means: Float[Array, "k *event"],
-    covariances: Shaped[Array, "k ..."],
+    weights: Real[AnyArray, "k"] | Sequence[float],
+    means: Real[AnyArray, "k *event"] | Sequence[Any],
+    covariances: Real[AnyArray, "k ..."] | Sequence[Any],
 ) -> GaussianMixture:
     """The exact marginal velocity when the data is a Gaussian mixture and the source N(0, I).
 

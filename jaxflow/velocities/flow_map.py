@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxflow.arrays import at_least_float32, expand, parameter_summary
 from jaxflow.checks import check_network
 from jaxflow.records import record, traceable
-from jaxflow.types import Array, Key, Network, Params, Path, Time, Velocity
+from jaxflow.types import Key, Network, Params, Path, Time, Velocity
 from jaxflow.velocities.network import from_network
 
 __all__ = ["NetworkFlowMap", "flow_map"]
@@ -29,7 +29,7 @@ class NetworkFlowMap:
 
     evaluations = 1
 
-    def __call__(self, s: Time, t: Time, x: Any, **cond: Array) -> Any:
+    def __call__(self, s: Time, t: Time, x: Any, **cond: Any) -> Any:
         """`x` at time `s`, carried to time `t`; both are `[batch]`."""
         s, t = at_least_float32(s), at_least_float32(t)
         u = self.network(self.params, s, x, r=t, **cond)
@@ -51,7 +51,7 @@ class Instantaneous:
     network: Network
 
     def __call__(
-        self, params: Params, t: Time, x: Any, *, key: Key | None = None, **cond: Array
+        self, params: Params, t: Time, x: Any, *, key: Key | None = None, **cond: Any
     ) -> Any:
         t = jnp.asarray(t)
         return self.network(params, t, x, r=t, key=key, **cond)

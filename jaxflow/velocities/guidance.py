@@ -3,15 +3,16 @@ r"""Guidance: a velocity made of others.
 (1) $v_w(t, x \mid c) = v(t, x \mid \emptyset) + w\,(v(t, x \mid c) - v(t, x \mid \emptyset))$
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxflow.arrays import batch_size, expand, null_like
 from jaxflow.records import record
-from jaxflow.types import Array, Interval, Path, Velocity
+from jaxflow.types import Array, Interval, Path, PyTree, Velocity
 from jaxflow.velocities.function import as_velocity
 
 __all__ = ["classifier_free"]
@@ -26,7 +27,7 @@ class ClassifierFree:
     """
 
     velocity: Velocity
-    scale: Array
+    scale: ArrayLike
     null: dict[str, Any]
 
     @property
@@ -75,7 +76,7 @@ def _twins(a: Array, b: Array) -> Array:
 
 
 def classifier_free(
-    velocity: Velocity, *, scale: float | Array, null: Mapping[str, Any]
+    velocity: Velocity | Callable[..., PyTree], *, scale: ArrayLike, null: Mapping[str, Any]
 ) -> Velocity:
     """Classifier-free guidance (1): `scale` 0 ignores the conditions, 1 obeys them, more insists.
 

@@ -1,9 +1,10 @@
 """What a velocity tells of the marginals that it transports: their score and posterior mean."""
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxflow.records import record, traceable
-from jaxflow.types import Array, Path, Velocity
+from jaxflow.types import Path, PyTree, Velocity
 from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.prediction import convert
 
@@ -17,12 +18,12 @@ class Score:
     velocity: Velocity
     path: Path
 
-    def __call__(self, t: Any, x: Any, **cond: Array) -> Any:
+    def __call__(self, t: Any, x: Any, **cond: Any) -> Any:
         v = self.velocity(t, x, **cond)
         return convert(v, t, x, path=self.path, source="velocity", target="score")
 
 
-def score(velocity: Velocity, path: Path) -> Score:
+def score(velocity: Velocity | Callable[..., PyTree], path: Path) -> Score:
     """The score of the marginals that `velocity` transports along `path`, `(t, x, **cond)`.
 
     By `convert`, and so for a velocity that was learned from pairs of standard normal noise and
@@ -33,7 +34,7 @@ def score(velocity: Velocity, path: Path) -> Score:
     return Score(as_velocity(velocity), traceable(path))
 
 
-def posterior_mean(velocity: Velocity, t: Any, x: Any, **cond: Array) -> Any:
+def posterior_mean(velocity: Velocity | Callable[..., PyTree], t: Any, x: Any, **cond: Any) -> Any:
     """`E[x1 | x_t = x]`, read off a velocity that knows its path; for any coupling.
 
     Raises:

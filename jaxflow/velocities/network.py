@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxflow.arrays import at_least_float32, parameter_summary
 from jaxflow.checks import check_network
 from jaxflow.records import record, static, traceable
-from jaxflow.types import Array, Interval, Network, Params, Path, Velocity
+from jaxflow.types import Interval, Network, Params, Path, Velocity
 from jaxflow.velocities.prediction import check_kind, conversion_interval, convert
 
 __all__ = ["from_network"]
@@ -34,7 +34,7 @@ class NetworkVelocity:
             return _ALWAYS
         return conversion_interval(self.path, self.prediction, "velocity")
 
-    def __call__(self, t: Any, x: Any, **cond: Array) -> Any:
+    def __call__(self, t: Any, x: Any, **cond: Any) -> Any:
         """The velocity; beyond `interval`, that of its nearer end."""
         t = jax.tree.map(lambda t: jnp.clip(at_least_float32(t), *self.interval), t)
         output = self.network(self.params, t, x, **cond)

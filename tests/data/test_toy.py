@@ -160,6 +160,7 @@ def test_repr_and_hash():
     assert toy.moons() != toy.moons(noise=0.1)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("build", "message"),
     [

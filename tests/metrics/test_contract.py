@@ -162,6 +162,7 @@ def test_gradients_are_the_slopes(name, x64):
             assert not np.any(leaf)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", TABLE)
 def test_empty_sets_and_other_events_are_refused(name):
     x, y = (z.astype(np.float32) for z in sets())

@@ -164,6 +164,7 @@ def test_sliced_wasserstein_in_one_dimension_is_wasserstein(key):
     np.testing.assert_allclose(sliced, wasserstein(x[:, 0], y[:, 0]), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "words"),
     [

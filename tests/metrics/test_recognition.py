@@ -102,6 +102,7 @@ def test_class_accuracy_counts(key):
     np.testing.assert_allclose(found, (2 / 3, np.sqrt(2 / 9 / 90)))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_inputs_are_named(key):
     x = np.ones((5, 2))
     with pytest.raises(

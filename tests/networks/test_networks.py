@@ -235,6 +235,7 @@ def call(module, t, x, **cond):
 LABEL = abstract(2, dtype=jnp.int32)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("match", "module", "t", "x", "cond"),
     [
@@ -259,6 +260,7 @@ def test_wrong_inputs_end_in_one_sentence(match, module, t, x, cond):
         call(module, t, x, **cond)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("module", [MLP(), ConcatMLP()])
 def test_a_nested_condition_is_refused(module):
     text = {"tokens": abstract(2, 7, 4), "mask": abstract(2, 7, dtype=bool)}

@@ -131,6 +131,7 @@ def test_a_network_without_parameters_for_a_span_asks_to_be_initialised_with_it(
             jax.eval_shape(linen(module), params, t, x, r=t, **cond)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("match", "module", "t", "r", "x"),
     [

@@ -166,6 +166,7 @@ def test_signal_is_inverted(name, x64):
     np.testing.assert_allclose(time_of(outside), schedule.interval, atol=1e-9)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "received"),
     [

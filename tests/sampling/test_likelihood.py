@@ -200,6 +200,7 @@ def test_conditions_and_dtype():
     np.testing.assert_allclose(got.value, expected, atol=1e-4)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_errors(key):
     x = jnp.ones((2, 3))
     for call, received in [

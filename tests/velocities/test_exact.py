@@ -263,6 +263,7 @@ def test_results_keep_the_dtype_of_the_data():
         assert double(t, x).dtype == jnp.float32
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -288,6 +289,7 @@ def test_errors(change, sentence):
         gaussian_mixture(paths.linear(), **arguments)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_other_events_and_times_are_refused():
     exact = mixture(paths.linear())
     for t, x in [((), (3, 2)), ((3,), (3, 1)), ((2,), (3, 2)), ((3, 2), (3, 2)), ((3,), (3, 2, 1))]:
@@ -472,6 +474,7 @@ VELOCTY = (
 )
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "received"),
     [

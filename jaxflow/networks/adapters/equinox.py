@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxflow.networks.adapters.modules import Same, arguments, check_conditions, check_module
 from jaxflow.records import record, static
-from jaxflow.types import Data, Key, Params, Time
+from jaxflow.types import Key, Params, Sample
 
 __all__ = ["Equinox", "equinox"]
 
@@ -24,14 +24,14 @@ class Equinox:
     module: Same = static()
     arrays: Any = field(repr=False)
 
-    def init(self, key: Key | None, t: Time, x: Data, **cond: Any) -> Params:
+    def init(self, key: Key | None, t: Any, x: Sample, **cond: Any) -> Params:
         """A copy of the parameters that the module holds: nothing is drawn from `key`."""
         import equinox as eqx
 
         return jax.tree.map(jnp.array, eqx.filter(self.module.value, eqx.is_inexact_array))
 
     def __call__(
-        self, params: Params, t: Time, x: Data, *, key: Key | None = None, **cond: Any
+        self, params: Params, t: Any, x: Sample, *, key: Key | None = None, **cond: Any
     ) -> Any:
         import equinox as eqx
 

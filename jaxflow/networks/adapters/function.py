@@ -7,7 +7,7 @@ from jax.tree_util import Partial, all_leaves
 
 from jaxflow.checks import check_network
 from jaxflow.records import record, static
-from jaxflow.types import Data, Key, Params, Time
+from jaxflow.types import Key, Params, Sample
 
 __all__ = ["Function", "function"]
 
@@ -19,7 +19,7 @@ class Function:
     fn: Callable[..., Any]
     initial: Callable[..., Params] | None = static(default=None)
 
-    def init(self, key: Key | None, t: Time, x: Data, **cond: Any) -> Params:
+    def init(self, key: Key | None, t: Any, x: Sample, **cond: Any) -> Params:
         """What the function's own `init` gives.
 
         Raises:
@@ -33,7 +33,7 @@ class Function:
         return self.initial(key, t, x, **cond)
 
     def __call__(
-        self, params: Params, t: Time, x: Data, *, key: Key | None = None, **cond: Any
+        self, params: Params, t: Any, x: Sample, *, key: Key | None = None, **cond: Any
     ) -> Any:
         return self.fn(params, t, x, **cond)
 

@@ -12,7 +12,7 @@ from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 from jaxflow.networks.adapters.modules import arguments, check_conditions, check_module
 from jaxflow.networks.initialisers import initialise
 from jaxflow.records import record, static
-from jaxflow.types import Data, Key, Params, Time
+from jaxflow.types import Key, Params, Sample
 
 __all__ = ["Linen", "linen"]
 
@@ -23,19 +23,19 @@ class Linen:
 
     module: nn.Module = static()
 
-    def init(self, key: Key, t: Time, x: Data, **cond: Any) -> Params:
+    def init(self, key: Key, t: Any, x: Sample, **cond: Any) -> Params:
         """Parameters for data of these shapes, without compiling the forward pass.
 
         See `jaxflow.networks.initialise`.
         """
         return jax.device_put(self.init_on_host(key, t, x, **cond))
 
-    def init_on_host(self, key: Key, t: Time, x: Data, **cond: Any) -> Params:
+    def init_on_host(self, key: Key, t: Any, x: Sample, **cond: Any) -> Params:
         """The same as NumPy arrays, for a layout to lay: no device holds them whole."""
         return initialise(self.module, key, t, x, **self._options(None), **cond)
 
     def __call__(
-        self, params: Params, t: Time, x: Data, *, key: Key | None = None, **cond: Any
+        self, params: Params, t: Any, x: Sample, *, key: Key | None = None, **cond: Any
     ) -> Any:
         check_conditions(self.module, cond)
         rngs = None if key is None else {"dropout": key}

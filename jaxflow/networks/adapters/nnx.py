@@ -9,7 +9,7 @@ from flax import nnx as flax_nnx
 
 from jaxflow.networks.adapters.modules import Same, check_conditions, check_module
 from jaxflow.records import record, static
-from jaxflow.types import Data, Key, Params, Time
+from jaxflow.types import Key, Params, Sample
 
 __all__ = ["NNX", "nnx"]
 
@@ -26,12 +26,12 @@ class NNX:
     graph: Any = static(repr=False)
     rest: Any = field(repr=False)
 
-    def init(self, key: Key | None, t: Time, x: Data, **cond: Any) -> Params:
+    def init(self, key: Key | None, t: Any, x: Sample, **cond: Any) -> Params:
         """A copy of the parameters that the module holds now: nothing is drawn from `key`."""
         return jax.tree.map(jnp.array, flax_nnx.state(self.module.value, flax_nnx.Param))
 
     def __call__(
-        self, params: Params, t: Time, x: Data, *, key: Key | None = None, **cond: Any
+        self, params: Params, t: Any, x: Sample, *, key: Key | None = None, **cond: Any
     ) -> Any:
         module = flax_nnx.merge(self.graph, params, self.rest, copy=True)
         check_conditions(module, cond)

@@ -6,7 +6,7 @@ from jax.tree_util import Partial, all_leaves
 
 from jaxflow.checks import check_network
 from jaxflow.records import record, static
-from jaxflow.types import Data, Key, Network, Params, Time
+from jaxflow.types import Key, Network, Params, Sample
 
 __all__ = ["Select", "select"]
 
@@ -18,12 +18,12 @@ class Select:
     network: Any
     name: str = static()
 
-    def init(self, key: Key | None, t: Time, x: Data, **cond: Any) -> Params:
+    def init(self, key: Key | None, t: Any, x: Sample, **cond: Any) -> Params:
         """The parameters of the whole network."""
         return self.network.init(key, t, x, **cond)
 
     def __call__(
-        self, params: Params, t: Time, x: Data, *, key: Key | None = None, **cond: Any
+        self, params: Params, t: Any, x: Sample, *, key: Key | None = None, **cond: Any
     ) -> Any:
         output = self.network(params, t, x, key=key, **cond)
         if self.name not in output:
