@@ -80,10 +80,26 @@ def trainer(config: ConfigDict) -> training.Trainer:
         loss(config),
         optimizer(config),
         draw=draw(config),
-        ema_decay=config.optimizer.ema_decay,
+        ema_decay=_averages(config.optimizer.ema_decay),
         microbatches=config.parallel.microbatches,
         axis_name=None if config.parallel.mode == "jit" else "data",
     )
+
+
+def _averages(decay: float | ConfigDict) -> float | dict[str, float]:
+    """One average, or several by name, of which samples are drawn from "ema".
+
+    Raises:
+        ValueError: where that one is missing.
+    """
+    if not isinstance(decay, ConfigDict):
+        return decay
+    if "ema" not in decay:
+        raise ValueError(
+            f"config.optimizer.ema_decay has the averages {sorted(decay)}, but samples are drawn "
+            "from 'ema': name one so"
+        )
+    return decay.to_dict()
 
 
 def flops(config: ConfigDict, state: TrainState) -> int | None:

@@ -232,6 +232,13 @@ def test_unwritable_folder(tmp_path: Path) -> None:
         ("network", {"name": "mlp", "kwargs": {"dtype": "float99"}}, "no dtype 'float99'"),
         ("network", {"name": "dit", "kwargs": {"patch": 0}}, "at least 1 for patch; got 0"),
         ("network", {"name": "unet", "kwargs": {"multipliers": [1, 0]}}, r"got \[1, 0\]"),
+        ("optimizer.ema_decay", {"slow": 0.9}, r"has the averages \['slow'\].*drawn from 'ema'"),
+        ("optimizer.ema_decay", {"ema": 1.5}, r"must lie in \[0, 1\); got 1.5"),
+        (
+            "loss",
+            {"name": "flow_matching", "kwargs": {"prediction": "data", "regress": "velocity"}},
+            r"a few examples make the loss: give weight=losses\.weights\.sigma\(path\)",
+        ),
         ("parallel.axes.tensor", 0, "tensor=0"),
         ("batch_size", 12, "a batch of 12 does not divide over 8 devices"),
     ],
@@ -247,6 +254,22 @@ def test_every_part_of_a_config_is_checked_before_the_run(
         place[last] = value
     with pytest.raises(ValueError, match=words):
         check(config)
+
+
+def test_a_score_of_dependent_pairs_is_refused(config: ConfigDict) -> None:
+    """And read where pairs are independent, with the weight that the config names."""
+    weight = {"name": "sigma", "kwargs": {}}
+    with config.ignore_type():
+        config.loss.kwargs = {"prediction": "score", "regress": "score", "weight": weight}
+        config.optimizer.ema_decay = {"ema": 0.9, "target": 0.5}
+    check(config)
+    trainer = build.trainer(config)
+    assert [name for name, _ in trainer.averages] == ["ema", "target"]
+    for section, name in (("coupling", "optimal_transport"), ("source", "uniform")):
+        other = config.copy_and_resolve_references()
+        other[section].name = name
+        with pytest.raises(ValueError, match=f"none is known where .*{name}"):
+            check(other)
 
 
 def test_guidance_without_a_null_value(config: ConfigDict) -> None:
