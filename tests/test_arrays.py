@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxflow import arrays
+from jaxflow import arrays, checks
 
 
 @pytest.mark.parametrize("lead", [1, 2, 3])
@@ -51,7 +51,7 @@ def test_sums_do_not_lose_half_precision():
 
 def test_batch_size_and_conditions():
     assert arrays.batch_size({"a": jnp.ones((3, 2)), "b": (jnp.ones(3), None)}) == 3
-    assert arrays.check_batch(jnp.ones((3, 2)), {"label": jnp.ones(3)}) == 3
+    assert checks.check_batch(jnp.ones((3, 2)), {"label": jnp.ones(3)}) == 3
     for wrong in ({}, jnp.ones(()), {"a": jnp.ones(3), "b": jnp.ones(2)}):
         with pytest.raises(
             ValueError, match="every array needs the same leading batch axis; got shapes"
@@ -61,7 +61,7 @@ def test_batch_size_and_conditions():
         with pytest.raises(
             ValueError, match=r"^condition 'label' has shape .*, but the batch is 3"
         ):
-            arrays.check_batch(jnp.ones((3, 2)), {"label": jnp.ones(shape)})
+            checks.check_batch(jnp.ones((3, 2)), {"label": jnp.ones(shape)})
 
 
 def test_is_concrete():

@@ -289,6 +289,7 @@ def test_errors_name_what_they_got(call, received):
         call()
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "received"),
     [

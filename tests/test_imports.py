@@ -38,7 +38,6 @@ HOUSE = {
 }
 LONGEST = 300
 LONGER = {
-    "jaxflow/types.py": "every protocol, alias and shared record, in one place",
     "jaxflow/training/checkpoint.py": "one interface over Orbax, whose parts share its manager",
 }
 

@@ -94,6 +94,7 @@ def test_conversions_guidance_and_likelihood_of_parts(x64):
         np.testing.assert_allclose(found.value, source.log_prob(start) - 7 * 0.5, rtol=1e-7)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "told"),
     [

@@ -48,7 +48,7 @@ def network(config: ConfigDict) -> Linen:
 
 def draw(config: ConfigDict) -> Draw:
     """Everything random in the objective."""
-    drop = draws.drop(config.drop.rate, config.drop.null) if config.drop.rate else None
+    drop = draws.drop(config.drop.rate, config.drop.null.to_dict()) if config.drop.rate else None
     return draws.standard(
         path(config),
         source=component("source", config.source),

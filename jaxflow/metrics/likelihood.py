@@ -12,13 +12,16 @@ For 256 levels in [-1, 1], $w = 2 / 256$, and the offset $-\log_2 w$ is 7 bits a
 import math
 
 from jaxflow.arrays import at_least_float32
-from jaxflow.types import Array, Float
+from jaxflow.types import AnyArray, Array, Float
 
 __all__ = ["bits_per_dim"]
 
 
 def bits_per_dim(
-    log_prob: Float[Array, "batch"], event_shape: tuple[int, ...], *, level_width: float = 2 / 256
+    log_prob: Float[AnyArray, "batch"],
+    event_shape: tuple[int, ...],
+    *,
+    level_width: float = 2 / 256,
 ) -> Float[Array, "batch"]:
     """The bound (1) on the bits that a lossless code spends on each number of a sample.
 

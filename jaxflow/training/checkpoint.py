@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
 from operator import getitem
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from etils import epath
 
 from jaxflow.training import processes
 from jaxflow.training.fingerprint import check_sums, with_sums
-from jaxflow.types import Array, Params, TrainState
+from jaxflow.types import Params, TrainState
 
 __all__ = ["Checkpoints", "Read", "Restored", "read_params"]
 
@@ -65,7 +66,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: str | Path, *, keep: int = 3, keep_every: int = 0, best: str = ""
+        self, directory: str | PathLike[str], *, keep: int = 3, keep_every: int = 0, best: str = ""
     ):
         if keep < 1 or keep_every < 0:
             raise ValueError(
@@ -231,7 +232,7 @@ class Checkpoints:
 
 
 def read_params(
-    directory: str | Path, *, average: str | None = "ema", step: int | None = None
+    directory: str | PathLike[str], *, average: str | None = "ema", step: int | None = None
 ) -> Read:
     """The parameters of a run, from its checkpoints alone: no config, optimiser or network needed.
 
@@ -327,7 +328,7 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
-def _folder(directory: str | Path) -> epath.Path:
+def _folder(directory: str | PathLike[str]) -> epath.Path:
     remote = "://" in str(directory)
     folder = str(directory if remote else Path(directory).expanduser().absolute())
     if set("*?[") & set(folder):
@@ -368,5 +369,5 @@ def _said_as_os_error(folder: epath.Path) -> Iterator[None]:
         ) from error
 
 
-def _abstract(leaf: Array) -> jax.ShapeDtypeStruct:
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from pathlib import Path
+from os import PathLike
 from typing import Any, Protocol, runtime_checkable
 
 from jaxflow.training.calendar import Calendar
@@ -145,7 +145,7 @@ def fit(
 
 
 def _kept(checkpoints: Any, ends: ExitStack) -> Any:
-    if checkpoints is None or not isinstance(checkpoints, str | Path):
+    if checkpoints is None or not isinstance(checkpoints, str | PathLike):
         return checkpoints
     from jaxflow.training.checkpoint import Checkpoints  # Orbax takes a second to import
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-
-from jaxflow.types import Array
+from jax.typing import ArrayLike
 
 __all__ = ["NotFinite", "Window"]
 
@@ -35,10 +34,10 @@ class Window:
     def __init__(self, abort_after: int, rows: Rows | None = None, bad: int = 0):
         self._abort_after = abort_after
         self._rows: Rows = rows or {}
-        self._pending: list[Mapping[str, Array]] = []
+        self._pending: list[Mapping[str, ArrayLike]] = []
         self._bad = bad
 
-    def add(self, metrics: Mapping[str, Array]) -> None:
+    def add(self, metrics: Mapping[str, ArrayLike]) -> None:
         """One call's metrics: a step's, or those of several, `[steps]`."""
         self._pending.append(metrics)
 

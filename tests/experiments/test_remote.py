@@ -15,7 +15,7 @@ from experiments.output.generate import Samples
 from experiments.output.pictures import draw_loss, draw_samples
 from experiments.output.shards import Shards
 from experiments.run import workdir
-from jaxflow.data import sources
+from jaxflow.data import datasets
 
 
 class Bucket(MemoryFileSystem):
@@ -44,9 +44,9 @@ def test_data_sets_are_found_there(remote: epath.Path) -> None:
         (remote / "pets" / version).mkdir(parents=True)
         (remote / "pets" / version / "dataset_info.json").write_text("{}")
     for name, data_dir in [("pets", str(remote)), (str(remote / "pets" / "1.10.0"), None)]:
-        assert str(sources._directory(name, data_dir)) == "gs://bucket/run/pets/1.10.0"
+        assert str(datasets._directory(name, data_dir)) == "gs://bucket/run/pets/1.10.0"
     with pytest.raises(FileNotFoundError, match=r"in gs://bucket/run \(did you mean 'pets'"):
-        sources._directory("pet", remote)
+        datasets._directory("pet", remote)
 
 
 def test_everything_but_checkpoints_lands_there(remote: epath.Path, config: ConfigDict) -> None:

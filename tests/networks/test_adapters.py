@@ -199,6 +199,7 @@ MODULES = {"linen": networks.MLP(), "nnx": NNXMap(), "equinox": EquinoxMap()}
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_in_the_wrong_place_is_told_its_adapter(name):
     wrong = {"linen": networks.nnx, "nnx": networks.equinox, "equinox": networks.linen}[name]

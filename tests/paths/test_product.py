@@ -45,6 +45,7 @@ class Noisy:
         return jax.random.normal(key, x0.shape)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_latents_have_keys_of_their_own(key):
     path = paths.product({"a": Noisy(), "b": Noisy(), "c": lambda t, x0, x1, z=None: None})
     drawn = path.latent(key, dict.fromkeys("abc", jnp.zeros((2, 3))))
@@ -95,6 +96,7 @@ def test_samplers_carry_all_parts():
     assert solution.nfe.tolist() == [5, 5, 5]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_errors():
     with pytest.raises(ValueError, match=r"^a product needs the path of at least one part$"):
         paths.product({})

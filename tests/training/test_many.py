@@ -59,6 +59,7 @@ def test_a_step_is_the_draw_of_its_key_and_state_and_the_trainers_step():
         np.testing.assert_allclose(state.ema, expected.ema, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_errors():
     compiled = program(trainer(square, optax.sgd(0.1), draw=lambda key, batch: batch))
     state = compiled.init(jnp.zeros(1), jax.random.key(0))

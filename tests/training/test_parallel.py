@@ -175,6 +175,7 @@ def test_a_user_of_any_devices_state_is_replicated():
     assert compiled.layout.mesh.size == 8
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_errors_name_what_they_got():
     plain = trainer(LOSS, GRADIENT, draw=DEVICE)
     mapped = trainer(LOSS, GRADIENT, draw=DEVICE, axis_name="data")
