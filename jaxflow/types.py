@@ -210,7 +210,7 @@ class Stream(Protocol):
 class Held:
     """What draws and losses read and never differentiate; `averages` are the state's, by name."""
 
-    step: Int[Array, ""]
+    step: Any
     averages: Mapping[str, Params]
     frozen: Params
 
@@ -285,13 +285,13 @@ class TrainState:
     `averages` are running averages of the parameters, by name.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Params
     averages: Mapping[str, Params]
     frozen: Params
     opt_state: Any
-    key: Key
-    skipped: Int[Array, ""]
+    key: Any
+    skipped: Any
 
     @property
     def ema(self) -> Params:

@@ -89,7 +89,7 @@ def batch_of(
     """The batch of one step, placed; complete where a part of the draw runs on the host."""
     source = dataset.batches(config, positions.of(step), _share(compiled))
     host = _host_batches(source, positions, step, _share(compiled))
-    at = dataclasses.replace(state, step=step)
+    at = dataclasses.replace(state, step=np.array(step, np.int32))
     return compiled.place(next(training.completed(compiled, at, host)))
 
 

@@ -243,6 +243,7 @@ def test_unwritable_folder(tmp_path: Path) -> None:
         ("batch_size", 12, "a batch of 12 does not divide over 8 devices"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_every_part_of_a_config_is_checked_before_the_run(
     config: ConfigDict, key: str, value: object, words: str
 ) -> None:
