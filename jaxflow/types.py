@@ -210,7 +210,7 @@ class Stream(Protocol):
 class Held:
     """What draws and losses read and never differentiate; `averages` are the state's, by name."""
 
-    step: Any
+    step: Int[Any, ""]
     averages: Mapping[str, Params]
     frozen: Params
 
@@ -282,16 +282,17 @@ class TrainState:
 
     `key` never changes; the randomness of a step is a pure function of `(key, step)`. `step`
     counts every step taken, `skipped` those that were thrown away for a non-finite gradient.
-    `averages` are running averages of the parameters, by name.
+    `averages` are running averages of the parameters, by name. Abstract states hold the shapes of
+    arrays in their place.
     """
 
-    step: Any
+    step: Int[Any, ""]
     params: Params
     averages: Mapping[str, Params]
     frozen: Params
     opt_state: Any
-    key: Any
-    skipped: Any
+    key: jaxtyping.Key[Any, ""]
+    skipped: Int[Any, ""]
 
     @property
     def ema(self) -> Params:
