@@ -24,6 +24,7 @@ __all__ = [
     "event_sum",
     "expand",
     "is_concrete",
+    "mixed_bits",
     "null_like",
     "parameter_summary",
     "per_sample",
@@ -236,6 +237,13 @@ def squared_distances(
     squares = (x**2).sum(1)[:, None] + (y**2).sum(1)
     distances = squares - 2 * products
     return xp.where(distances <= 4 * xp.finfo(x.dtype).eps * squares, 0, distances)
+
+
+def mixed_bits(x: Array) -> Array:
+    """A bijection of uint32 in which each bit moves about half of the others."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
 
 
 def parameter_summary(params: Any) -> str:

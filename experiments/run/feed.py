@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from experiments.setup import dataset
 from experiments.setup.labels import check_labels
 from jaxflow import data, training
 from jaxflow.training import Calendar, Feed, Program, processes
+from jaxflow.training.feed import batch_at, rows, share_of
 from jaxflow.types import Array, Batch, TrainState
 
 __all__ = ["Fed", "batch_of", "calendar", "feed"]
@@ -52,18 +52,18 @@ def feed(
     Streams are drawn inside the program, several steps a call; host batches are placed ahead.
     """
     start = int(state.step)
-    source = dataset.batches(config, positions.of(start), _share(compiled))
+    source = dataset.batches(config, positions.of(start), share_of(compiled))
     if hasattr(source, "batch") and not compiled.on_host and config.parallel.mode != "pmap":
         stride = calendar(config).stride(start, config.parallel.steps_per_call)
         if start == 0:
-            _check_first(config, jax.device_get(_batch(source, positions.of(0))))
+            _check_first(config, jax.device_get(batch_at(source, positions.of(0))))
         stream = processes.distribute(source, compiled.layout.whole)
         if positions.left_out:
             stream = Shifted(stream, positions)
         return Fed(
             Feed(lambda s: compiled.steps(s, stream, stride), stride, lambda: None), lambda: 0
         )
-    host = _host_batches(source, positions, start, _share(compiled))
+    host = _host_batches(source, positions, start, share_of(compiled))
     if start == 0:
         first = next(host)
         _check_first(config, first)
@@ -87,15 +87,10 @@ def batch_of(
     config: ConfigDict, compiled: Program, state: TrainState, positions: Positions, step: int
 ) -> Batch:
     """The batch of one step, placed; complete where a part of the draw runs on the host."""
-    source = dataset.batches(config, positions.of(step), _share(compiled))
-    host = _host_batches(source, positions, step, _share(compiled))
+    source = dataset.batches(config, positions.of(step), share_of(compiled))
+    host = _host_batches(source, positions, step, share_of(compiled))
     at = dataclasses.replace(state, step=np.array(step, np.int32))
     return compiled.place(next(training.completed(compiled, at, host)))
-
-
-def _share(compiled: Program) -> tuple[int, int]:
-    """A draw on the host pairs the whole batch, so each process reads all of it."""
-    return (0, 1) if compiled.on_host else compiled.layout.share
 
 
 def _host_batches(
@@ -108,7 +103,7 @@ def _host_batches(
     if hasattr(source, "batch"):
         step = start
         while True:
-            yield jax.tree.map(partial(_rows, share=share), _batch(source, positions.of(step)))
+            yield rows(batch_at(source, positions.of(step)), share)
             step += 1
     step = start
     while True:
@@ -116,17 +111,6 @@ def _host_batches(
             source.restore(positions.of(step))
         yield next(source)
         step += 1
-
-
-def _rows(a: Array, share: tuple[int, int]) -> Array:
-    i, n = share
-    size = len(a) // n
-    return a[i * size : (i + 1) * size]
-
-
-@jax.jit
-def _batch(source: Any, position: Array | int) -> Batch:
-    return source.batch(position)
 
 
 def _check_first(config: ConfigDict, batch: Batch) -> None:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Integer
 
+from jaxflow.arrays import mixed_bits
 from jaxflow.types import AnyArray, Array, Int, Key
 
 __all__ = ["shuffled"]
@@ -39,13 +40,13 @@ def shuffled(
     """
     a = math.isqrt(n - 1) + 1
     b = -(-n // a)
-    epoch = _hash(jnp.asarray(epoch).astype(jnp.uint32))
+    epoch = mixed_bits(jnp.asarray(epoch).astype(jnp.uint32))
     seeds = jax.random.bits(key, (ROUNDS, 2), jnp.uint32)
 
     def mix(x: Array, seed: Array) -> tuple[Array, None]:
         left, right = x % a, x // a
-        left = (left + _hash(right ^ _hash(seed[0] ^ epoch)) % a) % a
-        right = (right + _hash(left ^ _hash(seed[1] ^ epoch)) % b) % b
+        left = (left + mixed_bits(right ^ mixed_bits(seed[0] ^ epoch)) % a) % a
+        right = (right + mixed_bits(left ^ mixed_bits(seed[1] ^ epoch)) % b) % b
         return left + a * right, None
 
     def send(state: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -57,10 +58,3 @@ def shuffled(
     abroad = jnp.zeros(index.shape, bool)
     index, _ = jax.lax.while_loop(lambda state: ~state[1].all(), send, (index, abroad))
     return index.astype(jnp.int32)
-
-
-def _hash(x: Array) -> Array:
-    """An invertible mixing of 32 bits, each of which moves about half of the others."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)

@@ -19,7 +19,7 @@ from jaxflow.training.placement import prefetch
 from jaxflow.training.trainer import draw_key
 from jaxflow.types import Array, Batch, TrainState
 
-__all__ = ["Feed", "completed", "feed"]
+__all__ = ["Feed", "batch_at", "completed", "feed", "rows", "share_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +83,9 @@ def _is_pure(data: Any) -> bool:
 
 
 def _host(program: Program, data: Any, pure: bool, start: int) -> Iterator[Any]:
-    share = (0, 1) if program.on_host else program.layout.share
     if pure:
-        stream = traceable(data)
-        return (_rows(_batch(stream, step), share) for step in itertools.count(start))
+        stream, share = traceable(data), share_of(program)
+        return (rows(batch_at(stream, step), share) for step in itertools.count(start))
     if hasattr(data, "restore"):
         data.restore(start)
         return iter(data)
@@ -101,12 +100,18 @@ def _host(program: Program, data: Any, pure: bool, start: int) -> Iterator[Any]:
     return itertools.islice(iter(data), start, None)
 
 
+def share_of(program: Program) -> tuple[int, int]:
+    """What a process reads: a draw on the host pairs the whole batch, so there all of it."""
+    return (0, 1) if program.on_host else program.layout.share
+
+
 @jax.jit
-def _batch(stream: Any, step: Array | int) -> Batch:
+def batch_at(stream: Any, step: Array | int) -> Batch:
+    """The batch of a step, of data that is a function of it."""
     return getattr(stream, "batch", stream)(step)
 
 
-def _rows(batch: Batch, share: tuple[int, int]) -> Batch:
-    """This process's rows."""
+def rows(batch: Batch, share: tuple[int, int]) -> Batch:
+    """The `i`-th of `n` equal runs of rows, for `share = (i, n)`."""
     i, n = share
     return jax.tree.map(lambda a: a[i * (len(a) // n) : (i + 1) * (len(a) // n)], batch)

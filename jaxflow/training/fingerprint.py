@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt32
 
+from jaxflow.arrays import mixed_bits
 from jaxflow.types import Array, PyTree
 
 __all__ = ["check_sums", "fingerprint", "with_sums"]
@@ -38,14 +39,7 @@ def _checksum(leaf: Array) -> Array:
     for axis in range(words.ndim):
         index = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
         place = place * jnp.uint32(_MULTIPLIER) + index
-    return jnp.sum(_mixed(words ^ _mixed(place + 1)), dtype=jnp.uint32)
-
-
-def _mixed(x: Array) -> Array:
-    """Each bit moves about half of the others, so that the same change of two words adds up."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
+    return jnp.sum(mixed_bits(words ^ mixed_bits(place + 1)), dtype=jnp.uint32)
 
 
 def with_sums(tree: PyTree, meta: dict[str, Any]) -> dict[str, Any]:
