@@ -27,6 +27,7 @@ SAMPLERS: dict[str, Callable[[Velocity, Array], Solution]] = {
     "dopri5 per sample": lambda v, x0: sampling.adaptive(v, x0, solver=diffrax.Dopri5()),
     "default": sampling.adaptive,
     "tsit5 shared": lambda v, x0: sampling.adaptive(v, x0, per_sample=False),
+    "tsit5 shared rms": lambda v, x0: sampling.adaptive(v, x0, per_sample=False, norm="rms"),
 }
 
 

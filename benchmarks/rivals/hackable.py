@@ -51,7 +51,7 @@ def _loss(params: Any, process: hd.corruption.GaussianProcess, key, time, x1) ->
     return jnp.mean(LOSS(preds=preds, targets=targets, time=time))
 
 
-def training(loop: str, data: str) -> Task:
+def training(loop: str, data: str, guarded: bool = False) -> Task:
     """Training steps in a bare step or a scan: outside of Kauldron it has neither."""
 
     def loss(params: Any, key: jax.Array, x1: jax.Array) -> jax.Array:
@@ -65,7 +65,7 @@ def training(loop: str, data: str) -> Task:
         return _loss(params, given, jax.random.key(0), 1 - probe["t"][:, None], probe["x1"])
 
     params = {"perceptron": as_linen(moons.layers())}
-    return driver.bare(params, loss, on_probe, loop, data)
+    return driver.bare(params, loss, on_probe, loop, data, guarded=guarded)
 
 
 def sample(solver: str, weights: str, n: int = 10_000) -> Task:

@@ -67,7 +67,7 @@ def _on_probe(graph: Any, params: Any) -> jax.Array:
     return jnp.mean(jax.vmap(one)(probe["t"], probe["x0"], probe["x1"]))
 
 
-def training(loop: str, data: str) -> Task:
+def training(loop: str, data: str, guarded: bool = False) -> Task:
     """Training steps: by its `TrainingLoop` ("own"), or its loss in a bare step or a scan."""
     model, pipeline = _model(), LossPipeline()
     graph, params = nnx.split(model, nnx.Param)
@@ -77,7 +77,7 @@ def training(loop: str, data: str) -> Task:
         def loss(params: Any, key: jax.Array, x1: jax.Array) -> jax.Array:
             return pipeline(nnx.merge(graph, params), _batch(x1), key)[0]
 
-        return driver.bare(params, loss, on_probe, loop, data)
+        return driver.bare(params, loss, on_probe, loop, data, guarded=guarded)
     config = TrainingLoop.Config(
         num_steps=WINDOW,
         eval_every_n_steps=WINDOW,

@@ -22,6 +22,8 @@ def bare(
     on_probe: Callable[[Any], jax.Array],
     loop: str,
     data: str,
+    *,
+    guarded: bool = False,
     steps: int = 200,
 ) -> Task:
     """Adam and an average around `loss(params, key, x1)`, as a user would write.
@@ -32,19 +34,24 @@ def bare(
         on_probe: the loss of parameters on `moons.probe()`.
         loop: "jit", a compiled step in a loop, or "scan", `steps` of them in one call.
         data: "fixed" or "drawn".
+        guarded: whether a step tells its loss and the norm of its gradient, and changes nothing
+            where that is not finite, as every step of `training.program` does.
         steps: of a scan.
     """
     optimizer = optax.adam(moons.LEARNING_RATE)
+    if guarded:
+        optimizer = optax.apply_if_finite(optimizer, max_consecutive_errors=steps)
     key = jax.random.key(0)
 
-    def step(state: Any, x1: jax.Array) -> Any:
+    def step(state: Any, x1: jax.Array) -> tuple[Any, Any]:
         i, params, average, opt_state = state
-        grads = jax.grad(loss)(params, jax.random.fold_in(key, i), x1)
+        value, grads = jax.value_and_grad(loss)(params, jax.random.fold_in(key, i), x1)
+        told = (value, optax.tree.norm(grads)) if guarded else None
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         decay = moons.EMA_DECAY
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
-        return i + 1, params, average, opt_state
+        return (i + 1, params, average, opt_state), told
 
     batches = moons.fixed()
 
@@ -53,10 +60,8 @@ def bare(
             return batches[i % len(batches)]
         return moons.draw(jax.random.fold_in(jax.random.key(3), i))
 
-    def scan(state: Any, batches: jax.Array) -> Any:
-        return jax.lax.scan(
-            lambda s, _: (step(s, batch(s[0], batches)), None), state, length=steps
-        )[0]
+    def scan(state: Any, batches: jax.Array) -> tuple[Any, Any]:
+        return jax.lax.scan(lambda s, _: step(s, batch(s[0], batches)), state, length=steps)
 
     one, many = jax.jit(step, donate_argnums=0), jax.jit(scan, donate_argnums=0)
     params = jax.tree.map(jnp.copy, params)
@@ -68,13 +73,13 @@ def bare(
     def run_one(k: int) -> None:
         nonlocal state
         for x1 in itertools.islice(stream, k):
-            state = one(state, x1)
+            state, _ = one(state, x1)
         jax.block_until_ready(state)
 
     def run_many(k: int) -> None:
         nonlocal state
         for _ in range(k):
-            state = many(state, batches)
+            state, _ = many(state, batches)
         jax.block_until_ready(state)
 
     size = 1 if loop == "jit" else steps

@@ -14,7 +14,7 @@ from experiments import train
 from experiments.output import figures
 from experiments.output.generate import average, generator
 from experiments.output.shards import Shards
-from experiments.run import loop, workdir
+from experiments.run import duties, loop, workdir
 from experiments.setup import build
 from experiments.setup.check import check
 from jaxflow import training
@@ -51,7 +51,10 @@ def untimed(line: dict) -> dict:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_trains_and_samples(name: str, stored: Path, tmp_path: Path) -> None:
+def test_every_config_trains_and_samples(
+    name: str, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duties, "PICTURED", 8)
     config = tiny(importlib.import_module(f"configs.{name}").get_config(), steps=2)
     config.network.kwargs.update(SMALL[name])
     if config.data.source.name == "tfds":

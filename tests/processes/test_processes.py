@@ -10,6 +10,7 @@ import pytest
 
 from experiments.run import exits
 from jaxflow.training import processes
+from jaxflow.training.checkpoint import Checkpoints
 from tests.commands import (
     DIGITS,
     Child,
@@ -22,6 +23,7 @@ from tests.commands import (
     steps_saved,
     until,
 )
+from tests.processes.worker import FROZEN
 from tests.training import test_layouts as cases
 
 pytestmark = pytest.mark.faults
@@ -59,6 +61,19 @@ def test_gradients_are_those_of_one_device(n: int, tmp_path: Path) -> None:
                 key = jax.tree_util.keystr(path, simple=True, separator="/")
                 error = np.linalg.norm(found[f"{name}|{dtype}|{key}"] - array) / norm
                 assert error < tolerance, (name, dtype, key)
+
+
+def test_what_is_frozen_is_stored_once_by_all(tmp_path: Path) -> None:
+    """Each of two processes holds a half; one process reads what both wrote."""
+    folder = tmp_path / "checkpoints"
+    finish("tests.processes.worker", f"--checkpoints={folder}", log=tmp_path / "log", n=2)
+    assert len(list((folder / "frozen").iterdir())) == 1
+    run = cases.compiled(cases.laid("data", 1))
+    shapes = jax.eval_shape(run.init, cases.parameters("float32"), jax.random.key(5), FROZEN)
+    with Checkpoints(folder) as kept:
+        restored = kept.restore(run.layout.like(shapes))
+    assert int(restored.state.step) == 2
+    np.testing.assert_array_equal(restored.state.frozen["kernel"], FROZEN["kernel"])
 
 
 def curve(folder: Path, *more: str, n: int = 1, devices: int = 1) -> np.ndarray:
