@@ -121,26 +121,30 @@ def _adaptive(
     start = jax.tree.map(at_least_float32, x0)
     times = jnp.asarray(times, jnp.result_type(*jax.tree.leaves(start)))
     inside = jnp.clip(times, *velocity.interval)
-    controller = diffrax.PIDController(
-        rtol=tolerances[0],
-        atol=tolerances[1],
-        norm=NORMS[norm],
-        dtmin=jnp.finfo(times.dtype).eps * jnp.abs(inside[-1] - inside[0]),
-        force_dtmin=False,
-    )
 
-    def solve(x: PyTree, cond: Mapping[str, Any]) -> diffrax.Solution:
-        def field(t: Any, y: PyTree, args: None) -> PyTree:
-            t = jnp.full((check_batch(y, cond),), t)
-            return jax.tree.map(lambda v, a: v.astype(a.dtype), velocity(t, y, **cond), y)
+    def field(t: Any, y: PyTree, cond: Mapping[str, Any]) -> PyTree:
+        t = jnp.full((check_batch(y, cond),), t)
+        return jax.tree.map(lambda v, a: v.astype(a.dtype), velocity(t, y, **cond), y)
 
-        return diffrax.diffeqsolve(
+    def field_of_one(t: Any, y: PyTree, cond: Mapping[str, Any]) -> PyTree:
+        return _without_batch(field(t, *_as_batch((y, cond))))
+
+    def solve(field: Callable[..., PyTree], norm: Callable[..., Array]) -> Callable[..., Any]:
+        controller = diffrax.PIDController(
+            rtol=tolerances[0],
+            atol=tolerances[1],
+            norm=norm,
+            dtmin=jnp.finfo(times.dtype).eps * jnp.abs(inside[-1] - inside[0]),
+            force_dtmin=False,
+        )
+        return lambda x, cond: diffrax.diffeqsolve(
             diffrax.ODETerm(field),
             solver,
             inside[0],
             inside[-1],
             FIRST_STEP * (inside[-1] - inside[0]),
             x,
+            cond,
             saveat=diffrax.SaveAt(ts=inside) if len(inside) > 2 else diffrax.SaveAt(t1=True),
             stepsize_controller=controller,
             adjoint=adjoint,
@@ -148,14 +152,13 @@ def _adaptive(
             throw=False,
         )
 
-    def alone(x: PyTree, cond: Mapping[str, Any]) -> diffrax.Solution:
-        return solve(*jax.tree.map(lambda a: a[None], (x, cond)))
-
     if per_sample:
-        solved = jax.vmap(alone)(start, cond)
-        xs = jax.tree.map(lambda a: jnp.moveaxis(a[:, :, 0], 0, 1), solved.ys)
+        # The state has no axis for a batch of one: with it, small networks take 4 % longer.
+        of_one = solve(field_of_one, lambda y: _worst(_as_batch(y)))
+        solved = jax.vmap(of_one)(start, cond)
+        xs = jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), solved.ys)
     else:
-        solved = solve(start, cond)
+        solved = solve(field, NORMS[norm])(start, cond)
         xs = solved.ys
     x = jax.tree.map(lambda a: a[-1], xs)
     calls = _calls(solver, solved.stats["num_steps"])
@@ -177,6 +180,14 @@ def _calls(solver: diffrax.AbstractERK, steps: Array) -> Array:
     tableau: Any = solver.tableau
     stages = tableau.num_stages
     return (stages - 1) * steps + 1 if tableau.fsal else stages * steps
+
+
+def _as_batch(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: a[None], tree)
+
+
+def _without_batch(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: a[0], tree)
 
 
 def _squares(y: PyTree) -> Array:
