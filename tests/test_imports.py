@@ -13,7 +13,7 @@ PACKAGE = ROOT / "jaxflow"
 LAYERS = [
     {"records", "names"},
     {"types"},
-    {"arrays"},
+    {"arrays", "sharding"},
     {"checks"},
     {"times", "sources", "manifolds", "paths", "couplings"},
     {"draws", "velocities"},
@@ -68,7 +68,7 @@ HEAVY = {
 def allowed(room: str) -> set[str]:
     """The rooms that a room may import, itself included."""
     if room in LEAVES:
-        return {room, "records", "names", "types", "arrays", "checks"}
+        return {room, "records", "names", "types", "arrays", "sharding", "checks"}
     if room == "__init__":
         return set().union(*LAYERS)
     level = next((i for i, layer in enumerate(LAYERS) if room in layer), None)

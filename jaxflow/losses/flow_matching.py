@@ -46,6 +46,11 @@ class FlowMatching:
     prediction: str = static()
     regress: str = static()
 
+    @property
+    def gathers(self) -> bool:
+        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
+        return getattr(self.network, "gathers", False)
+
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None
     ) -> tuple[Array, Mapping[str, Any]]:

@@ -20,7 +20,16 @@ from jaxflow.arrays import at_least_float32
 from jaxflow.names import check_known
 from jaxflow.networks.embeddings import Conditioning, check_one_time, positions
 from jaxflow.networks.initialisers import zeros
-from jaxflow.networks.layers import Attention, check_fields, dense, layer_norm, modulate
+from jaxflow.networks.layers import (
+    Attention,
+    check_fields,
+    column,
+    dense,
+    layer_norm,
+    modulate,
+    regathering,
+    row,
+)
 from jaxflow.types import AnyArray, Array, Float, Labels, Time
 
 __all__ = ["DiT", "dit"]
@@ -59,6 +68,8 @@ class DiT(nn.Module):
     remat: str | None = None
     attention: str | None = None
     unroll: int = 1
+
+    gathers = True
 
     def __post_init__(self) -> None:
         check_fields(self, patch=1, width=1, depth=1, heads=1, unroll=1)
@@ -106,10 +117,12 @@ class DiT(nn.Module):
         return _image(h, height, width, self.patch)
 
     def _blocks(self) -> nn.Module:
-        block = _Block
-        if self.remat is not None:
+        prevent_cse = self.unroll > 1
+        if self.remat is None:
+            block = regathering(_Block, prevent_cse=prevent_cse)
+        else:
             policy = _policies[self.remat]
-            block = nn.remat(block, policy=policy, prevent_cse=self.unroll > 1)
+            block = nn.remat(_Block, policy=policy, prevent_cse=prevent_cse)
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -153,8 +166,8 @@ class _Block(nn.Module):
         y = Attention(self.heads, self.attention, self.dtype, name="attention")(y)
         h = h + gate_1[:, None] * y
         y = modulate(layer_norm(h), shift_2, scale_2)
-        y = nn.gelu(dense(4 * width, dtype=self.dtype, name="expand")(y))
-        y = dense(width, dtype=self.dtype, name="contract")(y)
+        y = nn.gelu(column(4 * width, dtype=self.dtype, name="expand")(y))
+        y = row(width, dtype=self.dtype, name="contract")(y)
         return h + gate_2[:, None] * y, None
 
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.arrays import at_least_float32, expand
-from jaxflow.networks.initialisers import normal, zeros
-from jaxflow.networks.layers import dense
+from jaxflow.networks.initialisers import normal
+from jaxflow.networks.layers import dense, table_at_use
 from jaxflow.types import Array, Data, Float, Labels, Time
 
 __all__ = [
@@ -117,8 +117,8 @@ class TimeEmbedding(nn.Module):
     @nn.compact
     def __call__(self, t: Time) -> Embedded:
         h = sinusoidal(t, self.frequencies)
-        h = nn.silu(nn.Dense(self.features, kernel_init=normal(0.02), bias_init=zeros)(h))
-        return nn.Dense(self.features, kernel_init=normal(0.02), bias_init=zeros)(h)
+        h = nn.silu(dense(self.features, kernel_init=normal(0.02))(h))
+        return dense(self.features, kernel_init=normal(0.02))(h)
 
 
 class SpanEmbedding(nn.Module):
@@ -131,8 +131,8 @@ class SpanEmbedding(nn.Module):
     def __call__(self, span: Time) -> Embedded:
         h = sinusoidal(span, self.frequencies)
         h = h - sinusoidal(jnp.zeros_like(span), self.frequencies)
-        h = nn.silu(nn.Dense(self.features, use_bias=False, kernel_init=normal(0.02))(h))
-        return nn.Dense(self.features, use_bias=False, kernel_init=normal(0.02))(h)
+        h = nn.silu(dense(self.features, use_bias=False, kernel_init=normal(0.02))(h))
+        return dense(self.features, use_bias=False, kernel_init=normal(0.02))(h)
 
 
 class LabelEmbedding(nn.Module):
@@ -149,7 +149,10 @@ class LabelEmbedding(nn.Module):
                 f"{self.num_classes - 1}, or {self.num_classes} for none; use label.astype(int)"
             )
         rows = self.num_classes + 1
-        return nn.Embed(rows, self.features, embedding_init=normal(0.02))(label)
+        table = nn.Embed(
+            rows, self.features, embedding_init=normal(0.02), promote_dtype=table_at_use
+        )
+        return table(label)
 
 
 class Conditioning(nn.Module):

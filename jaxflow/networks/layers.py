@@ -14,15 +14,53 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from jaxflow.arrays import at_least_float32
 from jaxflow.networks.initialisers import ones, xavier, zeros
-from jaxflow.types import Array
+from jaxflow.sharding import all_but_gathered, gathered, gathers_here
+from jaxflow.types import AnyArray, Array
 
 __all__ = ["Attention", "GroupNorm", "check_fields", "conv", "dense", "layer_norm", "modulate"]
 
-dense = partial(nn.Dense, kernel_init=xavier, bias_init=zeros)
-conv = partial(nn.Conv, kernel_init=xavier, bias_init=zeros)
+
+def at_use(tensor: int | None = None) -> Any:
+    """`promote_dtype` of a Flax layer whose parameters are gathered where it uses them.
+
+    Args:
+        tensor: the axis of the kernel that the tensor axis of a mesh cuts: -1 by columns, and the
+            bias with it, -2 by rows; as in `jaxflow.sharding.cut`.
+    """
+
+    def promote(inputs: AnyArray, *params: AnyArray | None, **dtypes: Any) -> list[Any]:
+        inputs, *cast = promote_dtype(inputs, *params, **dtypes)
+        return [inputs, *(p if p is None else gathered(p, tensor=tensor) for p in cast)]
+
+    return promote
+
+
+def regathering(block: Any, *, prevent_cse: bool = True, static_argnums: Any = ()) -> Any:
+    """A block whose gathered parameters are freed after it, and gathered again on the way back.
+
+    Everything else is kept, and on a mesh that gathers nothing the block is as it was.
+    """
+    if not gathers_here():
+        return block
+    return nn.remat(
+        block, policy=all_but_gathered, prevent_cse=prevent_cse, static_argnums=static_argnums
+    )
+
+
+def table_at_use(*tables: AnyArray | None, **dtypes: Any) -> list[Any]:
+    """`at_use` for a table of embeddings."""
+    cast = promote_dtype(*tables, **dtypes)
+    return [None if a is None else gathered(a, table=True) for a in cast]
+
+
+dense = partial(nn.Dense, kernel_init=xavier, bias_init=zeros, promote_dtype=at_use())
+column = partial(dense, promote_dtype=at_use(-1))
+row = partial(dense, promote_dtype=at_use(-2))
+conv = partial(nn.Conv, kernel_init=xavier, bias_init=zeros, promote_dtype=at_use())
 
 
 def check_fields(module: nn.Module, **least: int) -> None:
@@ -81,8 +119,8 @@ class GroupNorm(nn.Module):
             raise ValueError(
                 f"{self.groups} groups do not divide {channels} channels: take a multiple"
             )
-        scale = self.param("scale", ones, (channels,))
-        bias = self.param("bias", zeros, (channels,))
+        scale = gathered(self.param("scale", ones, (channels,)))
+        bias = gathered(self.param("bias", zeros, (channels,)))
         places = at_least_float32(x).reshape(len(x), -1, channels)
         centred = places - self._group_mean(places)
         variance = self._group_mean(centred * centred)
@@ -117,9 +155,9 @@ class Attention(nn.Module):
                 f"{self.heads} heads do not divide {channels} channels: take a multiple, "
                 "or another number of heads"
             )
-        qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(x)
+        qkv = column(3 * channels, dtype=self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, self.heads, 3, -1), 3, 0)
         attention: Any = jax.nn.dot_product_attention
         h = attention(q, k, v, implementation=self.implementation)
         h = h.reshape(batch, tokens, channels)
-        return dense(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)
+        return row(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)

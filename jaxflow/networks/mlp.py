@@ -18,7 +18,7 @@ from jax.tree_util import all_leaves
 from jaxflow.arrays import at_least_float32
 from jaxflow.networks.embeddings import Conditioning, check_times, span_of
 from jaxflow.networks.initialisers import lecun, normal, zeros
-from jaxflow.networks.layers import check_fields, dense, layer_norm
+from jaxflow.networks.layers import check_fields, dense, layer_norm, regathering
 from jaxflow.types import AnyArray, Array, Data, Float, Labels, Shaped, Time
 
 __all__ = ["MLP", "ConcatMLP", "selu"]
@@ -44,6 +44,8 @@ class MLP(nn.Module):
     dropout: float = 0.0
     dtype: Any = None
 
+    gathers = True
+
     def __post_init__(self) -> None:
         check_fields(self, width=1, depth=0)
         super().__post_init__()
@@ -66,7 +68,9 @@ class MLP(nn.Module):
         flat = _flat(x)
         h = dense(self.width, dtype=self.dtype, name="inward")(flat)
         for i in range(self.depth):
-            block = _Block(self.width, self.dropout, self.dtype, name=f"block_{i}")
+            block = regathering(_Block, static_argnums=(3,))(
+                self.width, self.dropout, self.dtype, name=f"block_{i}"
+            )
             h = block(h, c, deterministic)
         out = dense(flat.shape[-1], kernel_init=zeros, name="outward")
         return out(at_least_float32(layer_norm(h))).reshape(x.shape)
@@ -113,6 +117,8 @@ class ConcatMLP(nn.Module):
     depth: int = 3
     activation: Callable[[Array], Array] = selu
 
+    gathers = True
+
     def __post_init__(self) -> None:
         check_fields(self, width=1, depth=0)
         super().__post_init__()
@@ -130,13 +136,13 @@ class ConcatMLP(nn.Module):
         if r is not None:
             span = _flat(span_of(t, r))
             init = normal((joined.shape[-1] + span.shape[-1]) ** -0.5)
-            h = h + nn.Dense(widths[0], use_bias=False, kernel_init=init, name="span")(span)
+            h = h + dense(widths[0], use_bias=False, kernel_init=init, name="span")(span)
         for width in widths[1:]:
             h = _lecun_dense(width)(self.activation(h))
         return h.reshape(x.shape)
 
 
-_lecun_dense = partial(nn.Dense, kernel_init=lecun, bias_init=zeros)
+_lecun_dense = partial(dense, kernel_init=lecun)
 
 
 def _flat(x: Data) -> Float[Array, "batch features"]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxflow.networks.embeddings import Conditioning, check_one_time
 from jaxflow.networks.initialisers import zeros
-from jaxflow.networks.layers import Attention, GroupNorm, check_fields, conv, dense
+from jaxflow.networks.layers import Attention, GroupNorm, check_fields, conv, dense, regathering
 from jaxflow.networks.resampling import double, doubling_conv, halve
 from jaxflow.types import AnyArray, Array, Float, Labels, Time
 
@@ -59,6 +59,8 @@ class UNet(nn.Module):
     dtype: Any = None
     remat: bool = False
 
+    gathers = True
+
     def __post_init__(self) -> None:
         check_fields(self, channels=1, multipliers=1, blocks=1, attention=1, head_channels=1)
         super().__post_init__()
@@ -77,14 +79,15 @@ class UNet(nn.Module):
         check_one_time(t, x)
         c = Conditioning(4 * self.channels, self.num_classes, self.channels, name="conditioning")
         c = nn.silu(c(t, x, label, r))
-        residual = nn.remat(_Residual, static_argnums=(3,)) if self.remat else _Residual
+        remat = nn.remat if self.remat else regathering
+        residual, attention = remat(_Residual, static_argnums=(3,)), regathering(_Attend)
 
         def block(h: Array, channels: int, name: str, resize: str | None = None) -> Array:
             layer = residual(channels, self.film, self.dropout, self.dtype, resize, name=name)
             return layer(h, c, deterministic)
 
         def attend(h: Array, name: str) -> Array:
-            return _Attend(self.head_channels, self.dtype, name=name)(h)
+            return attention(self.head_channels, self.dtype, name=name)(h)
 
         def rescale(h: Array, resize: str, name: str) -> Array:
             if self.resample == "block":

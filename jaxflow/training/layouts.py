@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxflow.sharding import AXES, cut, gathered
 from jaxflow.types import PyTree, TrainState
 
 __all__ = ["LAYOUTS", "Layout", "Placed", "layout"]
@@ -33,7 +34,6 @@ __all__ = ["LAYOUTS", "Layout", "Placed", "layout"]
 logger = logging.getLogger(__name__)
 
 LAYOUTS = ("data", "fsdp", "hybrid", "tensor")
-AXES = ("data", "fsdp", "tensor")
 
 KeyPath = tuple[Any, ...]
 TensorAxes = Mapping[str, tuple[int, int]]
@@ -98,6 +98,13 @@ class Layout:
             lambda path, _: NamedSharding(self.mesh, specs[path]), params
         )
 
+    def gathered(self, params: PyTree) -> PyTree:
+        """Parameters whole along fsdp, all of them; their gradients are cut again."""
+        tensor = self._tensor_axis if self.mesh.shape["tensor"] > 1 else lambda path: None
+        return jax.tree_util.tree_map_with_path(
+            lambda path, a: gathered(a, tensor=tensor(path)), params
+        )
+
     def shardings(self, state: TrainState) -> TrainState:
         """The sharding of each array of a state, which may be abstract.
 
@@ -151,17 +158,11 @@ class Layout:
         return [(path, self._spec(path, leaf.shape)) for path, leaf in _leaves(tree)]
 
     def _spec(self, path: KeyPath, shape: tuple[int, ...]) -> PartitionSpec:
-        axes: list[str | None] = [None] * len(shape)
-        if self.mesh.shape["tensor"] > 1:
-            self._split_by_rule(path, shape, axes)
-        groups = self.mesh.shape["fsdp"]
-        if groups > 1:
-            free = [i for i, n in enumerate(shape) if axes[i] is None and n and n % groups == 0]
-            if free:
-                axes[max(free, key=lambda i: (shape[i], i))] = "fsdp"
-        return PartitionSpec(*axes) if any(axes) else PartitionSpec()
+        tensor = self._tensor_axis(path) if self.mesh.shape["tensor"] > 1 else None
+        return cut(shape, self.mesh.shape, tensor)
 
-    def _split_by_rule(self, path: KeyPath, shape: tuple[int, ...], axes: list[str | None]) -> None:
+    def _tensor_axis(self, path: KeyPath) -> int | None:
+        """The axis that the tensor axis of the mesh splits, by the network's rules."""
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         parts = self.mesh.shape["tensor"]
         for end, (axis, units) in self.tensor_axes.items():
@@ -171,7 +172,8 @@ class Layout:
                         f"{name} has {units} units that stay whole, which do not divide over "
                         f"tensor={parts}: choose a divisor, or a network of other sizes"
                     )
-                axes[axis] = "tensor"
+                return axis
+        return None
 
     def _why_whole(self, shape: tuple[int, ...]) -> str:
         groups = self.mesh.shape["fsdp"]

@@ -1,7 +1,7 @@
 """Many steps in one call, however many: one program for every number of them."""
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -12,9 +12,31 @@ from jaxflow.records import traceable
 from jaxflow.training import processes
 from jaxflow.types import Array, Batch, Stream, TrainState
 
-__all__ = ["Many", "check_state"]
+__all__ = ["Arrays", "Many", "check_state"]
 
 CAPACITY = 1024
+
+
+class Arrays:
+    """The arrays that a trainer holds: their shapes, and themselves, laid out when first asked for.
+
+    So that a program for devices that are not here can be lowered.
+    """
+
+    def __init__(self, leaves: Sequence[Any], sharding: jax.sharding.Sharding):
+        self._leaves, self._sharding = [jnp.asarray(leaf) for leaf in leaves], sharding
+
+    @property
+    def shapes(self) -> list[jax.ShapeDtypeStruct]:
+        """Their shapes and dtypes, with the sharding."""
+        return [
+            jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._sharding) for a in self._leaves
+        ]
+
+    @cached_property
+    def placed(self) -> list[Array]:
+        """They themselves."""
+        return [processes.distribute(a, self._sharding) for a in self._leaves]
 
 
 class Many:
@@ -28,7 +50,7 @@ class Many:
     def __init__(
         self,
         one: Callable[..., Any],
-        held: list[Array],
+        held: Arrays,
         *,
         donate: bool,
         on_host: bool,
@@ -41,6 +63,7 @@ class Many:
         )
         self._held = held
         self._on_host = on_host
+        self._whole = whole
         self._count = lru_cache(lambda n: processes.distribute(np.int32(n), whole))
         self._room = 0
 
@@ -59,12 +82,12 @@ class Many:
         if not self._room or (n > self._room and self._room < CAPACITY):
             self._room = n if not self._room else max(n, CAPACITY)
         if n == self._room:
-            return self._run(self._held, state, stream, self._count(n), room=n)
+            return self._run(self._held.placed, state, stream, self._count(n), room=n)
         pieces = []
         while n > 0:
             taken = min(n, self._room)
             state, metrics = self._run(
-                self._held, state, stream, self._count(taken), room=self._room
+                self._held.placed, state, stream, self._count(taken), room=self._room
             )
             pieces.append({k: np.asarray(a)[:taken] for k, a in metrics.items()})
             n -= taken
@@ -74,7 +97,8 @@ class Many:
 
     def lower(self, state: Any, stream: Any, n: int) -> Any:
         """The lowered program with room for `n` steps, as `jax.jit` gives it."""
-        return self._run.lower(self._held, state, traceable(stream), self._count(n), room=n)
+        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._whole)
+        return self._run.lower(self._held.shapes, state, traceable(stream), count, room=n)
 
 
 def _many(

@@ -6,12 +6,12 @@
 device.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
@@ -19,9 +19,9 @@ from jaxflow.arrays import batch_size
 from jaxflow.draws.chain import on_host as runs_on_host
 from jaxflow.training import layouts, processes
 from jaxflow.training.layouts import Layout
-from jaxflow.training.many import Many, check_state
+from jaxflow.training.many import Arrays, Many, check_state
 from jaxflow.training.trainer import Trainer, draw_key, held_by
-from jaxflow.types import Array, Batch, Key, Params, Stream, TrainState
+from jaxflow.types import Array, Batch, Key, Loss, Params, Stream, TrainState
 
 __all__ = ["MODES", "Program", "check_divides", "program"]
 
@@ -88,7 +88,7 @@ def program(
     on_host = runs_on_host(trainer.draw)
     # Flat, since hashing a trainer at every call would cost what a small step does.
     leaves, tree = jax.tree.flatten(trainer)
-    held = [processes.distribute(jnp.asarray(leaf), layout.whole) for leaf in leaves]
+    held = Arrays(leaves, layout.whole)
 
     def complete(leaves: list[Array], state: TrainState, batch: Batch) -> Batch:
         check_divides(batch_size(batch), layout)
@@ -104,8 +104,14 @@ def program(
         leaves: list[Array], state: TrainState, batch: Batch
     ) -> tuple[TrainState, Mapping[str, Array]]:
         state = constrained(state)
-        body = tree.unflatten(leaves).step if mode == "jit" else _mapped(tree, layout, leaves)
-        state, metrics = body(state, complete(leaves, state, batch))
+        batch = complete(leaves, state, batch)
+        made = tree.unflatten(leaves)
+        if not getattr(made.loss, "gathers", False):
+            made = dataclasses.replace(made, loss=partial(_of_gathered, made.loss, layout))
+        body = made.step if mode == "jit" else _mapped(tree, layout, leaves)
+        # Layers find the mesh here, to gather their parameters where they use them.
+        with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
+            state, metrics = body(state, batch)
         return constrained(state), jax.lax.with_sharding_constraint(metrics, layout.whole)
 
     begin = jax.jit(lambda params, key, frozen: constrained(trainer.init(params, key, frozen)))
@@ -128,7 +134,7 @@ def program(
 class _Checked:
     """A compiled step with the arrays of its trainer, that says what cannot be a step."""
 
-    def __init__(self, step: Callable[..., Any], held: list[Array], on_host: bool):
+    def __init__(self, step: Callable[..., Any], held: Arrays, on_host: bool):
         self._step, self._held, self._on_host = step, held, on_host
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Mapping[str, Array]]:
@@ -142,11 +148,11 @@ class _Checked:
                 "a part of this draw runs on the host, so the step takes batches that are drawn "
                 "already: for batch in training.ahead(trainer.draw, keys, batches)"
             )
-        return self._step(self._held, state, batch)
+        return self._step(self._held.placed, state, batch)
 
     def lower(self, state: Any, batch: Any) -> Any:
         """The lowered program, for shapes or arrays, as `jax.jit` gives it."""
-        return self._step.lower(self._held, state, batch)
+        return self._step.lower(self._held.shapes, state, batch)
 
 
 def check_divides(n: int, layout: Layout) -> None:
@@ -191,6 +197,11 @@ def _place(layout: Layout, on_host: bool, batch: Batch) -> Batch:
     return jax.tree.map(
         lambda a: jax.make_array_from_process_local_data(layout.batch, np.asarray(a)), batch
     )
+
+
+def _of_gathered(loss: Loss, layout: Layout, params: Params, *rest: Any) -> Any:
+    """A loss whose network does not gather its parameters layer by layer: all of them, at once."""
+    return loss(layout.gathered(params), *rest)
 
 
 def _mapped(tree: Any, layout: Layout, leaves: list[Array]) -> Step:

@@ -23,6 +23,11 @@ class Linen:
 
     module: nn.Module = static()
 
+    @property
+    def gathers(self) -> bool:
+        """Whether the module's layers gather their parameters (`jaxflow.sharding`)."""
+        return getattr(self.module, "gathers", False)
+
     def init(self, key: Key, t: Any, x: Sample, **cond: Any) -> Params:
         """Parameters for data of these shapes, without compiling the forward pass.
 

@@ -18,6 +18,11 @@ class Select:
     network: Any
     name: str = static()
 
+    @property
+    def gathers(self) -> bool:
+        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
+        return getattr(self.network, "gathers", False)
+
     def init(self, key: Key | None, t: Any, x: Sample, **cond: Any) -> Params:
         """The parameters of the whole network."""
         return self.network.init(key, t, x, **cond)
