@@ -6,12 +6,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 RIVALS_VENV ?= .venv-rivals
+TOPOLOGIES_VENV ?= .venv-topologies
 RIVALS_PYTHON ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null)
 
 MINOR := $(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
 CONSTRAINTS ?= $(wildcard constraints/py$(MINOR).txt)
 STAMP = $(VENV)/.installed-$(MINOR)
 BENCH_STAMP = $(BENCH_VENV)/.installed-$(MINOR)
+TOPOLOGIES_STAMP = $(TOPOLOGIES_VENV)/.installed
 RIVALS_STAMP = $(RIVALS_VENV)/.installed
 PINNED = $(CONSTRAINTS:%=-c %)
 
@@ -23,10 +25,10 @@ PATHS = jaxflow tests $(wildcard experiments configs benchmarks cloud examples)
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow faults check format docs bench
+.PHONY: help demo test test-slow faults topologies check format docs bench
 
 help:
-	@echo "make demo | test | test-slow | faults | check | format | docs | bench"
+	@echo "make demo | test | test-slow | faults | topologies | check | format | docs | bench"
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +41,12 @@ $(BENCH_STAMP): pyproject.toml $(CONSTRAINTS) constraints/peers.txt
 	$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(BENCH_VENV)/bin/python -m pip install --quiet $(PINNED) -c constraints/peers.txt -e '.[ot,peers]'
 	$(BENCH_VENV)/bin/python -m pip install --quiet --no-deps -c constraints/peers.txt torchcfm torchdyn
+	@touch $@
+
+$(TOPOLOGIES_STAMP): pyproject.toml constraints/py313.txt
+	$(RIVALS_PYTHON) -m venv $(TOPOLOGIES_VENV)
+	$(TOPOLOGIES_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(TOPOLOGIES_VENV)/bin/python -m pip install --quiet -c constraints/py313.txt -e '.[dev,tpu]'
 	@touch $@
 
 $(RIVALS_STAMP): pyproject.toml constraints/rivals.txt
@@ -54,13 +62,17 @@ demo: $(STAMP)
 	@echo "The picture: $$(ls -t $(DEMO)/*.png $(DEMO)/samples/*.png 2>/dev/null | head -n 1)"
 
 test: $(STAMP)
-	$(RUN) -m pytest -m "not slow and not faults" --numprocesses=2 --dist=loadfile
+	$(RUN) -m pytest -m "not slow and not faults and not topologies" --numprocesses=2 --dist=loadfile
 
 test-slow: $(STAMP)
 	$(RUN) -m pytest -m slow
 
 faults: $(STAMP)
 	$(RUN) -m pytest -m faults
+
+# Programs for TPU slices, compiled on the CPU by libtpu under the newest jax at hand.
+topologies: $(TOPOLOGIES_STAMP)
+	$(TOPOLOGIES_VENV)/bin/python -m pytest -m "topologies and not slow"
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check $(PATHS)

@@ -4,7 +4,7 @@
 
 where the whole array is what an all-gather makes, an all-reduce or a reduce-scatter takes in, and
 `times` multiplies the trip counts of the loops around it. A collective that a compiler has split
-over several fusions is one.
+over several fusions, some of them within a loop, is one, as often as it is begun.
 """
 
 import math
@@ -68,7 +68,7 @@ def collectives(hlo: str) -> list[Collective]:
             size = max(_size(shapes), _size(_SHAPE.findall(" ".join(taken))))
             dims = tuple(_dims(shape) for _, shape in shapes)
             one = Collective(kind, dims, size, times, of.group(1) if of else "")
-            if key not in found or found[key].times < times:
+            if key not in found or found[key].times > times:
                 found[key] = one
     return sorted(found.values(), key=lambda c: -c.times * c.bytes)
 
@@ -109,14 +109,31 @@ def _times(bodies: Mapping[str, list[str]], entry: str) -> Mapping[str, int]:
 
 
 def _trips(line: str, bodies: Mapping[str, list[str]]) -> int:
-    """Of a loop: told by the compiler, or the one whole number that its condition compares with."""
+    """Of a loop: told by the compiler, or its limit over its stride, where both are constants."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
     if known:
         return int(known.group(1))
-    condition = re.search(r"condition=%?([\w.\-]+)", line)
-    lines = bodies.get(condition.group(1), []) if condition else []
-    limits = re.findall(r"s32\[\]\S* constant\((\d+)\)", "\n".join(lines))
-    return int(limits[0]) if len(limits) == 1 else 1
+    rooms = [re.search(rf"{room}=%?([\w.\-]+)", line) for room in ("condition", "body")]
+    condition, body = ("\n".join(bodies.get(m.group(1), [])) if m else "" for m in rooms)
+    limits = re.findall(r"[su]32\[\]\S* constant\((\d+)\)", condition)
+    counter = re.search(r"get-tuple-element\(.*?\), index=(\d+)", condition)
+    if len(limits) != 1 or not counter:
+        return 1
+    return math.ceil(int(limits[0]) / _stride(body, int(counter.group(1))))
+
+
+def _stride(body: str, counter: int) -> int:
+    """What the body of a loop adds to an entry of its state; 1 where that is not a constant."""
+    root = re.search(r"ROOT .*? tuple\((.*?)\)", body)
+    names = re.findall(r"%([\w.\-]+)", root.group(1)) if root else []
+    if counter >= len(names):
+        return 1
+    added = re.search(rf"%{re.escape(names[counter])} = \S+ add\(([^)]*)\)", body)
+    for name in re.findall(r"%([\w.\-]+)", added.group(1)) if added else []:
+        constant = re.search(rf"%{re.escape(name)} = \S+ constant\((\d+)\)", body)
+        if constant:
+            return int(constant.group(1))
+    return 1
 
 
 def _made(kind: str, made: str, *, started: bool) -> list[tuple[str, str]]:
