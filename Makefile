@@ -44,6 +44,7 @@ $(BENCH_STAMP): pyproject.toml $(CONSTRAINTS) constraints/peers.txt
 	@touch $@
 
 $(TOPOLOGIES_STAMP): pyproject.toml constraints/py313.txt
+	@test -n "$(RIVALS_PYTHON)" || { echo "This needs Python 3.13: RIVALS_PYTHON=/path/to/python3.13"; exit 1; }
 	$(RIVALS_PYTHON) -m venv $(TOPOLOGIES_VENV)
 	$(TOPOLOGIES_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(TOPOLOGIES_VENV)/bin/python -m pip install --quiet -c constraints/py313.txt -e '.[dev,tpu]'
