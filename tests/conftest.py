@@ -1,18 +1,11 @@
 """What every test shares: eight simulated devices, a key, float64 and the folder of real data."""
 
 import os
-from importlib.util import find_spec
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Without it a program of several devices may hang when loaded again: see experiments.run.compiled.
 os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        # Or a program of several devices may hang when loaded again: see experiments.run.compiled.
-        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
-        # Tests compile much and run little: this compiles a third faster. Programs for TPUs heed it
-        # too, and they are to be those that a TPU runs.
-        "" if find_spec("libtpu") else "--xla_backend_optimization_level=0",
-    ]
+    [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_enable_concurrency_optimized_scheduler=false"]
 )
 
 from collections.abc import Iterator

@@ -115,9 +115,7 @@ def test_contract(name):
     assert np.isfinite(value)
     np.testing.assert_allclose(row.call(2 * x, 2 * y), 2**row.degree * value, rtol=2e-6)
     if row.symmetric:
-        # A difference of distances, which are up to hundreds, has their rounding.
-        atol = 2e-4 if row.degree else 1e-6
-        np.testing.assert_allclose(row.call(y, x), value, rtol=2e-5, atol=atol)
+        np.testing.assert_allclose(row.call(y, x), value, rtol=2e-5, atol=1e-6)
     if row.equal is not None:
         assert abs(row.call(x, x) - row.equal) <= 1e-9
     for other in ("uint8", "int32", "float16"):

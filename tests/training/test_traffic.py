@@ -43,28 +43,22 @@ NETWORKS = {
 }
 
 
-def step(name, over, microbatches=1):
-    """The compiled step, and the bytes of the parameters."""
-    network = NETWORKS[name]()
-    t, x = jnp.zeros(2), jnp.zeros((2, 8, 8, 2))
-    cond = {} if name == "nnx" else {"label": jnp.zeros(2, int)}
+def step(network, over, n, event, optimizer, labelled=True):
+    """The compiled step on batches of `n`, from shapes alone, and the number of parameters."""
+    t, x = jnp.zeros(2), jnp.zeros((2, *event))
+    cond = {"label": jnp.zeros(2, int)} if labelled else {}
     run = program(
-        trainer(
-            losses.flow_matching(network, PATH),
-            optax.adam(1e-3),
-            draw=draws.standard(PATH),
-            microbatches=microbatches,
-        ),
+        trainer(losses.flow_matching(network, PATH), optimizer, draw=draws.standard(PATH)),
         layout=over,
     )
     params = jax.eval_shape(lambda key: network.init(key, t, x, **cond), jax.random.key(0))
     state = over.like(jax.eval_shape(run.trainer.init, params, jax.random.key(0)))
-    batch = {"x1": jnp.zeros((BATCH, 8, 8, 2)), "cond": {k: jnp.zeros(BATCH, int) for k in cond}}
-    shapes = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=over.batch), batch
+    batch = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype, sharding=over.batch),
+        {"x1": x, "cond": cond},
     )
-    compiled = run.step.lower(state, shapes).compile()
-    return compiled, sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(params))
+    compiled = run.step.lower(state, batch).compile()
+    return compiled, sum(a.size for a in jax.tree.leaves(params))
 
 
 ALL = [
@@ -77,7 +71,10 @@ ALL = [
 @pytest.mark.parametrize(("name", "kind"), ALL)
 def test_a_step_moves_parameters_and_gradients_alone(name, kind):
     """Two gathers and a reduction a parameter at most; of the batch not one example."""
-    compiled, size = step(name, layout(kind, **LAYOUTS[kind]))
+    over = layout(kind, **LAYOUTS[kind])
+    labelled = name != "nnx"
+    compiled, count = step(NETWORKS[name](), over, BATCH, (8, 8, 2), optax.adam(1e-3), labelled)
+    size = 4 * count
     found = collectives(compiled.as_text())
     for one in found:
         for shape in one.shapes:
