@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
         "axes": {"fsdp": 1, "tensor": 1},
         "mode": "jit",
         "microbatches": 1,
+        "reduce_dtype": "",
         "steps_per_call": 1,
     }
     config.checkpoint = {"every": 5_000, "keep": 3, "keep_every": 0, "best": ""}
@@ -63,7 +64,12 @@ def get_config() -> ConfigDict:
     config.log = {"every": 100, "pictures_every": 5_000, "wandb_project": ""}
     config.sampler = {
         "name": "adaptive",
-        "kwargs": {"rtol": 1e-5, "atol": 1e-5, "solver": {"name": "dopri5", "kwargs": {}}},
+        "kwargs": {
+            "rtol": 1e-5,
+            "atol": 1e-5,
+            "solver": {"name": "dopri5", "kwargs": {}},
+            "precision": "float32",
+        },
         "guidance": 1.0,
         "batch_size": 100,
     }

@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
         "axes": {"fsdp": 1, "tensor": 1},
         "mode": "jit",
         "microbatches": 1,
+        "reduce_dtype": "",
         "steps_per_call": 100,
     }
     config.checkpoint = {"every": 2_000, "keep": 2, "keep_every": 0, "best": ""}
@@ -58,6 +59,7 @@ def get_config() -> ConfigDict:
         "kwargs": {
             "grid": {"name": "uniform", "kwargs": {"n": 25}},
             "method": {"name": "heun", "kwargs": {}},
+            "precision": "network",
         },
         "guidance": 1.0,
         "batch_size": 1_000,

@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
         "axes": {"fsdp": 1, "tensor": 1},
         "mode": "jit",
         "microbatches": 1,
+        "reduce_dtype": "",
         "steps_per_call": 1,
     }
     config.checkpoint = {"every": 500, "keep": 2, "keep_every": 0, "best": ""}
@@ -73,6 +74,7 @@ def get_config() -> ConfigDict:
         "kwargs": {
             "grid": {"name": "uniform", "kwargs": {"n": 10}},
             "method": {"name": "heun", "kwargs": {}},
+            "precision": "network",
         },
         "guidance": 1.5,
         "batch_size": 250,

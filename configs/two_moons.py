@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
         "axes": {"fsdp": 1, "tensor": 1},
         "mode": "jit",
         "microbatches": 1,
+        "reduce_dtype": "",
         "steps_per_call": 100,
     }
     config.checkpoint = {"every": 5_000, "keep": 2, "keep_every": 0, "best": ""}
@@ -50,7 +51,7 @@ def get_config() -> ConfigDict:
     config.log = {"every": 500, "pictures_every": 2_500, "wandb_project": ""}
     config.sampler = {
         "name": "adaptive",
-        "kwargs": {"rtol": 1e-4, "atol": 1e-4},
+        "kwargs": {"rtol": 1e-4, "atol": 1e-4, "precision": "float32"},
         "guidance": 1.0,
         "batch_size": 1_000,
     }

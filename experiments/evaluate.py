@@ -13,11 +13,11 @@ from absl import flags
 from etils import epath
 from rich.table import Table
 
-from experiments.output.figures import Row, compare, likelihood
+from experiments.output.figures import LIKELIHOODS_IN, Row, compare, likelihood
 from experiments.output.generate import average, generator, spread
 from experiments.run import command, workdir
 from experiments.run.reporting import console, counting
-from experiments.setup import dataset
+from experiments.setup import build, dataset
 from experiments.setup.check import check_parts
 from jaxflow.training import processes
 
@@ -48,7 +48,13 @@ def main() -> None:
     }
     bits = likelihood(config, read.params)
     _print(rows, {**cost, **bits})
+    computed = {
+        "samples": build.precision(config),
+        **({"log_prob": LIKELIHOODS_IN} if bits else {}),
+    }
+    console.print("computed in  " + "  ".join(f"{k}: {v}" for k, v in computed.items()))
     found = {"step": read.step, "seed": _SEED.value, "rows": rows, **cost, **bits}
+    found["precision"] = computed
     workdir.write_json(folder / "evaluation.json", found)
     console.print(f"written to {folder / 'evaluation.json'}")
 

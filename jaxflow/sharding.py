@@ -79,4 +79,4 @@ def all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
 def gathers_here() -> bool:
     """Whether this is traced for a step that cuts its parameters along `fsdp`."""
     mesh: Any = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and dict(mesh.shape).get("fsdp", 1) > 1
+    return not mesh.empty and dict(mesh.shape).get("fsdp", 1) > 1 and "fsdp" not in mesh.manual_axes

@@ -30,6 +30,8 @@ HOUSE = {
     "output": {"setup"},
     "run": {"setup", "output"},
     "formats": set(),
+    "slices": {"setup"},
+    "plan": {"setup", "run", "slices"},
     "train": {"setup", "output", "run"},
     "sample": {"setup", "output", "run"},
     "evaluate": {"setup", "output", "run"},

@@ -17,9 +17,10 @@ from experiments.setup.components import component
 from jaxflow import metrics, sampling
 from jaxflow.types import Params
 
-__all__ = ["Row", "compare", "likelihood"]
+__all__ = ["LIKELIHOODS_IN", "Row", "compare", "likelihood"]
 
 AT_MOST = 5_000
+LIKELIHOODS_IN = "float32"
 
 Row = dict[str, float]
 
@@ -149,5 +150,7 @@ def _log_prob(
 ) -> np.ndarray:
     source = component("source", config.source)
     velocity = build.learned(config, params)
-    solved = sampling.log_prob(velocity, x1, source=source, cond=cond, rtol=1e-4, atol=1e-4)
+    solved = sampling.log_prob(
+        velocity, x1, source=source, cond=cond, rtol=1e-4, atol=1e-4, precision=LIKELIHOODS_IN
+    )
     return np.asarray(solved.value)

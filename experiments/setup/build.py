@@ -1,6 +1,7 @@
 """From a config to objects: the objective, its optimiser, the compiled run and its sampler."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxflow.draws.chain import on_host
 from jaxflow.networks.adapters import Linen
 from jaxflow.types import (
     Array,
+    Batch,
     Draw,
     Loss,
     Params,
@@ -25,11 +27,12 @@ from jaxflow.types import (
 )
 
 
-def layout(config: ConfigDict) -> training.Layout:
-    """How the state lies over all devices."""
+def layout(config: ConfigDict, devices: Sequence[Any] | None = None) -> training.Layout:
+    """How the state lies over devices, over all that are here where None."""
     axes = config.parallel.axes
     return training.layout(
         config.parallel.layout,
+        devices=devices,
         fsdp=axes.fsdp,
         tensor=axes.tensor,
         tensor_axes=getattr(component("network", config.network), "tensor_axes", None),
@@ -106,11 +109,16 @@ def flops(config: ConfigDict, state: TrainState) -> int | None:
     """Operations of a training step without its draw; None where the draw needs the host."""
     if on_host(draw(config)):
         return None
+    batch = dataset.example_batch(config, config.batch_size)
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
+    return operations(config, state, batch)
+
+
+def operations(config: ConfigDict, state: TrainState, batch: Batch) -> int:
+    """Operations of a training step, for shapes of a state and of a batch that is not drawn yet."""
     single = config.copy_and_resolve_references()
     with single.unlocked():
         single.parallel.mode = "jit"
-    batch = dataset.example_batch(config, config.batch_size)
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
     run = trainer(single)
     drawn = jax.eval_shape(run.draw, jax.random.key(0), batch, training.held_by(state))
     return training.flops(run.step, state, drawn)
@@ -123,9 +131,15 @@ def parameters(config: ConfigDict, key: Array) -> Params:
     return network(config).init_on_host(key, jnp.zeros(len(x1)), x1, **batch["cond"])
 
 
-def program(config: ConfigDict) -> training.Program:
-    """The compiled run."""
-    return training.program(trainer(config), mode=config.parallel.mode, layout=layout(config))
+def program(config: ConfigDict, devices: Sequence[Any] | None = None) -> training.Program:
+    """The compiled run, over all devices that are here where None."""
+    parallel = config.parallel
+    return training.program(
+        trainer(config),
+        mode=parallel.mode,
+        layout=layout(config, devices),
+        reduce_dtype=parallel.reduce_dtype or None,
+    )
 
 
 def initial_state(config: ConfigDict, compiled: training.Program) -> TrainState:
@@ -154,6 +168,12 @@ def velocity(config: ConfigDict, params: Params) -> Velocity:
 def sampler(config: ConfigDict) -> Callable[..., Solution]:
     """`(velocity, x0, cond=...) -> Solution` as the config says."""
     return bound("sampler", _spec(config.sampler))
+
+
+def precision(config: ConfigDict) -> str:
+    """What networks compute in while samples are drawn."""
+    default = inspect.signature(sampler(config)).parameters["precision"].default
+    return config.sampler.kwargs.get("precision", default)
 
 
 def _spec(section: ConfigDict) -> dict[str, Any]:

@@ -29,6 +29,7 @@ OTHERS = (
     "parallel.layout",
     "parallel.axes",
     "parallel.mode",
+    "parallel.reduce_dtype",
     "checkpoint.best",
     "log.wandb_project",
     "evaluation.split",
@@ -74,7 +75,8 @@ def check(config: ConfigDict) -> None:
             f"config.parallel.mode is {config.parallel.mode!r}; known are "
             f"{', '.join(training.MODES)}"
         )
-    training.check_divides(config.batch_size, build.layout(config))
+    compiled = build.program(config)
+    training.check_divides(config.batch_size, compiled.layout, config.parallel.microbatches)
 
 
 def check_parts(config: ConfigDict) -> None:

@@ -138,8 +138,9 @@ class GroupNorm(nn.Module):
 class Attention(nn.Module):
     """Self-attention over `[batch, tokens, channels]`.
 
-    `implementation` is that of `jax.nn.dot_product_attention`. The columns of the `qkv` kernel lie
-    head by head, so that a cut between heads cuts the kernel.
+    `implementation` is that of `jax.nn.dot_product_attention`; in float32 and beyond it is XLA's,
+    for cuDNN's takes half precision alone. The columns of the `qkv` kernel lie head by head, so
+    that a cut between heads cuts the kernel.
     """
 
     heads: int
@@ -158,6 +159,7 @@ class Attention(nn.Module):
         qkv = column(3 * channels, dtype=self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, self.heads, 3, -1), 3, 0)
         attention: Any = jax.nn.dot_product_attention
-        h = attention(q, k, v, implementation=self.implementation)
+        short = jnp.finfo(q.dtype).bits < 32
+        h = attention(q, k, v, implementation=self.implementation if short else None)
         h = h.reshape(batch, tokens, channels)
         return row(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)

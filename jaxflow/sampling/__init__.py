@@ -6,8 +6,10 @@ from jaxflow.sampling.fixed_step import fixed_step
 from jaxflow.sampling.flow_map import flow_map
 from jaxflow.sampling.likelihood import exact, hutchinson, log_prob
 from jaxflow.sampling.methods import ab2, euler, heun, midpoint, rk4
+from jaxflow.sampling.precision import PRECISIONS
 
 __all__ = [
+    "PRECISIONS",
     "ab2",
     "adaptive",
     "euler",

@@ -14,6 +14,7 @@ from jaxflow.checks import check_batch
 from jaxflow.records import traceable
 from jaxflow.sampling.ends import check_grid
 from jaxflow.sampling.fixed_step import all_finite
+from jaxflow.sampling.precision import computing
 from jaxflow.types import Array, PyTree, Solution, Velocity
 from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.marginal import posterior_mean
@@ -35,6 +36,7 @@ def adaptive(
     per_sample: bool = True,
     norm: str = "worst",
     adjoint: diffrax.AbstractAdjoint | None = None,
+    precision: str = "float32",
     cond: Mapping[str, Any] | None = None,
 ) -> Solution:
     """Integrate `dx/dt = v(t, x)` from `grid[0]` to `grid[-1]` to a tolerance.
@@ -59,6 +61,8 @@ def adaptive(
             root mean square over the batch, which is cheaper and lets single samples err by more.
         adjoint: how Diffrax differentiates; by checkpoints, backwards, where None, and
             `diffrax.ForwardMode()` for `jax.jvp`.
+        precision: what networks compute in, one of `sampling.PRECISIONS`: float32, since a step's
+            error cannot be told below the rounding of the velocity.
         cond: conditions, each `[batch, ...]`.
 
     Returns:
@@ -69,7 +73,7 @@ def adaptive(
 
     Raises:
         ValueError: for a grid that is not monotone in [0, 1], a condition that does not lead
-            with the batch, an unknown norm, or a state that is not floating.
+            with the batch, an unknown norm or precision, or a state that is not floating.
         TypeError: for a solver that is not explicit Runge-Kutta, whose calls are not known.
     """
     solver = diffrax.Tsit5() if solver is None else solver
@@ -96,10 +100,12 @@ def adaptive(
             "start from floats, as x0.astype(float)"
         )
     times, past = check_grid(velocity, grid)
-    return _adaptive(
-        traceable(velocity), x0, times, cond, (rtol, atol),
-        solver=solver, adjoint=adjoint, norm=norm, per_sample=per_sample, past=past,
-    )  # fmt: skip
+    velocity, products = computing(velocity, precision, rtol, atol, state=x0)
+    with products:
+        return _adaptive(
+            traceable(velocity), x0, times, cond, (rtol, atol),
+            solver=solver, adjoint=adjoint, norm=norm, per_sample=per_sample, past=past,
+        )  # fmt: skip
 
 
 @partial(jax.jit, static_argnames=("solver", "adjoint", "norm", "per_sample", "past"))

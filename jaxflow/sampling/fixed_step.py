@@ -13,6 +13,7 @@ from jaxflow.checks import check_batch, check_made
 from jaxflow.records import traceable
 from jaxflow.sampling.ends import check_grid
 from jaxflow.sampling.methods import heun
+from jaxflow.sampling.precision import computing
 from jaxflow.types import Array, Bool, Keys, Method, PyTree, Solution, Velocity
 from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.marginal import posterior_mean
@@ -29,6 +30,7 @@ def fixed_step(
     cond: Mapping[str, Any] | None = None,
     keys: Keys | None = None,
     save: bool = False,
+    precision: str = "network",
 ) -> Solution:
     """Integrate `dx/dt = v(t, x)` over a grid of times.
 
@@ -49,6 +51,7 @@ def fixed_step(
         keys: one a sample, for a stochastic method; step `i` of sample `n` has the key
             `fold_in(keys[n], i)`.
         save: keep the states at all times of the grid.
+        precision: what networks compute in, one of `sampling.PRECISIONS`: as they were made.
 
     Returns:
         The solution; `nfe` is `steps * method.calls`, or that of one step less and one call where
@@ -56,7 +59,8 @@ def fixed_step(
 
     Raises:
         ValueError: for a grid of another shape, one that is not monotone in [0, 1] or lies beyond
-            the interval in more than its end, or a condition that does not lead with the batch.
+            the interval in more than its end, a condition that does not lead with the batch, or an
+            unknown precision.
 
     >>> from jaxflow import sampling
     >>> exact = jnp.exp(1.0)
@@ -72,8 +76,10 @@ def fixed_step(
         check_keys(keys, n)
     times, past = check_grid(velocity, grid, x0)
     method = heun() if method is None else method
+    velocity, products = computing(velocity, precision)
     arguments = traceable((velocity, method)), x0, times, cond, keys
-    return _fixed_step(*arguments, past=past, save=save)
+    with products:
+        return _fixed_step(*arguments, past=past, save=save)
 
 
 @partial(jax.jit, static_argnames=("past", "save"))

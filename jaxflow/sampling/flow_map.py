@@ -12,6 +12,7 @@ from jaxflow.checks import check_batch, check_made
 from jaxflow.records import traceable
 from jaxflow.sampling.ends import check_order
 from jaxflow.sampling.fixed_step import all_finite
+from jaxflow.sampling.precision import computing
 from jaxflow.types import Array, FlowMap, PyTree, Solution
 
 __all__ = ["flow_map"]
@@ -23,6 +24,7 @@ def flow_map(
     grid: ArrayLike | Sequence[float],
     *,
     cond: Mapping[str, Any] | None = None,
+    precision: str = "network",
 ) -> Solution:
     """Carry `x0` along a grid of times by `X(s, t, x)`, one call a step.
 
@@ -33,13 +35,14 @@ def flow_map(
         x0: the state at `grid[0]`, an array or any pytree, `[batch, ...]`.
         grid: two or more times, as `grids.uniform(1)` for a single step.
         cond: conditions, each `[batch, ...]`.
+        precision: as for `fixed_step`.
 
     Returns:
         The solution; `nfe` is the number of steps.
 
     Raises:
-        ValueError: for a grid that is not monotone in [0, 1], or a condition that does not lead
-            with the batch.
+        ValueError: for a grid that is not monotone in [0, 1], a condition that does not lead with
+            the batch, or an unknown precision.
 
     >>> from jaxflow.sampling import grids
     >>> decay = lambda s, t, x: x * jnp.exp(s - t)[:, None]
@@ -49,7 +52,9 @@ def flow_map(
     check_made("flow_map", flow_map)
     cond = {} if cond is None else dict(cond)
     check_batch(x0, cond)
-    return _flow_map(traceable(flow_map), x0, check_order(grid), cond)
+    flow_map, products = computing(flow_map, precision)
+    with products:
+        return _flow_map(traceable(flow_map), x0, check_order(grid), cond)
 
 
 @jax.jit

@@ -25,6 +25,7 @@ from jaxflow.arrays import at_least_float32, batch_size, check_keys, event_sum, 
 from jaxflow.checks import check_batch, check_made
 from jaxflow.records import record, static, traceable
 from jaxflow.sampling.adaptive import adaptive
+from jaxflow.sampling.precision import computing
 from jaxflow.types import (
     Array,
     Float,
@@ -175,6 +176,7 @@ def log_prob(
     per_sample: bool = True,
     norm: str = "worst",
     adjoint: diffrax.AbstractAdjoint | None = None,
+    precision: str = "float32",
     cond: Mapping[str, Any] | None = None,
 ) -> LogProb:
     """Log-likelihood of data under the flow, by (1), in nats.
@@ -189,7 +191,7 @@ def log_prob(
         source: the density at the start; standard normal where None.
         divergence: `exact()` (where None) or `hutchinson(probes)`.
         keys: one a sample, for Hutchinson's probes.
-        solver, rtol, atol, per_sample, norm, adjoint, cond: as for `adaptive`.
+        solver, rtol, atol, per_sample, norm, adjoint, precision, cond: as for `adaptive`.
 
     Returns:
         `value` in nats; `standard_error` of the mean over probes, which is 0 for the exact
@@ -208,16 +210,18 @@ def log_prob(
     n = check_batch(x1, cond)
     if keys is not None:
         check_keys(keys, n)
+    velocity, products = computing(velocity, precision, rtol, atol, state=x1)
     solve = {"solver": solver, "per_sample": per_sample, "norm": norm, "adjoint": adjoint}
-    return _log_prob(
-        traceable((velocity, source)),
-        x1,
-        keys,
-        cond,
-        (rtol, atol),
-        divergence,
-        tuple(solve.items()),
-    )
+    with products:
+        return _log_prob(
+            traceable((velocity, source)),
+            x1,
+            keys,
+            cond,
+            (rtol, atol),
+            divergence,
+            tuple(solve.items()),
+        )
 
 
 @partial(jax.jit, static_argnums=(5, 6))
@@ -242,6 +246,7 @@ def _log_prob(
         rtol=tolerances[0],
         atol=tolerances[1],
         cond={"cond": cond, "probes": divergence.draw(keys, x)},
+        precision="network",
         **dict(solve),
     )
     logdet = solution.x["logdet"]

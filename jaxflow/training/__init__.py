@@ -7,6 +7,7 @@
 from jaxflow.training.ahead import ahead
 from jaxflow.training.averages import Average, average
 from jaxflow.training.calendar import Calendar, Due
+from jaxflow.training.chips import CHIPS, chip, peak_flops
 from jaxflow.training.feed import Feed, completed, feed
 from jaxflow.training.fit import Duties, fit, walk
 from jaxflow.training.flops import flops
@@ -16,11 +17,11 @@ from jaxflow.training.placement import Prefetch, prefetch
 from jaxflow.training.preemption import Preempted, Preemption
 from jaxflow.training.spikes import without_spikes
 from jaxflow.training.trainer import Trainer, draw_key, held_by, trainer
-from jaxflow.training.utilisation import peak_flops
 from jaxflow.training.window import NotFinite, Window
 
 __all__ = [
     "Average",
+    "CHIPS",
     "Calendar",
     "Due",
     "Duties",
@@ -39,6 +40,7 @@ __all__ = [
     "ahead",
     "average",
     "check_divides",
+    "chip",
     "completed",
     "draw_key",
     "feed",

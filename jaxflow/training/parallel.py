@@ -6,27 +6,25 @@
 device.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from jaxflow.arrays import batch_size
 from jaxflow.draws.chain import on_host as runs_on_host
-from jaxflow.training import layouts, processes
+from jaxflow.training import bodies, layouts, processes
 from jaxflow.training.layouts import Layout
 from jaxflow.training.many import Arrays, Many, check_state
 from jaxflow.training.trainer import Trainer, draw_key, held_by
-from jaxflow.types import Array, Batch, Key, Loss, Params, Stream, TrainState
+from jaxflow.types import Array, Batch, Key, Params, Stream, TrainState
 
 __all__ = ["MODES", "Program", "check_divides", "program"]
 
 MODES = ("jit", "shard_map", "pmap")
-AXIS = "data"
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, Array]]]
 
@@ -55,7 +53,12 @@ class Program(NamedTuple):
 
 
 def program(
-    trainer: Trainer, *, mode: str = "jit", layout: Layout | None = None, donate: bool = True
+    trainer: Trainer,
+    *,
+    mode: str = "jit",
+    layout: Layout | None = None,
+    donate: bool = True,
+    reduce_dtype: Any = None,
 ) -> Program:
     """Compile a trainer over devices.
 
@@ -65,10 +68,15 @@ def program(
         layout: where the state lies; `training.layout("data")`, over all devices, where None.
         donate: whether a step reuses the memory of the state that it is given, which then is gone,
             its averages too. Without, old states stay, at twice the memory.
+        reduce_dtype: what gradients travel in between devices, of mode "jit". With it, or with
+            several microbatches (then float32 where None), every device keeps the parameters and a
+            gradient of its own whole through the step, so that they travel once, and dropout is
+            drawn device by device. Without, each layer's gradient travels as it is computed.
 
     Raises:
         TypeError: for what is no trainer.
-        ValueError: for an unknown mode, or a trainer whose axis or a layout that does not fit it.
+        ValueError: for an unknown mode, a trainer whose axis or a layout that does not fit it, or
+            gradients that are to travel as what is no float.
     """
     if not isinstance(trainer, Trainer):
         raise TypeError(
@@ -78,20 +86,21 @@ def program(
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}, but must be one of {', '.join(MODES)}")
     layout = layouts.layout() if layout is None else layout
-    wanted = None if mode == "jit" else AXIS
+    wanted = None if mode == "jit" else bodies.AXIS
     if trainer.axis_name != wanted:
         raise ValueError(
             f"mode {mode!r} needs a trainer with axis_name={wanted!r}; this one has "
             f"{trainer.axis_name!r}"
         )
     _check_mode(mode, layout)
+    reduce_dtype = _check_reduced(mode, reduce_dtype)
     on_host = runs_on_host(trainer.draw)
     # Flat, since hashing a trainer at every call would cost what a small step does.
     leaves, tree = jax.tree.flatten(trainer)
     held = Arrays(leaves, layout.whole)
 
     def complete(leaves: list[Array], state: TrainState, batch: Batch) -> Batch:
-        check_divides(batch_size(batch), layout)
+        check_divides(batch_size(batch), layout, trainer.microbatches)
         if not on_host:
             key = draw_key(state.key, state.step)
             batch = tree.unflatten(leaves).draw(key, batch, held_by(state))
@@ -100,18 +109,18 @@ def program(
     def constrained(state: TrainState) -> TrainState:
         return jax.lax.with_sharding_constraint(state, layout.shardings(state))
 
+    body = partial(bodies.partitioned if mode == "jit" else bodies.mapped, tree, layout)
+    if mode == "jit" and layout.batch_parts > 1 and (trainer.microbatches > 1 or reduce_dtype):
+        body = partial(bodies.reduced_once, tree, layout, reduce_dtype)
+
     def one(
         leaves: list[Array], state: TrainState, batch: Batch
     ) -> tuple[TrainState, Mapping[str, Array]]:
         state = constrained(state)
         batch = complete(leaves, state, batch)
-        made = tree.unflatten(leaves)
-        if not getattr(made.loss, "gathers", False):
-            made = dataclasses.replace(made, loss=partial(_of_gathered, made.loss, layout))
-        body = made.step if mode == "jit" else _mapped(tree, layout, leaves)
         # Layers find the mesh here, to gather their parameters where they use them.
         with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
-            state, metrics = body(state, batch)
+            state, metrics = body(leaves, state, batch)
         return constrained(state), jax.lax.with_sharding_constraint(metrics, layout.whole)
 
     begin = jax.jit(lambda params, key, frozen: constrained(trainer.init(params, key, frozen)))
@@ -122,7 +131,7 @@ def program(
 
     place = partial(_place, layout, on_host)
     if mode == "pmap":
-        step = _pmapped(tree, layout, jax.jit(complete), donate)
+        step = bodies.pmapped(tree, layout, jax.jit(complete), donate)
         checked = _Checked(step, held, on_host)
         return Program(init, checked, _no_scan, place, layout, on_host, mode, trainer)
     step = jax.jit(one, donate_argnums=1 if donate else ())
@@ -155,16 +164,38 @@ class _Checked:
         return self._step.lower(self._held.shapes, state, batch)
 
 
-def check_divides(n: int, layout: Layout) -> None:
-    """Refuse a batch of `n` that the devices cannot share evenly.
+def check_divides(n: int, layout: Layout, microbatches: int = 1) -> None:
+    """Refuse a batch of `n` that the devices cannot share evenly, each in so many parts.
 
     Raises:
-        ValueError: naming both numbers.
+        ValueError: naming the numbers.
     """
     if n % layout.batch_parts:
         raise ValueError(
             f"a batch of {n} does not divide over {layout.batch_parts} devices: choose a multiple"
         )
+    if n // layout.batch_parts % microbatches:
+        parts = "" if layout.batch_parts == 1 else f"over {layout.batch_parts} devices and "
+        raise ValueError(
+            f"a batch of {n} does not divide {parts}into {microbatches} microbatches: choose a "
+            f"multiple of {layout.batch_parts * microbatches}"
+        )
+
+
+def _check_reduced(mode: str, dtype: Any) -> Any:
+    if dtype is None:
+        return None
+    if mode != "jit":
+        raise ValueError(
+            f"mode {mode!r} reduces gradients in float32; reduce_dtype={dtype!r} needs mode 'jit'"
+        )
+    try:
+        known = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        known = False
+    if not known:
+        raise ValueError(f"reduce_dtype is {dtype!r}, but must be a float, as 'float32'")
+    return jnp.dtype(dtype)
 
 
 def _check_mode(mode: str, layout: Layout) -> None:
@@ -197,46 +228,6 @@ def _place(layout: Layout, on_host: bool, batch: Batch) -> Batch:
     return jax.tree.map(
         lambda a: jax.make_array_from_process_local_data(layout.batch, np.asarray(a)), batch
     )
-
-
-def _of_gathered(loss: Loss, layout: Layout, params: Params, *rest: Any) -> Any:
-    """A loss whose network does not gather its parameters layer by layer: all of them, at once."""
-    return loss(layout.gathered(params), *rest)
-
-
-def _mapped(tree: Any, layout: Layout, leaves: list[Array]) -> Step:
-    """The body of one device under `shard_map`."""
-    whole = PartitionSpec()
-    body = jax.shard_map(
-        lambda leaves, state, batch: tree.unflatten(leaves).step(state, batch),
-        mesh=layout.mesh,
-        in_specs=(whole, whole, PartitionSpec(AXIS)),
-        out_specs=whole,
-        check_vma=False,
-    )
-    return partial(body, leaves)
-
-
-def _pmapped(tree: Any, layout: Layout, complete: Callable[..., Batch], donate: bool) -> Any:
-    """The body of one device under `pmap`; the draw is a program of its own before it."""
-    devices = list(layout.mesh.devices.ravel())
-    body = jax.pmap(
-        lambda leaves, state, batch: tree.unflatten(leaves).step(state, batch),
-        axis_name=AXIS,
-        in_axes=(None, None, 0),
-        out_axes=None,
-        devices=devices,
-        donate_argnums=1 if donate else (),
-    )
-
-    def step(
-        leaves: list[Array], state: TrainState, batch: Batch
-    ) -> tuple[TrainState, Mapping[str, Array]]:
-        batch = complete(leaves, state, batch)
-        parts = jax.tree.map(lambda a: a.reshape(len(devices), -1, *a.shape[1:]), batch)
-        return body(leaves, state, parts)
-
-    return step
 
 
 def _no_scan(state: TrainState, stream: Stream, n: int) -> Any:

@@ -1,40 +1,49 @@
-"""What the collectives of a compiled program move between devices, read from its HLO text.
+"""What a compiled program moves: between devices by its collectives, and to and from memory.
 
 (1)  bytes of a step = sum over collectives of  times * bytes of the whole array
 
 where the whole array is what an all-gather makes, an all-reduce or a reduce-scatter takes in, and
 `times` multiplies the trip counts of the loops around it. A collective that a compiler has split
 over several fusions, some of them within a loop, is one, as often as it is begun.
+
+(2)  bytes touched = sum over instructions of  times * (bytes read + bytes written)
+
+where a fusion is one instruction, a slice reads what it takes, an update in place writes what it
+changes, and what a TPU keeps on the chip (memory space 1) is free.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Collective", "collectives"]
+import numpy as np
 
-KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
-_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
-_SHAPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
-_CALLED = re.compile(
-    r"(?:calls|to_apply|body|condition|branch_computations|called_computations)="
-    r"(?:\{([^}]*)\}|%?([\w.\-]+))"
-)
-_BITS = re.compile(r"\d+")
+from jaxflow.training.hlo import Instruction, arrays_in, bytes_of, parse
+
+__all__ = ["Collective", "bytes_touched", "collectives"]
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+ON_CHIP = re.compile(r"S\([1-9]\d*\)")
+FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
+    "call", "after-all", "partition-id", "replica-id", "optimization-barrier", "domain",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Collective:
     """One collective: its kind, the arrays that it makes, and the operation that it is part of.
 
-    `bytes` are those of the whole arrays, once; `times` is how often it runs in a call.
+    `bytes` are those of the whole arrays, once; `times` is how often it runs in a call; `group` has
+    the numbers of the first devices that take part with one another, where the text says it.
     """
 
     kind: str
     shapes: tuple[tuple[int, ...], ...]
     bytes: int
     times: int
+    group: tuple[int, ...]
     operation: str
 
 
@@ -47,113 +56,196 @@ def collectives(hlo: str) -> list[Collective]:
     Raises:
         ValueError: for a text without an entry computation.
     """
-    bodies, entry = _computations(hlo)
+    program = parse(hlo)
     found: dict[str, Collective] = {}
-    for name, times in _times(bodies, entry).items():
-        types: dict[str, str] = {}
-        for line in bodies[name]:
-            match = _INSTRUCTION.match(line)
-            if not match:
+    for name, times in program.times.items():
+        types = {i.name: i.type for i in program.bodies[name]}
+        for instruction in program.bodies[name]:
+            kind = instruction.operation.removesuffix("-start")
+            if kind not in KINDS:
                 continue
-            result, made, operation, rest = match.groups()
-            types[result] = made
-            kind = operation.removesuffix("-start")
-            if not re.fullmatch(KINDS, kind):
-                continue
-            channel = re.search(r"channel_id=(\d+)", rest)
-            key = channel.group(1) if channel else f"{name} {result}"
-            taken = [types.get(operand, "") for operand in re.findall(r"%([\w.\-]+)", rest)]
-            of = re.search(r'op_name="([^"]*)"', rest)
-            shapes = _made(kind, made, started=kind != operation)
-            size = max(_size(shapes), _size(_SHAPE.findall(" ".join(taken))))
-            dims = tuple(_dims(shape) for _, shape in shapes)
-            one = Collective(kind, dims, size, times, of.group(1) if of else "")
+            pieces = re.search(r'chain_id="(\d+)"', instruction.rest)
+            key = pieces.group(1) if pieces else f"{name} {instruction.name}"
+            one = _collective(kind, instruction, types, times)
             if key not in found or found[key].times > times:
                 found[key] = one
     return sorted(found.values(), key=lambda c: -c.times * c.bytes)
 
 
-def _computations(hlo: str) -> tuple[Mapping[str, list[str]], str]:
-    """The lines of each computation, and the name of the entry."""
-    bodies: dict[str, list[str]] = {}
-    entry, current = "", None
-    for line in hlo.splitlines():
-        if line and not line[0].isspace():
-            head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
-            current = head.group(2) if head and not line.startswith("HloModule") else None
-            if head and current:
-                bodies[current] = []
-                entry = current if head.group(1) else entry
-        elif current:
-            bodies[current].append(line)
-    if not entry:
-        raise ValueError("this text has no ENTRY computation: give compiled.as_text()")
-    return bodies, entry
+def _collective(
+    kind: str, instruction: Instruction, types: Mapping[str, str], times: int
+) -> Collective:
+    made = [(dtype, dims) for dtype, dims, _ in arrays_in(instruction.type)]
+    if kind != instruction.operation:
+        # What has only started carries its operands too.
+        made = {
+            "collective-permute": made[1:2],
+            "all-gather": made[len(made) // 2 :],
+        }.get(kind, made)
+    taken = " ".join(types.get(name, "") for name in instruction.operands)
+    sizes = [
+        sum(bytes_of(*each) for each in arrays)
+        for arrays in (made, [(dtype, dims) for dtype, dims, _ in arrays_in(taken)])
+    ]
+    of = re.search(r'op_name="([^"]*)"', instruction.rest)
+    return Collective(
+        kind,
+        tuple(dims for _, dims in made),
+        max(sizes),
+        times,
+        _group(instruction.rest),
+        of.group(1) if of else "",
+    )
 
 
-def _times(bodies: Mapping[str, list[str]], entry: str) -> Mapping[str, int]:
-    """How often each computation runs."""
-    times: dict[str, int] = {}
-
-    def walk(name: str, factor: int) -> None:
-        times[name] = times.get(name, 0) + factor
-        for line in bodies[name]:
-            trips = _trips(line, bodies) if " while(" in line else 1
-            for several, one in _CALLED.findall(line):
-                for called in re.findall(r"[\w.\-]+", several or one):
-                    if called in bodies:
-                        walk(called, factor * trips)
-
-    walk(entry, 1)
-    return times
-
-
-def _trips(line: str, bodies: Mapping[str, list[str]]) -> int:
-    """Of a loop: told by the compiler, or its limit over its stride, where both are constants."""
-    known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-    if known:
-        return int(known.group(1))
-    rooms = [re.search(rf"{room}=%?([\w.\-]+)", line) for room in ("condition", "body")]
-    condition, body = ("\n".join(bodies.get(m.group(1), [])) if m else "" for m in rooms)
-    limits = re.findall(r"[su]32\[\]\S* constant\((\d+)\)", condition)
-    counter = re.search(r"get-tuple-element\(.*?\), index=(\d+)", condition)
-    if len(limits) != 1 or not counter:
-        return 1
-    return math.ceil(int(limits[0]) / _stride(body, int(counter.group(1))))
+def _group(rest: str) -> tuple[int, ...]:
+    """The first group that a collective runs over, by any of XLA's three ways to write groups."""
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest)
+    if named:
+        sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", named.group(1))}
+        taking = re.findall(r"'([^']+)'", named.group(2))
+        devices = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+        picked = tuple(slice(None) if name in taking else 0 for name in sizes)
+        return tuple(int(i) for i in devices[picked].ravel())
+    strided = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
+    if strided:
+        groups, each, dims, order = strided.groups()
+        devices = np.arange(int(groups) * int(each)).reshape([int(n) for n in dims.split(",")])
+        if order:
+            devices = devices.transpose([int(n) for n in order.split(",")])
+        return tuple(int(i) for i in devices.reshape(int(groups), int(each))[0])
+    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", rest)
+    return tuple(int(n) for n in listed.group(1).split(",")) if listed else ()
 
 
-def _stride(body: str, counter: int) -> int:
-    """What the body of a loop adds to an entry of its state; 1 where that is not a constant."""
-    root = re.search(r"ROOT .*? tuple\((.*?)\)", body)
-    names = re.findall(r"%([\w.\-]+)", root.group(1)) if root else []
-    if counter >= len(names):
-        return 1
-    added = re.search(rf"%{re.escape(names[counter])} = \S+ add\(([^)]*)\)", body)
-    for name in re.findall(r"%([\w.\-]+)", added.group(1)) if added else []:
-        constant = re.search(rf"%{re.escape(name)} = \S+ constant\((\d+)\)", body)
-        if constant:
-            return int(constant.group(1))
-    return 1
+def bytes_touched(hlo: str) -> int:
+    """Bytes that one device reads from its memory and writes to it in a call, by (2).
+
+    Args:
+        hlo: as for `collectives`.
+
+    Raises:
+        ValueError: for a text without an entry computation.
+    """
+    program = parse(hlo)
+    within = {
+        name
+        for body in program.bodies.values()
+        for i in body
+        if i.operation not in ("while", "conditional", "call")
+        for name in i.called
+    }
+    total = 0.0
+    for name, times in program.times.items():
+        if name in within:
+            continue
+        types = {i.name: i.type for i in program.bodies[name]}
+        for instruction in program.bodies[name]:
+            if instruction.operation not in FREE and not instruction.operation.endswith("-done"):
+                total += times * _touched(instruction, types, program.bodies)
+    return int(total)
 
 
-def _made(kind: str, made: str, *, started: bool) -> list[tuple[str, str]]:
-    """Dtypes and dimensions of the results; what has only started carries its operands too."""
-    shapes = _SHAPE.findall(made)
-    if started and kind == "collective-permute":
-        return shapes[1:2]
-    if started and kind == "all-gather":
-        return shapes[len(shapes) // 2 :]
-    return shapes
+def _touched(
+    instruction: Instruction,
+    types: Mapping[str, str],
+    bodies: Mapping[str, list[Instruction]],
+) -> float:
+    kind, made = instruction.operation, _made(instruction)
+    operands = instruction.operands
+    read: dict[int, float] = {i: _in_memory(types.get(name, "")) for i, name in enumerate(operands)}
+    written = _in_memory(made)
+    kind = kind.removesuffix("-start")
+    if kind == "fusion":
+        body = bodies.get(next(iter(instruction.called), ""), [])
+        for place in read:
+            read[place] = min(read[place], _read(body, place, bodies))
+        for place, whole, changed in _updates(body):
+            read[place] = 0
+            written += changed - whole
+        return max(0, written) + sum(read.values())
+    if kind == "copy":
+        return (read.get(0, 0) + written) if operands else 0
+    if kind == "slice":
+        return min(read.get(0, 0), _size(made)) + written
+    if kind in ("dynamic-slice", "gather"):
+        return 2 * written
+    if kind == "dynamic-update-slice":
+        return 2 * read.get(1, 0)
+    return (written if operands else 0) + sum(read.values())
 
 
-def _dims(shape: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in shape.split(",") if n)
+def _made(instruction: Instruction) -> str:
+    """The type of the result; what has only started carries its operands beside it."""
+    made = instruction.type
+    if not instruction.operation.endswith("-start"):
+        return made
+    if made.startswith("(("):
+        return made[_closing(made, 1) + 1 :]
+    arrays = [f"{d}[{','.join(map(str, n))}]{at}" for d, n, at in arrays_in(made)]
+    return arrays[0] if instruction.operation == "copy-start" else " ".join(arrays[1:])
 
 
-def _size(shapes: list[tuple[str, str]]) -> int:
-    return sum(_itemsize(dtype) * math.prod(_dims(shape)) for dtype, shape in shapes)
+def _closing(text: str, start: int) -> int:
+    """Where the bracket that opens at `start` closes."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[i], 0)
+        if depth == 0:
+            return i
+    return start
 
 
-def _itemsize(dtype: str) -> int:
-    bits = _BITS.search(dtype)
-    return max(1, int(bits.group()) // 8) if bits else 1
+def _in_memory(made: str) -> int:
+    return sum(
+        bytes_of(dtype, dims) for dtype, dims, layout in arrays_in(made)
+        if not ON_CHIP.search(layout)
+    )  # fmt: skip
+
+
+def _size(made: str) -> int:
+    return sum(bytes_of(dtype, dims) for dtype, dims, _ in arrays_in(made))
+
+
+def _read(body: list[Instruction], place: int, bodies: Mapping[str, list[Instruction]]) -> float:
+    """Bytes that a fusion reads of an operand: of one that it only slices, those of the slices."""
+    own = next((i for i in body if i.operation == "parameter" and _place(i) == place), None)
+    if own is None:
+        return math.inf
+    total: float = 0
+    for name, user in _users(own.name, body):
+        if user.operation in ("dynamic-slice", "slice"):
+            total += _size(user.type)
+        elif user.operation == "fusion":
+            inner = bodies.get(next(iter(user.called), ""), [])
+            total += _read(inner, user.operands.index(name), bodies)
+        else:
+            return math.inf
+    return total
+
+
+def _updates(body: list[Instruction]) -> Iterator[tuple[int, int, int]]:
+    """Operands that are updated in place: which, their bytes, and the bytes of the update."""
+    known = {i.name: i for i in body}
+    for instruction in body:
+        if instruction.operation != "dynamic-update-slice" or len(instruction.operands) < 2:
+            continue
+        first, update = (known.get(name) for name in instruction.operands[:2])
+        while first is not None and first.operation == "bitcast":
+            first = known.get(first.operands[0])
+        if first is not None and update is not None and first.operation == "parameter":
+            yield _place(first), _in_memory(first.type), _in_memory(update.type)
+
+
+def _users(name: str, body: list[Instruction]) -> Iterator[tuple[str, Instruction]]:
+    """What takes a value, and by which name, since bitcasts are seen through."""
+    for instruction in body:
+        if name in instruction.operands:
+            if instruction.operation == "bitcast":
+                yield from _users(instruction.name, body)
+            else:
+                yield name, instruction
+
+
+def _place(parameter: Instruction) -> int:
+    return int(parameter.rest.partition(")")[0])

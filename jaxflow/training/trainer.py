@@ -9,18 +9,18 @@ r"""The training step: one pure function of a state and a completed batch.
 If the loss or the gradient is not finite, none of (2) and (3) happens; the step is counted.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxflow.arrays import at_least_float32, batch_size
 from jaxflow.checks import check_made
 from jaxflow.draws import as_draw
 from jaxflow.records import record, static, traceable
 from jaxflow.training.averages import Average, as_averages
+from jaxflow.training.gradients import in_float32, mean_gradient
 from jaxflow.types import Array, Batch, Draw, Held, Key, Loss, Params, PyTree, TrainState
 
 __all__ = ["Trainer", "draw_key", "held_by", "trainer"]
@@ -55,7 +55,7 @@ class Trainer:
     optimizer: Any = static()
     averages: tuple[tuple[str, Average], ...] = static()
     microbatches: int = static()
-    axis_name: str | None = static()
+    axis_name: str | tuple[str, ...] | None = static()
 
     def init(self, params: Params, key: Key, frozen: Params = None) -> TrainState:
         """The state to begin with; it owns its arrays.
@@ -69,28 +69,35 @@ class Trainer:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            averages={k: jax.tree.map(jnp.array, _in_float32(params)) for k, _ in self.averages},
+            averages={k: jax.tree.map(jnp.array, in_float32(params)) for k, _ in self.averages},
             frozen=frozen,
-            opt_state=self.optimizer.init(_in_float32(params)),
+            opt_state=self.optimizer.init(in_float32(params)),
             key=key,
             skipped=jnp.zeros((), jnp.int32),
         )
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Mapping[str, Array]]:
         """One step on a batch that `draw` completed; metrics are scalars."""
+        metrics, gradient = self.gradient(state, batch)
+        if self.axis_name is not None:
+            metrics, gradient = jax.lax.pmean((metrics, gradient), self.axis_name)
+        return self.update(state, metrics, gradient)
+
+    def gradient(self, state: TrainState, batch: Batch) -> tuple[Mapping[str, Array], Params]:
+        """Scalar metrics and (1); of the rows of one device, where there is an axis."""
         key = _loss_key(state.key, state.step)
         if self.axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
-        held = held_by(state)
-        metrics, gradient = _mean_gradient(
-            self.loss, state.params, key, batch, held, self.microbatches
-        )
-        if self.axis_name is not None:
-            metrics, gradient = jax.lax.pmean((metrics, gradient), self.axis_name)
+        return mean_gradient(self.loss, state.params, key, batch, held_by(state), self.microbatches)
+
+    def update(
+        self, state: TrainState, metrics: Mapping[str, Array], gradient: Params
+    ) -> tuple[TrainState, Mapping[str, Array]]:
+        """(2) and (3)."""
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         updates, opt_state = self.optimizer.update(
-            gradient, state.opt_state, _in_float32(state.params), value=metrics["loss"]
+            gradient, state.opt_state, in_float32(state.params), value=metrics["loss"]
         )
         params = optax.apply_updates(state.params, updates)
         updated = state.step - state.skipped
@@ -161,59 +168,5 @@ def trainer(
     )
 
 
-def _in_float32(tree: PyTree) -> PyTree:
-    """At least that, so that gradients, moments and averages keep their dtype step by step."""
-    return jax.tree.map(at_least_float32, tree)
-
-
 def _select(choose: Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(choose, a, b), new, old)
-
-
-def _mean_gradient(
-    loss: Loss, params: Params, key: Key, batch: Batch, held: Held, parts: int
-) -> tuple[Mapping[str, Array], Params]:
-    """Scalar metrics and the gradient (1), in at least float32."""
-
-    def told(*arguments: Any) -> tuple[Array, Mapping[str, Array]]:
-        found = loss(*arguments)
-        if not (isinstance(found, tuple) and len(found) == 2):
-            raise TypeError(
-                f"a loss returns (loss, aux), where aux may be None; got {type(found).__name__}"
-            )
-        return found[0], found[1] or {}
-
-    def of_part(key: Key, part: Batch) -> tuple[Mapping[str, Array], Params]:
-        (value, aux), gradient = jax.value_and_grad(told, has_aux=True)(params, key, part, held)
-        scalars = {name: a for name, a in aux.items() if jnp.ndim(a) == 0}
-        return {"loss": value, **scalars}, _in_float32(gradient)
-
-    if parts == 1:
-        return of_part(key, batch)
-    n = batch_size(batch)
-    if n % parts:
-        raise ValueError(
-            f"a batch of {n} does not divide into {parts} microbatches: choose a divisor of {n}"
-        )
-    keys = jax.random.split(key, parts)
-    batches = jax.tree.map(lambda a: _interleave(a, parts), batch)
-    return _scan_mean(of_part, keys, batches, parts)
-
-
-def _interleave(a: Array, parts: int) -> Array:
-    """`[n, ...] -> [parts, n / parts, ...]`, part i taking every example i modulo `parts`.
-
-    So that a batch sharded over devices is split without moving an example.
-    """
-    return jnp.swapaxes(a.reshape(a.shape[0] // parts, parts, *a.shape[1:]), 0, 1)
-
-
-def _scan_mean(of_part: Callable[..., Any], keys: Array, batches: Batch, parts: int) -> Any:
-    first = jax.eval_shape(of_part, keys[0], jax.tree.map(lambda a: a[0], batches))
-    zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first)
-
-    def add(total: Any, part: tuple[Key, Batch]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, of_part(*part)), None
-
-    total, _ = jax.lax.scan(add, zero, (keys, batches))
-    return jax.tree.map(lambda a: a / parts, total)

@@ -45,7 +45,7 @@ def test_a_step_moves_parameters_and_gradients_alone(name, kind, axes):
     module, event = NETWORKS[name]
     over = layout(kind, devices=devices(), **axes)
     n = A_DEVICE * over.batch_parts
-    compiled, count = step(networks.linen(module), over, n, event, optax.adamw(1e-4))
+    compiled, count = step(networks.linen(module), over, n, event, optimizer=optax.adamw(1e-4))
     found = collectives(compiled.as_text())
     for one in found:
         assert not any(n and n % 5 == 0 for shape in one.shapes for n in shape), one

@@ -88,11 +88,13 @@ def test_gradients_are_those_of_one_device(name, dtype):
     assert loss == pytest.approx(loss_, rel=tolerance)
 
 
-@pytest.mark.slow
-def test_microbatches_under_fsdp():
+@pytest.mark.parametrize(
+    "name", ["data", "tensor by fsdp", *(pytest.param(n, marks=pytest.mark.slow) for n in LAYOUTS)]
+)
+def test_microbatches_are_reduced_to_the_gradient_of_one_device(name):
     expected, _ = of_one_device("float64")
     with jax.enable_x64(True):
-        got, _ = gradient(laid("fsdp"), "float64", microbatches=2)
+        got, _ = gradient(laid(name), "float64", microbatches=2)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxflow import couplings, draws, losses, paths, times
-from jaxflow.training import MODES, ahead, draw_key, layout, program, trainer
+from jaxflow.training import MODES, ahead, check_divides, draw_key, layout, program, trainer
 
 N = 64
 RNG = np.random.default_rng(0)
@@ -192,6 +192,18 @@ def test_errors_name_what_they_got():
         (
             lambda: program(plain).place({"x1": jnp.ones((12, 2))}),
             "^a batch of 12 does not divide over 8 devices: choose a multiple$",
+        ),
+        (
+            lambda: program(plain, reduce_dtype="int8"),
+            "^reduce_dtype is 'int8', but must be a float, as 'float32'$",
+        ),
+        (
+            lambda: program(mapped, mode="pmap", reduce_dtype="bfloat16"),
+            "^mode 'pmap' reduces gradients in float32; reduce_dtype='bfloat16' needs mode 'jit'$",
+        ),
+        (
+            lambda: check_divides(16, layout(), 4),
+            "^a batch of 16 does not divide over 8 devices and into 4 microbatches: .* of 32$",
         ),
         (
             lambda: program(mapped, mode="pmap").steps(None, None, 2),

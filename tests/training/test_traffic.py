@@ -1,6 +1,7 @@
 """What a step moves between devices: parameters and gradients, never an example."""
 
 import math
+import re
 
 import flax.nnx as nnx_
 import jax
@@ -16,6 +17,7 @@ from jaxflow.training.traffic import collectives
 
 PATH = paths.linear()
 BATCH = 40  # no size of a network divides by 5
+ADAM = optax.adam(1e-3)
 LAYOUTS = {"data": {}, "fsdp": {}, "hybrid": {"fsdp": 4}}
 
 
@@ -43,13 +45,18 @@ NETWORKS = {
 }
 
 
-def step(network, over, n, event, optimizer, labelled=True):
+def step(network, over, n, event, **more):
     """The compiled step on batches of `n`, from shapes alone, and the number of parameters."""
+    made, count = lowered(network, over, n, event, **more)
+    return made.compile(), count
+
+
+def lowered(network, over, n, event, labelled=True, microbatches=1, optimizer=ADAM, **reduced):
     t, x = jnp.zeros(2), jnp.zeros((2, *event))
     cond = {"label": jnp.zeros(2, int)} if labelled else {}
+    loss, draw = losses.flow_matching(network, PATH), draws.standard(PATH)
     run = program(
-        trainer(losses.flow_matching(network, PATH), optimizer, draw=draws.standard(PATH)),
-        layout=over,
+        trainer(loss, optimizer, draw=draw, microbatches=microbatches), layout=over, **reduced
     )
     params = jax.eval_shape(lambda key: network.init(key, t, x, **cond), jax.random.key(0))
     state = over.like(jax.eval_shape(run.trainer.init, params, jax.random.key(0)))
@@ -57,8 +64,7 @@ def step(network, over, n, event, optimizer, labelled=True):
         lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype, sharding=over.batch),
         {"x1": x, "cond": cond},
     )
-    compiled = run.step.lower(state, batch).compile()
-    return compiled, sum(a.size for a in jax.tree.leaves(params))
+    return run.step.lower(state, batch), sum(a.size for a in jax.tree.leaves(params))
 
 
 ALL = [
@@ -73,7 +79,7 @@ def test_a_step_moves_parameters_and_gradients_alone(name, kind):
     """Two gathers and a reduction a parameter at most; of the batch not one example."""
     over = layout(kind, **LAYOUTS[kind])
     labelled = name != "nnx"
-    compiled, count = step(NETWORKS[name](), over, BATCH, (8, 8, 2), optax.adam(1e-3), labelled)
+    compiled, count = step(NETWORKS[name](), over, BATCH, (8, 8, 2), labelled=labelled)
     size = 4 * count
     found = collectives(compiled.as_text())
     for one in found:
@@ -86,6 +92,31 @@ def test_a_step_moves_parameters_and_gradients_alone(name, kind):
     assert moved["all-gather"] <= 1.1 * gathers * size + 4096
     # The CPU's compiler scatters by reducing the whole, then across groups a part of it.
     assert moved["rest"] <= 1.1 * size * (1 + 1 / 4 * (kind == "hybrid")) + 4096
+
+
+@pytest.mark.parametrize("kind", ["hybrid", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_microbatches_move_what_one_moves(kind):
+    """Parameters once, gradients once, however many parts a batch is taken through in."""
+    over = layout(kind, **LAYOUTS[kind])
+    moved = []
+    for microbatches in (2, 4):
+        compiled, count = step(NETWORKS["mlp"](), over, 160, (8,), microbatches=microbatches)
+        found = collectives(compiled.as_text())
+        moved.append(sum(one.times * one.bytes for one in found))
+        assert {one.times for one in found} == {1}
+    assert moved[0] == moved[1] <= 1.1 * 4 * count * (2 + 1 / 4 * (kind == "hybrid")) + 4096
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_travel_in_the_dtype_that_was_asked_for(dtype):
+    network = networks.linen(networks.MLP(width=64, depth=2, dtype=jnp.bfloat16))
+    text = lowered(network, layout("fsdp"), 80, (8,), labelled=False, reduce_dtype=dtype)[
+        0
+    ].as_text()
+    name = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    sums = re.findall(r"reduce_scatter.*?-> tensor<[\dx]*x(\w+)>", text, re.DOTALL)
+    assert sums
+    assert set(sums) == {name}
 
 
 def test_collectives_are_counted_with_their_loops():

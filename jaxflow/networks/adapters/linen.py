@@ -28,6 +28,15 @@ class Linen:
         """Whether the module's layers gather their parameters (`jaxflow.sharding`)."""
         return getattr(self.module, "gathers", False)
 
+    def computing(self, dtype: Any) -> "Linen":
+        """The network computing in `dtype`; in that of its parameters and data, at least float32,
+        where None. One whose module has no field `dtype` stays as it is.
+        """
+        own = getattr(self.module, "dtype", None)
+        if not hasattr(self.module, "dtype") or (dtype is None and not _is_short(own)):
+            return self
+        return Linen(self.module.clone(dtype=dtype))
+
     def init(self, key: Key, t: Any, x: Sample, **cond: Any) -> Params:
         """Parameters for data of these shapes, without compiling the forward pass.
 
@@ -59,6 +68,10 @@ class Linen:
     def _options(self, key: Key | None) -> dict[str, bool]:
         switched = "deterministic" in arguments(type(self.module).__call__)[0]
         return {"deterministic": key is None} if switched else {}
+
+
+def _is_short(dtype: Any) -> bool:
+    return dtype is not None and jnp.finfo(dtype).bits < 32
 
 
 def linen(module: nn.Module) -> Linen:
