@@ -252,7 +252,11 @@ def _check_sizes(name: str, n: int, *, fsdp: int, tensor: int) -> None:
 
 
 def _mesh(devices: list[Any], sizes: tuple[int, int, int]) -> Mesh:
-    """Slice by slice and process by process, so that a process holds one run of a batch's rows."""
+    """Slice by slice and process by process, so that a process holds one run of a batch's rows.
+
+    The chips of a TPU's process, which are a block of its slice, go round: so of a group of four
+    each is the next one's neighbour, and larger groups are blocks of blocks.
+    """
     slices = len({_slice(device) for device in devices})
     if sizes[0] % slices:
         logger.warning(
@@ -260,9 +264,15 @@ def _mesh(devices: list[Any], sizes: tuple[int, int, int]) -> Mesh:
             "crosses the network between them: the layout hybrid keeps it inside",
             *(*sizes[1:], slices),
         )
-    ordered = sorted(devices, key=lambda d: (_slice(d), d.process_index, d.id))
+    ordered = sorted(devices, key=lambda d: (_slice(d), d.process_index, *_round(d), d.id))
     grid = np.asarray(ordered).reshape(sizes)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _round(device: Any) -> tuple[int, ...]:
+    """A chip's place, so sorted that rows of chips are gone through to and fro."""
+    x, y, *rest = getattr(device, "coords", None) or (0, 0)
+    return (*reversed(rest), y, x if y % 2 == 0 else -x)
 
 
 def _slice(device: Any) -> int:

@@ -209,6 +209,34 @@ def test_groups_stay_inside_a_slice_where_they_fit(caplog):
     assert "across 2 slices" in caplog.text
 
 
+@dataclass(frozen=True)
+class Chip(Device):
+    coords: tuple[int, ...]
+
+
+def chips(width, height):
+    """Chips of a TPU slice, whose processes have blocks of two by two; in disorder."""
+    found = []
+    for process, (row, column) in enumerate(np.ndindex(height // 2, width // 2)):
+        for k, (i, j) in enumerate(np.ndindex(2, 2)):
+            coords = (2 * column + j, 2 * row + i, 0)
+            found.append(Chip(0, process, 4 * process + k, coords))
+    return [found[k] for k in np.random.default_rng(0).permutation(len(found))]
+
+
+def test_groups_are_blocks_of_neighbours_and_processes_hold_runs_of_rows():
+    """Of four chips each is the next one's neighbour; eight and sixteen are blocks."""
+    for size, sides in [(4, (2, 2)), (8, (4, 2)), (16, (8, 2))]:
+        over = layout("hybrid", devices=chips(8, 8), fsdp=size)
+        for group in over.mesh.devices.reshape(-1, size):
+            places = np.array([chip.coords[:2] for chip in group])
+            assert tuple(np.ptp(places, axis=0) + 1) == sides
+            steps = np.abs(places - np.roll(places, -1, axis=0)).sum(1)
+            assert size != 4 or steps.tolist() == [1, 1, 1, 1]
+        processes_in_order = [chip.process_index for chip in over.mesh.devices.ravel()]
+        assert processes_in_order == sorted(processes_in_order)
+
+
 def test_a_batch_is_read_whole_by_one_process():
     for name in LAYOUTS:
         assert laid(name).share == (0, 1)
