@@ -6,14 +6,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 RIVALS_VENV ?= .venv-rivals
-TOPOLOGIES_VENV ?= .venv-topologies
+TPUS_VENV ?= .venv-tpus
+GPUS_VENV ?= .venv-gpus
 RIVALS_PYTHON ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null)
 
 MINOR := $(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
 CONSTRAINTS ?= $(wildcard constraints/py$(MINOR).txt)
 STAMP = $(VENV)/.installed-$(MINOR)
 BENCH_STAMP = $(BENCH_VENV)/.installed-$(MINOR)
-TOPOLOGIES_STAMP = $(TOPOLOGIES_VENV)/.installed
+TPUS_STAMP = $(TPUS_VENV)/.installed
+GPUS_STAMP = $(GPUS_VENV)/.installed
 RIVALS_STAMP = $(RIVALS_VENV)/.installed
 PINNED = $(CONSTRAINTS:%=-c %)
 
@@ -43,11 +45,11 @@ $(BENCH_STAMP): pyproject.toml $(CONSTRAINTS) constraints/peers.txt
 	$(BENCH_VENV)/bin/python -m pip install --quiet --no-deps -c constraints/peers.txt torchcfm torchdyn
 	@touch $@
 
-$(TOPOLOGIES_STAMP): pyproject.toml constraints/py313.txt
+$(TPUS_STAMP) $(GPUS_STAMP): pyproject.toml constraints/py313.txt
 	@test -n "$(RIVALS_PYTHON)" || { echo "This needs Python 3.13: RIVALS_PYTHON=/path/to/python3.13"; exit 1; }
-	$(RIVALS_PYTHON) -m venv $(TOPOLOGIES_VENV)
-	$(TOPOLOGIES_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(TOPOLOGIES_VENV)/bin/python -m pip install --quiet -c constraints/py313.txt -e '.[dev,tpu]'
+	$(RIVALS_PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -c constraints/py313.txt -e '.[dev,$(if $(filter $(GPUS_STAMP),$@),plan-gpu,plan-tpu)]'
 	@touch $@
 
 $(RIVALS_STAMP): pyproject.toml constraints/rivals.txt
@@ -71,9 +73,10 @@ test-slow: $(STAMP)
 faults: $(STAMP)
 	$(RUN) -m pytest -m faults
 
-# Programs for TPU slices, compiled on the CPU by libtpu under the newest jax at hand.
-topologies: $(TOPOLOGIES_STAMP)
-	$(TOPOLOGIES_VENV)/bin/python -m pytest -m "topologies and not slow"
+# Programs for TPU slices and GPU nodes, compiled on the CPU under the newest jax at hand.
+topologies: $(TPUS_STAMP) $(GPUS_STAMP)
+	$(TPUS_VENV)/bin/python -m pytest -m "topologies and not slow"
+	$(GPUS_VENV)/bin/python -m pytest -m "topologies and not slow" tests/topologies/test_steps.py
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check $(PATHS)

@@ -131,6 +131,16 @@ def parameters(config: ConfigDict, key: Array) -> Params:
     return network(config).init_on_host(key, jnp.zeros(len(x1)), x1, **batch["cond"])
 
 
+def shapes(config: ConfigDict, batch: Batch) -> Params:
+    """Those of the parameters, for the shapes of a batch."""
+
+    def init(key: Array, batch: Batch) -> Params:
+        x1 = batch["x1"]
+        return network(config).init(key, jnp.zeros(len(x1)), x1, **batch["cond"])
+
+    return jax.eval_shape(init, jax.random.key(0), batch)
+
+
 def program(config: ConfigDict, devices: Sequence[Any] | None = None) -> training.Program:
     """The compiled run, over all devices that are here where None."""
     parallel = config.parallel

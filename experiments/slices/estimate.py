@@ -118,13 +118,7 @@ def estimate(config: ConfigDict, devices: Slice, shapes: Batch) -> Estimate:
         raise ValueError(
             "a part of this draw runs on the host, which no compiler plans: take another coupling"
         )
-    x1, cond = shapes["x1"], shapes["cond"]
-    params = jax.eval_shape(
-        lambda key: build.network(config).init(
-            key, jnp.zeros(len(x1)), jnp.zeros(x1.shape), **jax.tree.map(_zeros, cond)
-        ),
-        jax.random.key(0),
-    )
+    params = build.shapes(config, shapes)
     state = over.like(jax.eval_shape(run.trainer.init, params, jax.random.key(0)))
     batch = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(
@@ -147,10 +141,6 @@ def estimate(config: ConfigDict, devices: Slice, shapes: Batch) -> Estimate:
     )
     memory = _memory(compiled.memory_analysis(), over, state, batch, chip.memory or 0)
     return Estimate(*about, memory, moved, bounds, time.monotonic() - begin, "", memory.total)
-
-
-def _zeros(a: Any) -> Any:
-    return jnp.zeros(a.shape, a.dtype)
 
 
 def _memory(told: Any, over: training.Layout, state: Any, batch: Batch, has: float) -> Memory:

@@ -75,13 +75,7 @@ def collectives(hlo: str) -> list[Collective]:
 def _collective(
     kind: str, instruction: Instruction, types: Mapping[str, str], times: int
 ) -> Collective:
-    made = [(dtype, dims) for dtype, dims, _ in arrays_in(instruction.type)]
-    if kind != instruction.operation:
-        # What has only started carries its operands too.
-        made = {
-            "collective-permute": made[1:2],
-            "all-gather": made[len(made) // 2 :],
-        }.get(kind, made)
+    made = [(dtype, dims) for dtype, dims, _ in arrays_in(_made(instruction))]
     taken = " ".join(types.get(name, "") for name in instruction.operands)
     sizes = [
         sum(bytes_of(*each) for each in arrays)
@@ -160,9 +154,16 @@ def _touched(
         body = bodies.get(next(iter(instruction.called), ""), [])
         for place in read:
             read[place] = min(read[place], _read(body, place, bodies))
-        for place, whole, changed in _updates(body):
+        updated = list(_updates(body))
+        for place, whole, changed in updated:
             read[place] = 0
             written += changed - whole
+        # What is handed through in place, as the buffers of a collective under way.
+        made_arrays = [f"{d}[{','.join(map(str, n))}]{at}" for d, n, at in arrays_in(made)]
+        for out, place in _handed_through(instruction.rest):
+            if place not in {place for place, _, _ in updated}:
+                written -= _in_memory(made_arrays[out])
+                read[place] = 0
         return max(0, written) + sum(read.values())
     if kind == "copy":
         return (read.get(0, 0) + written) if operands else 0
@@ -175,6 +176,13 @@ def _touched(
     return (written if operands else 0) + sum(read.values())
 
 
+def _handed_through(rest: str) -> Iterator[tuple[int, int]]:
+    """Which result of a fusion is which operand, in place."""
+    told = re.search(r"output_to_operand_aliasing=\{(.*?\))\}", rest)
+    for out, place in re.findall(r"\{(\d*)\}: \((\d+),", told.group(1) if told else ""):
+        yield int(out or 0), int(place)
+
+
 def _made(instruction: Instruction) -> str:
     """The type of the result; what has only started carries its operands beside it."""
     made = instruction.type
@@ -183,7 +191,12 @@ def _made(instruction: Instruction) -> str:
     if made.startswith("(("):
         return made[_closing(made, 1) + 1 :]
     arrays = [f"{d}[{','.join(map(str, n))}]{at}" for d, n, at in arrays_in(made)]
-    return arrays[0] if instruction.operation == "copy-start" else " ".join(arrays[1:])
+    kept = {
+        "copy-start": slice(0, 1),
+        "all-gather-start": slice(len(arrays) // 2, None),
+        "collective-permute-start": slice(1, 2),
+    }.get(instruction.operation, slice(None))
+    return " ".join(arrays[kept])
 
 
 def _closing(text: str, start: int) -> int:
