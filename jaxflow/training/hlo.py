@@ -6,22 +6,43 @@ does not tell its length, as for TPUs, and say nothing of single collectives.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["Instruction", "Program", "arrays_in", "bytes_of", "parse"]
+__all__ = ["Instruction", "Made", "Program", "arrays_in", "parse"]
 
 _INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?")
+_ON_CHIP = re.compile(r"S\([1-9]\d*\)")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|called_computations)="
     r"(?:\{([^}]*)\}|%?([\w.\-]+))"
 )
 
 
+class Made(NamedTuple):
+    """An array that an instruction makes."""
+
+    dtype: str
+    dims: tuple[int, ...]
+    layout: str
+
+    @property
+    def bytes(self) -> int:
+        """Of all of it."""
+        bits = re.search(r"\d+", self.dtype)
+        return max(1, int(bits.group()) // 8 if bits else 1) * math.prod(self.dims)
+
+    @property
+    def in_memory(self) -> int:
+        """Its bytes, or none where a TPU keeps it on the chip."""
+        return 0 if _ON_CHIP.search(self.layout) else self.bytes
+
+
 @dataclass(frozen=True)
 class Instruction:
-    """One line: `type name = operation(rest`; `operands` are the names that it takes."""
+    """One line, `name = type operation(rest`."""
 
     name: str
     type: str
@@ -33,6 +54,21 @@ class Instruction:
     def operands(self) -> list[str]:
         """Names of what it takes, in order."""
         return re.findall(r"%([\w.\-]+)", self.rest.partition("), ")[0])
+
+    @property
+    def made(self) -> list[Made]:
+        """The arrays of the result, without those that it carries until it is done."""
+        if not self.operation.endswith("-start"):
+            return arrays_in(self.type)
+        if self.type.startswith("(("):
+            return arrays_in(self.type[_closing(self.type, 1) + 1 :])
+        arrays = arrays_in(self.type)
+        kept = {
+            "copy-start": slice(0, 1),
+            "all-gather-start": slice(len(arrays) // 2, None),
+            "collective-permute-start": slice(1, 2),
+        }
+        return arrays[kept.get(self.operation, slice(None))]
 
     @property
     def called(self) -> list[str]:
@@ -73,16 +109,22 @@ def parse(text: str) -> Program:
     return Program(bodies, _times(bodies, entry), entry)
 
 
-def arrays_in(made: str) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Dtype, dimensions and layout of every array of a type."""
-    for dtype, dims, layout in _ARRAY.findall(made):
-        yield dtype, tuple(int(n) for n in dims.split(",") if n), layout
+def arrays_in(made: str) -> list[Made]:
+    """The arrays of a type, which may be a tuple of them."""
+    return [
+        Made(dtype, tuple(int(n) for n in dims.split(",") if n), layout)
+        for dtype, dims, layout in _ARRAY.findall(made)
+    ]
 
 
-def bytes_of(dtype: str, dims: tuple[int, ...]) -> int:
-    """Of one array."""
-    bits = re.search(r"\d+", dtype)
-    return max(1, int(bits.group()) // 8 if bits else 1) * math.prod(dims)
+def _closing(text: str, start: int) -> int:
+    """Where the bracket that opens at `start` closes."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[i], 0)
+        if depth == 0:
+            return i
+    return start
 
 
 def _times(bodies: Mapping[str, list[Instruction]], entry: str) -> Mapping[str, int]:
