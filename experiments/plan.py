@@ -24,7 +24,7 @@ from experiments.setup.check import check_parts
 from experiments.slices.estimate import Estimate, estimate, example_shapes
 from experiments.slices.search import candidates, describe, ranked, refined
 from experiments.slices.topology import Slice, devices_of
-from jaxflow.training.traffic import Collective
+from jaxflow.training.cost import Collective
 from jaxflow.types import Batch
 
 # A plan needs no device, and compilers for those that are not here would look for one.

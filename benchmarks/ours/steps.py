@@ -14,7 +14,7 @@ import optax
 
 from benchmarks.task import Task
 from jaxflow import losses, networks, paths
-from jaxflow.training.flops import flops
+from jaxflow.training.cost import flops
 from jaxflow.types import Batch
 
 LEARNING_RATE = 1e-4

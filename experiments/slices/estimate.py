@@ -15,8 +15,7 @@ from experiments.slices.roofline import Roofline, roofline
 from experiments.slices.topology import Slice
 from jaxflow import training
 from jaxflow.draws.chain import on_host
-from jaxflow.training.touched import bytes_touched
-from jaxflow.training.traffic import Collective, collectives
+from jaxflow.training.cost import Collective, bytes_touched, collectives
 from jaxflow.types import Batch
 
 __all__ = ["Estimate", "Memory", "estimate", "example_shapes"]

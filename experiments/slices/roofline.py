@@ -20,8 +20,7 @@ the first where everything overlaps, the second where nothing overlaps the links
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxflow.training.chips import Chip
-from jaxflow.training.traffic import Collective
+from jaxflow.training.cost import Chip, Collective
 
 __all__ = ["Roofline", "roofline", "sent"]
 

@@ -7,10 +7,9 @@
 from jaxflow.training.ahead import ahead
 from jaxflow.training.averages import Average, average
 from jaxflow.training.calendar import Calendar, Due
-from jaxflow.training.chips import CHIPS, chip, peak_flops
+from jaxflow.training.cost import CHIPS, chip, flops, peak_flops
 from jaxflow.training.feed import Feed, completed, feed
 from jaxflow.training.fit import Duties, fit, walk
-from jaxflow.training.flops import flops
 from jaxflow.training.layouts import LAYOUTS, Layout, Placed, layout
 from jaxflow.training.parallel import MODES, Program, check_divides, program
 from jaxflow.training.placement import Prefetch, prefetch

@@ -20,7 +20,7 @@ from benchmarks.ours.two_dimensional import perceptron
 from benchmarks.rivals.perceptron import Perceptron
 from benchmarks.timing import Case, Effort, Setting, Side, measure
 from jaxflow.data import toy
-from jaxflow.training.flops import flops
+from jaxflow.training.cost import flops
 
 ROOT = Path(__file__).parent.parent.parent
 EVERY = [*cases("weights.npz"), *gpu.cases()]

@@ -16,9 +16,7 @@ from experiments.slices.roofline import roofline, sent
 from experiments.slices.search import candidates, describe, ranked, refined
 from experiments.slices.topology import devices_of
 from jaxflow import training
-from jaxflow.training.chips import CHIPS, Chip
-from jaxflow.training.touched import bytes_touched
-from jaxflow.training.traffic import Collective
+from jaxflow.training.cost import CHIPS, Chip, Collective, bytes_touched
 
 CHIP = Chip(flops=1e12, memory=1e9, bandwidth=1e11, links=1e10, network=1e9)
 

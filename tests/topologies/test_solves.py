@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.slices.topology import devices_of
 from jaxflow import networks, paths, sampling, velocities
-from jaxflow.training.traffic import collectives
+from jaxflow.training.cost import collectives
 
 pytest.importorskip("libtpu", reason="libtpu compiles for TPUs: make topologies")
 pytestmark = [pytest.mark.topologies, pytest.mark.timeout(600)]

@@ -19,7 +19,7 @@ from experiments.slices.estimate import estimate, example_shapes
 from experiments.slices.topology import TPUS, devices_of
 from jaxflow import networks
 from jaxflow.training import layout
-from jaxflow.training.traffic import collectives
+from jaxflow.training.cost import collectives
 from tests.training.test_traffic import step
 
 pytestmark = [pytest.mark.topologies, pytest.mark.timeout(1_200)]

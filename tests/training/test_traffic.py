@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxflow import draws, losses, networks, paths
 from jaxflow.training import layout, program, trainer
-from jaxflow.training.traffic import collectives
+from jaxflow.training.cost import collectives
 
 PATH = paths.linear()
 BATCH = 40  # no size of a network divides by 5

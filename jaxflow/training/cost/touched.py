@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-from jaxflow.training.hlo import Instruction, arrays_in, parse
+from jaxflow.training.cost.hlo import Instruction, arrays_in, parse
 
 __all__ = ["bytes_touched"]
 

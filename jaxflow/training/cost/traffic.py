@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxflow.training.hlo import Instruction, arrays_in, parse
+from jaxflow.training.cost.hlo import Instruction, arrays_in, parse
 
 __all__ = ["Collective", "collectives"]
 
