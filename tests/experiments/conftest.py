@@ -1,12 +1,18 @@
 """A run that is trained once, and tiny stand-ins for data sets."""
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
+from experiments.run import duties
+from experiments.setup import build
 from jaxflow import data
 
 DIGITS = {"name": "digits", "kwargs": {"split": "train", "data_dir": None}}
@@ -23,14 +29,58 @@ def tiny(config: ConfigDict, steps: int = 4) -> ConfigDict:
     return config
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> ConfigDict:
+def tiny_digits() -> ConfigDict:
     """A tiny run on digits."""
     config = tiny(digits.get_config())
     config.network.kwargs.update({"width": 16, "depth": 1})
     config.sampler.kwargs.grid.kwargs.n = 2
     config.optimizer.kwargs.learning_rate = {"name": "constant", "kwargs": {"peak": 1e-2}}
     return config
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+    return tiny_digits()
+
+
+# Sections that enter neither a program nor the drawing of samples (at a constant learning rate),
+# and those that do not enter one of the two.
+APART = ("steps", "checkpoint", "health", "log")
+OF_SAMPLES = ("seed", "data", "sampler", "evaluation")
+OF_TRAINING = ("coupling", "times", "optimizer", "parallel")
+COMPILED: dict[tuple, Any] = {}
+
+
+def once(make: Callable[..., Any], *apart: str) -> Callable[..., Any]:
+    """Made once of all configs that differ in nothing but what is apart."""
+
+    def made(config: ConfigDict, *args: Any) -> Any:
+        assert config.optimizer.kwargs.learning_rate.name == "constant"
+        parts = {k: v for k, v in config.to_dict().items() if k not in (*APART, *apart)}
+        for section, name in (("parallel", "steps_per_call"), ("data", "on_device")):
+            parts.get(section, {}).pop(name, None)
+        key = (make.__name__, json.dumps(parts, sort_keys=True), *args)
+        if key not in COMPILED:
+            COMPILED[key] = make(config.copy_and_resolve_references(), *args)
+        return COMPILED[key]
+
+    return made
+
+
+@contextmanager
+def shared_programs() -> Iterator[None]:
+    """Runs of one config, whichever test they are of, share what was compiled for the first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "program", once(build.program, *OF_SAMPLES))
+        patch.setattr(duties, "generator", once(duties.generator, *OF_TRAINING))
+        yield
+
+
+@pytest.fixture
+def sharing() -> Iterator[None]:
+    """Share programs for the whole test."""
+    with shared_programs():
+        yield
 
 
 @pytest.fixture(scope="session")

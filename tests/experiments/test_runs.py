@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,11 +21,11 @@ from experiments.setup import build
 from experiments.setup.check import check
 from jaxflow import training
 from jaxflow.training.checkpoint import read_params
-from tests.experiments.conftest import tiny
+from tests.experiments.conftest import shared_programs, tiny, tiny_digits
 
 CONFIGS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs").glob("[!_]*.py"))
 SMALL = {
-    "cifar10": {"channels": 32, "blocks": 1, "multipliers": (1, 1), "attention": (), "dtype": None},
+    "cifar10": {"channels": 32, "blocks": 1, "multipliers": (1,), "attention": (), "dtype": None},
     "fashion_mnist": {"multipliers": (1,), "blocks": 1},
     "digits": {"width": 16, "depth": 1},
     "two_moons": {"width": 8, "depth": 1},
@@ -43,6 +45,22 @@ def numbers(tree: object) -> list[np.ndarray]:
 def run(config: ConfigDict, folder: Path) -> loop.Trained:
     workdir.create(epath.Path(folder), config)
     return loop.train(config, epath.Path(folder))
+
+
+class Finished(NamedTuple):
+    """A run that came to its end, which no test may change."""
+
+    folder: Path
+    trained: loop.Trained
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The run of `config`, on devices that are known to be slow."""
+    folder = tmp_path_factory.mktemp("finished")
+    with shared_programs(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "peak_flops", lambda device: 1e9)
+        return Finished(folder, run(tiny_digits(), folder))
 
 
 def untimed(line: dict) -> dict:
@@ -72,11 +90,12 @@ def test_every_config_trains_and_samples(
     assert (tmp_path / "loss.png").exists()
 
 
+@pytest.mark.usefixtures("sharing")
 def test_what_was_not_drawn_before_a_stop_is_drawn_after(
-    config: ConfigDict, tmp_path: Path
+    config: ConfigDict, finished: Finished, tmp_path: Path
 ) -> None:
     """A run that had saved its last step goes on to its pictures, and tells its last metrics."""
-    first = run(config, tmp_path)
+    shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
     files = tmp_path / "samples" / "step_0000004.png", tmp_path / "loss.png"
     drawn = [file.read_bytes() for file in files]
     for file in files:
@@ -84,9 +103,10 @@ def test_what_was_not_drawn_before_a_stop_is_drawn_after(
     again = run(config, tmp_path)
     assert again.start == 4
     assert [file.read_bytes() for file in files] == drawn
-    assert again.metrics == first.metrics
+    assert again.metrics == finished.trained.metrics
 
 
+@pytest.mark.usefixtures("sharing")
 @pytest.mark.parametrize("on_device", [True, False])
 @pytest.mark.parametrize("coupling", ["independent", "host transport"])
 def test_a_resumed_run_is_the_uninterrupted_one(
@@ -120,32 +140,30 @@ def test_lines_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
     assert file.read_text().count("\n") == 2
 
 
-def test_samples_do_not_depend_on_their_number(config: ConfigDict, tmp_path: Path) -> None:
-    state = run(config, tmp_path).state
-    ema, step = read_params(tmp_path / "checkpoints")
-    assert step == int(state.step)
-    many, few = generator(config, 100)(ema, 5, 100), generator(config, 30)(ema, 5, 30)
+def test_samples_do_not_depend_on_their_number(config: ConfigDict, finished: Finished) -> None:
+    ema, step = read_params(finished.folder / "checkpoints")
+    assert step == int(finished.trained.state.step)
+    some = generator(config, 30)
+    many, few = generator(config, 100)(ema, 5, 100), some(ema, 5, 30)
     np.testing.assert_allclose(many.x[:30], few.x, atol=1e-5)
     np.testing.assert_array_equal(many.cond["label"][:30], few.cond["label"])
     assert np.abs(many.x).max() <= 1
     assert many.x.shape == (100, 8, 8, 1)
     assert set(many.nfe) == {4}
     assert many.success.all()
-    assert not np.array_equal(few.x, generator(config, 30)(ema, 6, 30).x)
+    assert not np.array_equal(few.x, some(ema, 6, 30).x)
 
 
 def test_processes_sample_from_the_newest_step_that_all_can_read(
-    config: ConfigDict, tmp_path: Path, monkeypatch
+    finished: Finished, monkeypatch
 ) -> None:
-    config.steps, config.checkpoint.every = 4, 2
-    run(config, tmp_path)
-    newest = average(epath.Path(tmp_path))
+    newest = average(epath.Path(finished.folder))
     monkeypatch.setattr(
         "jaxflow.training.processes.gathered", lambda mine: np.concatenate([mine, mine - 2])
     )
-    agreed = average(epath.Path(tmp_path))
+    agreed = average(epath.Path(finished.folder))
     assert (newest.step, agreed.step) == (4, 2)
-    before = read_params(tmp_path / "checkpoints", step=2).params
+    before = read_params(finished.folder / "checkpoints", step=2).params
     jax.tree.map(np.testing.assert_array_equal, agreed.params, before)
 
 
@@ -157,9 +175,8 @@ def test_guidance_doubles_the_calls_of_the_network(config: ConfigDict) -> None:
     assert set(samples.nfe) == {4}
 
 
-def test_folder_of_a_run_holds_what_it_says(config: ConfigDict, tmp_path: Path) -> None:
-    run(config, tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+def test_folder_of_a_run_holds_what_it_says(finished: Finished) -> None:
+    assert json.loads((finished.folder / "config.json").read_text())["seed"] == 0
     assert {
         "checkpoints",
         "config.json",
@@ -167,8 +184,8 @@ def test_folder_of_a_run_holds_what_it_says(config: ConfigDict, tmp_path: Path) 
         "metrics.jsonl",
         "samples",
         "tensorboard",
-    } <= {p.name for p in tmp_path.iterdir()}
-    for line in workdir.read_lines(tmp_path / "metrics.jsonl"):
+    } <= {p.name for p in finished.folder.iterdir()}
+    for line in workdir.read_lines(finished.folder / "metrics.jsonl"):
         assert {"step", "loss", "grad_norm", "skipped", "steps_per_second"} <= line.keys()
 
 
@@ -192,13 +209,10 @@ def test_sampling_holds_no_collective(config: ConfigDict) -> None:
         assert name not in text
 
 
-def test_seconds_and_utilisation_are_logged(
-    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seconds_and_utilisation_are_logged(config: ConfigDict, finished: Finished) -> None:
     """The buckets sum to the run's time, and FLOPs are those of the step."""
-    monkeypatch.setattr(training, "peak_flops", lambda device: 1e9)
-    trained = run(config, tmp_path)
-    last = workdir.read_lines(tmp_path / "metrics.jsonl")[-1]
+    trained = finished.trained
+    last = workdir.read_lines(finished.folder / "metrics.jsonl")[-1]
     buckets = {name for name in last if name.startswith("seconds/")}
     assert buckets == {f"seconds/{name}" for name in trained.seconds}
     operations = build.flops(config, trained.state)
@@ -207,6 +221,7 @@ def test_seconds_and_utilisation_are_logged(
     assert last["mfu"] == pytest.approx(expected)
 
 
+@pytest.mark.usefixtures("sharing")
 def test_a_trace_of_some_steps(config: ConfigDict, tmp_path: Path) -> None:
     config.parallel.steps_per_call = 1
     workdir.create(epath.Path(tmp_path), config)
