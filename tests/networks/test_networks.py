@@ -1,5 +1,6 @@
 """What every shipped network promises, and the parameter counts of the published ones."""
 
+import functools
 import inspect
 import math
 import zlib
@@ -174,9 +175,13 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters_and_output(
     assert low.dtype == jnp.float32
 
 
-def loss(module, params, name):
+@functools.cache
+def gradient_of(module, name):
+    """The compiled value and gradient of a loss."""
     t, x, cond = inputs(name)
-    return jnp.sum(linen(module)(params, t, x, **cond) ** 2)
+    return jax.jit(
+        jax.value_and_grad(lambda p: jnp.sum(linen(module)(p, t, x, **cond) ** 2)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,10 +195,7 @@ def loss(module, params, name):
 def test_remat_and_unrolling_change_neither_value_nor_gradient(name, fields, params):
     module, _ = SMALL[name]
     p = perturbed(params[name])
-    plain, other = (
-        jax.jit(jax.value_and_grad(lambda p, m=m: loss(m, p, name)))(p)
-        for m in (module, module.clone(**fields))
-    )
+    plain, other = (gradient_of(m, name)(p) for m in (module, module.clone(**fields)))
     np.testing.assert_allclose(plain[0], other[0], rtol=1e-5)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain[1]))
     jax.tree.map(

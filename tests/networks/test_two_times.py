@@ -12,6 +12,8 @@ from tests.networks.small import IMAGE, KEY, SMALL, perturbed
 
 CASES = {
     **{name: (*row, ()) for name, row in SMALL.items()},
+    # Of one level, since "unet_film" has two.
+    "unet": (SMALL["unet"][0].clone(multipliers=(2,)), IMAGE, ()),
     "mlp_frames": (*SMALL["mlp"], (3,)),
     "concat_mlp_frames": (ConcatMLP(width=16), (3, 2), (3,)),
 }
