@@ -402,7 +402,6 @@ def test_the_first_batch_that_a_device_draws(
         loop.train(config, tmp_path)
 
 
-@pytest.mark.usefixtures("sharing")
 @pytest.mark.parametrize("on_device", [True, False])
 def test_data_far_from_the_scale_of_the_noise_is_warned_of(
     config: ConfigDict, tmp_path: Path, on_device: bool, capsys: pytest.CaptureFixture[str]
