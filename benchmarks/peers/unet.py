@@ -15,7 +15,7 @@ __all__ = ["UNet"]
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels)
+    return nn.GroupNorm(min(32, channels // 4), channels)
 
 
 def _conv(inward: int, outward: int, **options: int) -> nn.Conv2d:

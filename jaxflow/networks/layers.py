@@ -107,32 +107,36 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
 
 
 class GroupNorm(nn.Module):
-    """Equation (1) with a learned scale and shift a channel, for `[batch, *places, channels]`."""
+    """Equation (1) with a learned scale and shift a channel, for `[batch, *places, channels]`.
 
-    groups: int = 32
+    Where None there are 32 groups, or fewer of four channels each: in a group of one, whatever was
+    added to all places alike (a time, a label) would be taken away again.
+    """
+
+    groups: int | None = None
     epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
-        if channels % self.groups:
-            raise ValueError(
-                f"{self.groups} groups do not divide {channels} channels: take a multiple"
-            )
+        groups = self.groups or max(1, min(32, channels // 4))
+        if channels % groups:
+            raise ValueError(f"{groups} groups do not divide {channels} channels: take a multiple")
         scale = gathered(self.param("scale", ones, (channels,)))
         bias = gathered(self.param("bias", zeros, (channels,)))
         places = at_least_float32(x).reshape(len(x), -1, channels)
-        centred = places - self._group_mean(places)
-        variance = self._group_mean(centred * centred)
+        centred = places - _group_mean(places, groups)
+        variance = _group_mean(centred * centred, groups)
         gain = jax.lax.rsqrt(variance + self.epsilon) * scale
         return (centred * gain + bias).reshape(x.shape).astype(x.dtype)
 
-    def _group_mean(self, places: Array) -> Array:
-        """Over places first: reducing over places and group at once is three times slower."""
-        channels = jnp.mean(places, axis=1, keepdims=True)
-        grouped = channels.reshape(len(places), 1, self.groups, -1)
-        means = jnp.broadcast_to(jnp.mean(grouped, -1, keepdims=True), grouped.shape)
-        return means.reshape(channels.shape)
+
+def _group_mean(places: Array, groups: int) -> Array:
+    """Over places first: reducing over places and group at once is three times slower."""
+    channels = jnp.mean(places, axis=1, keepdims=True)
+    grouped = channels.reshape(len(places), 1, groups, -1)
+    means = jnp.broadcast_to(jnp.mean(grouped, -1, keepdims=True), grouped.shape)
+    return means.reshape(channels.shape)
 
 
 class Attention(nn.Module):

@@ -30,6 +30,20 @@ def test_group_norm_is_its_equation(groups):
     np.testing.assert_allclose(y, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("channels", [8, 32, 64, 128, 256])
+def test_group_norm_leaves_what_a_condition_adds(channels):
+    """Of a shift of each channel at most the mean of a group is taken away: a quarter of it."""
+    rng = np.random.default_rng(0)
+    x, shift = (rng.standard_normal((3, *places, channels)) for places in ((4, 4), (1, 1)))
+    params = {"scale": np.ones(channels, np.float32), "bias": np.zeros(channels, np.float32)}
+    plain, moved = (
+        np.asarray(GroupNorm().apply({"params": params}, jnp.asarray(a, jnp.float32)))
+        for a in (x, x + shift)
+    )
+    kept = np.mean(np.square(np.mean(moved - plain, axis=(1, 2))))
+    assert kept > 0.2 * np.mean(np.square(shift))
+
+
 def test_norms_keep_the_dtype_but_not_its_rounding():
     offset = jnp.asarray(100.0 + X, jnp.bfloat16)
     y = layer_norm(offset)

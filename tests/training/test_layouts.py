@@ -99,9 +99,7 @@ def test_gradients_are_those_of_one_device(name, dtype):
     assert loss == pytest.approx(loss_, rel=tolerance)
 
 
-@pytest.mark.parametrize(
-    "name", ["data", "tensor by fsdp", *(pytest.param(n, marks=pytest.mark.slow) for n in LAYOUTS)]
-)
+@pytest.mark.parametrize("name", some_fast(LAYOUTS, ("hybrid", "tensor by fsdp")))
 def test_microbatches_are_reduced_to_the_gradient_of_one_device(name):
     expected, _ = of_one_device("float64")
     with jax.enable_x64(True):
