@@ -106,11 +106,14 @@ def estimate(config: ConfigDict, devices: Slice, shapes: Batch) -> Estimate:
         shapes: of a batch, by `example_shapes`.
 
     Raises:
-        ValueError: where the config does not fit the slice, or its draw needs the host.
+        ValueError: where the config does not fit the slice, or its mode or its draw needs devices
+            or a host that are there.
     """
     chip = training.chip(devices[0])
     if chip is None or chip.bandwidth is None:
         raise ValueError(f"nothing is known of {devices[0].device_kind}: see training.CHIPS")
+    if config.parallel.mode == "pmap":
+        raise ValueError("mode 'pmap' compiles where it runs: plan by parallel.mode=shard_map")
     run = build.program(config, devices)
     over = run.layout
     training.check_divides(config.batch_size, over, config.parallel.microbatches)

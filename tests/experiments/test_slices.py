@@ -102,6 +102,9 @@ def test_what_cannot_be_planned_is_one_sentence(moons, monkeypatch):
     config.batch_size = 60
     with pytest.raises(ValueError, match=r"^a batch of 60 does not divide over 8 devices"):
         estimate(config, jax.devices(), shapes)
+    config.parallel.mode = "pmap"
+    with pytest.raises(ValueError, match=r"^mode 'pmap' compiles where it runs: "):
+        estimate(config, jax.devices(), shapes)
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"^nothing is known of cpu: see training\.CHIPS$"):
         estimate(two_moons(), jax.devices(), shapes)
