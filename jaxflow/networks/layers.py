@@ -109,8 +109,9 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
 class GroupNorm(nn.Module):
     """Equation (1) with a learned scale and shift a channel, for `[batch, *places, channels]`.
 
-    Where None there are 32 groups, or fewer of four channels each: in a group of one, whatever was
-    added to all places alike (a time, a label) would be taken away again.
+    Where None there are as many groups as divide the channels, 32 at most, and of four channels
+    each at least: in a group of one, whatever was added to all places alike (a time, a label) would
+    be taken away again.
     """
 
     groups: int | None = None
@@ -119,7 +120,7 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
-        groups = self.groups or max(1, min(32, channels // 4))
+        groups = self.groups or _most_groups(channels)
         if channels % groups:
             raise ValueError(f"{groups} groups do not divide {channels} channels: take a multiple")
         scale = gathered(self.param("scale", ones, (channels,)))
@@ -129,6 +130,11 @@ class GroupNorm(nn.Module):
         variance = _group_mean(centred * centred, groups)
         gain = jax.lax.rsqrt(variance + self.epsilon) * scale
         return (centred * gain + bias).reshape(x.shape).astype(x.dtype)
+
+
+def _most_groups(channels: int) -> int:
+    most = max(1, min(32, channels // 4))
+    return next(n for n in range(most, 0, -1) if channels % n == 0)
 
 
 def _group_mean(places: Array, groups: int) -> Array:

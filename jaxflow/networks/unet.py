@@ -31,8 +31,7 @@ class UNet(nn.Module):
     `jaxflow.networks.embeddings`).
 
     Attributes:
-        channels: of the finest level; at every level a multiple of 4, and from 128 of 32, for the
-            group norms.
+        channels: of the finest level.
         multipliers: of the channels, one a level, each level half as high and wide as the last.
         blocks: residual blocks a level on the way down; one more on the way up.
         attention: heights at which the blocks are followed by attention.

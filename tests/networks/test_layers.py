@@ -30,7 +30,12 @@ def test_group_norm_is_its_equation(groups):
     np.testing.assert_allclose(y, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("channels", [8, 32, 64, 128, 256])
+def test_group_norm_takes_the_groups_that_it_is_told():
+    with pytest.raises(ValueError, match=r"^5 groups do not divide 8 channels: take a multiple"):
+        GroupNorm(5).init(jax.random.key(0), jnp.asarray(X))
+
+
+@pytest.mark.parametrize("channels", [6, 8, 32, 50, 64, 128, 144, 256])
 def test_group_norm_leaves_what_a_condition_adds(channels):
     """Of a shift of each channel at most the mean of a group is taken away: a quarter of it."""
     rng = np.random.default_rng(0)

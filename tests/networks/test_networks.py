@@ -251,7 +251,6 @@ LABEL = abstract(2, dtype=jnp.int32)
         ("patches of 3", DiT(patch=3), abstract(2), abstract(2, *IMAGE), {}),
         (r"\[batch, height, width, channels\]", UNet(32), abstract(2), abstract(2, 64), {}),
         (r"\[batch, height, width, channels\]", DiT(), abstract(2), abstract(2, 64), {}),
-        ("do not divide 48", UNet(48), abstract(2), abstract(2, 8, 8, 3), {}),
         ("5 heads", DiT(heads=5), abstract(2), abstract(2, *IMAGE), {}),
         ("remat is one of", DiT(remat="all"), abstract(2), abstract(2, *IMAGE), {}),
         ('"conv" or "block"', UNet(32, resample="x"), abstract(2), abstract(2, 8, 8, 3), {}),
