@@ -23,7 +23,7 @@ def gradient(name: str, dtype: str) -> dict[str, np.ndarray]:
     batch = jax.tree.map(lambda a: np.asarray(a)[rows], cases.batch(dtype))
     state = run.init(cases.parameters(dtype), jax.random.key(5))
     state, metrics = run.step(state, run.place(batch))
-    found = processes.local((state.opt_state[0].trace, metrics["loss"]), over.whole)
+    found = processes.local((state.opt_state[0].mu, metrics["loss"]), over.whole)
     paths = jax.tree_util.tree_flatten_with_path(found)[0]
     return {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(a) for p, a in paths}
 
