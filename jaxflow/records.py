@@ -81,6 +81,8 @@ def traceable(tree: Any) -> Any:
     >>> jax.tree.leaves(traceable({"rate": 2.0, "map": abs}))
     [2.0]
     """
+    if not any(map(callable, jax.tree.leaves(tree))):
+        return tree
     return jax.tree.map(lambda leaf: Partial(leaf) if callable(leaf) else leaf, tree)
 
 

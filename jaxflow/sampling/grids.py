@@ -23,7 +23,7 @@ Grid = Float[np.ndarray, "times"]
 def _unit(n: int) -> Grid:
     if n < 1:
         raise ValueError(f"a grid needs at least one step; got n={n}")
-    return np.linspace(0.0, 1.0, n + 1)
+    return np.arange(n + 1) / n
 
 
 def _between(start: float, stop: float, share: Grid) -> Grid:
