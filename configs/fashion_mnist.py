@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
         "mode": "jit",
         "microbatches": 1,
         "reduce_dtype": "",
+        "keep_gathered": False,
         "steps_per_call": 1,
     }
     config.checkpoint = {"every": 500, "keep": 2, "keep_every": 0, "best": ""}

@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
         "mode": "jit",
         "microbatches": 1,
         "reduce_dtype": "",
+        "keep_gathered": False,
         "steps_per_call": 100,
     }
     config.checkpoint = {"every": 5_000, "keep": 2, "keep_every": 0, "best": ""}

@@ -1,11 +1,12 @@
 """Plan a run on a slice that is not here: compile its step for it, and say what it would take.
 
     python -m experiments.plan --config=configs/NAME.py --topology=v5e:16x16 [--x1=32,32,3]
-                               [--config.a.b=value ...] [--price=DOLLARS] [--search]
+                               [--config.a.b=value ...] [--slices=2] [--price=DOLLARS] [--search]
 
 Says whether the run fits and what takes the memory, what travels between devices and why, and how
 long a step takes at least. Topologies are v4, v5e, v5p and v6e by chips a side (needs `plan-tpu`),
 and a100, h100, h200 and b200 by nodes and GPUs a node, as h100:8 and h100:2x8 (needs `plan-gpu`).
+`--slices` are equal slices of TPUs, joined by the network.
 `--x1` is the shape of an example, where the data is not here; `--price` is of a device and an hour.
 """
 
@@ -32,6 +33,7 @@ jax.config.update("jax_platforms", "cpu")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "The slice, as v5e:16x16 or h100:8.")
+_SLICES = flags.DEFINE_integer("slices", 1, "Slices of TPUs that a network joins.", lower_bound=1)
 _X1 = flags.DEFINE_list("x1", None, "Shape of an example, as 32,32,3, where the data is not here.")
 _PRICE = flags.DEFINE_float("price", None, "Of one device and hour.", lower_bound=0.0)
 _SEARCH = flags.DEFINE_bool("search", False, "Try layouts, and rank those that fit.")
@@ -44,7 +46,7 @@ def main() -> None:
     config = _CONFIG.value
     check_parts(config)
     shapes = example_shapes(config, _event(_X1.value))
-    devices = devices_of(_TOPOLOGY.value)
+    devices = devices_of(_TOPOLOGY.value, _SLICES.value)
     if _SEARCH.value:
         best = _searched(config, devices, shapes)
     else:
@@ -152,7 +154,7 @@ def _print_moved(one: Estimate) -> None:
     """What travels, summed by kind and reason."""
 
     def key(c: Collective) -> tuple[str, str]:
-        return c.kind, _reason(c, one.config.parallel.axes.tensor)
+        return c.kind, _reason(c, one.config.parallel)
 
     shown = Table(title="what travels between devices in a step")
     for name in ("collective", "of", "arrays", "bytes"):
@@ -168,16 +170,17 @@ def _print_moved(one: Estimate) -> None:
         console.print(shown)
 
 
-def _reason(one: Collective, tensor: int) -> str:
+def _reason(one: Collective, parallel: ConfigDict) -> str:
     """What a collective carries, by the devices that it joins and where in the step it stands."""
+    tensor, cuts = parallel.axes.tensor, parallel.layout == "fsdp" or parallel.axes.fsdp > 1
     backward = "transpose(" in one.operation
     if one.bytes < 4096:
         return "metrics, norms"
     if tensor > 1 and one.group == tuple(range(tensor)):
         return "activations of shared layers"
-    if one.kind in ("all-gather", "collective-permute") and not backward:
+    if one.kind in ("all-gather", "collective-permute") and cuts and not backward:
         return "parameters"
-    if one.kind == "all-gather":
+    if one.kind == "all-gather" and cuts:
         return "parameters, again for the gradient"
     return "gradients"
 
@@ -187,7 +190,9 @@ def _bytes(n: float) -> str:
 
 
 def _seconds(s: float) -> str:
-    return f"{s:.2f} s" if s >= 1 else f"{s * 1e3:.2f} ms"
+    if s >= 1:
+        return f"{s:.2f} s"
+    return f"{s * 1e3:.2f} ms" if s >= 1e-4 else f"{s * 1e6:.2f} us"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ Trillion Parameter Models, arXiv:1910.02054, section 5.3), so that nothing but p
 their gradients travels between devices.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -19,9 +21,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxflow.types import AnyArray, Array
 
-__all__ = ["AXES", "all_but_gathered", "cut", "gathered", "gathers_here"]
+__all__ = [
+    "AXES",
+    "all_but_gathered",
+    "cut",
+    "gathered",
+    "gathers_here",
+    "keeping_gathered",
+    "keeps_gathered",
+]
 
 AXES = ("data", "fsdp", "tensor")
+
+_KEEPS = ContextVar("keeps", default=False)
 
 
 def cut(shape: Sequence[int], sizes: Mapping[str, int], tensor: int | None = None) -> PartitionSpec:
@@ -80,3 +92,18 @@ def gathers_here() -> bool:
     """Whether this is traced for a step that cuts its parameters along `fsdp`."""
     mesh: Any = jax.sharding.get_abstract_mesh()
     return not mesh.empty and dict(mesh.shape).get("fsdp", 1) > 1 and "fsdp" not in mesh.manual_axes
+
+
+@contextlib.contextmanager
+def keeping_gathered(keeps: bool) -> Iterator[None]:
+    """Where what is traced here keeps gathered parameters for the way back, if `keeps`."""
+    token = _KEEPS.set(keeps)
+    try:
+        yield
+    finally:
+        _KEEPS.reset(token)
+
+
+def keeps_gathered() -> bool:
+    """Whether gathered parameters are kept for the way back, not freed and gathered again."""
+    return _KEEPS.get()

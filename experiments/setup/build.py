@@ -149,6 +149,7 @@ def program(config: ConfigDict, devices: Sequence[Any] | None = None) -> trainin
         mode=parallel.mode,
         layout=layout(config, devices),
         reduce_dtype=parallel.reduce_dtype or None,
+        keep_gathered=parallel.keep_gathered,
     )
 
 

@@ -29,6 +29,7 @@ OTHERS = (
     "parallel.layout",
     "parallel.axes",
     "parallel.mode",
+    "parallel.keep_gathered",
     "parallel.reduce_dtype",
     "checkpoint.best",
     "log.wandb_project",

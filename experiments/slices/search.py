@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from experiments.setup.components import component
@@ -27,7 +28,9 @@ def candidates(config: ConfigDict, devices: int) -> Iterator[ConfigDict]:
 
 
 def refined(config: ConfigDict) -> Iterator[ConfigDict]:
-    """A config with less kept for the backward pass, and in more microbatches."""
+    """A config with less kept for the backward pass, in more microbatches, and with gradients that
+    travel in float32 where its network computes in less.
+    """
     module = component("network", config.network)
     known = {"DiT": (None, "dots", "full"), "UNet": (False, True)}.get(type(module).__name__, ())
     for remat in known:
@@ -35,6 +38,9 @@ def refined(config: ConfigDict) -> Iterator[ConfigDict]:
             yield _changed(config, ("network", "kwargs", "remat"), remat)
     for microbatches in (2 * config.parallel.microbatches, 4 * config.parallel.microbatches):
         yield _changed(config, ("parallel", "microbatches"), microbatches)
+    short = jnp.finfo(config.network.kwargs.get("dtype", "float32")).bits < 32
+    if short and not config.parallel.reduce_dtype:
+        yield _changed(config, ("parallel", "reduce_dtype"), "float32")
 
 
 def ranked(tried: list[Estimate]) -> list[Estimate]:
@@ -53,7 +59,8 @@ def describe(config: ConfigDict) -> str:
     remat = config.network.kwargs.get("remat")
     more = f", remat {remat}" if remat else ""
     parts = f", {parallel.microbatches} microbatches" if parallel.microbatches > 1 else ""
-    return f"{parallel.layout}{axes}{parts}{more}"
+    sent = f", gradients in {parallel.reduce_dtype}" if parallel.reduce_dtype else ""
+    return f"{parallel.layout}{axes}{parts}{more}{sent}"
 
 
 def _laid(config: ConfigDict, name: str, **axes: int) -> ConfigDict:

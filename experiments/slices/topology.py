@@ -54,15 +54,19 @@ GPUS = {
 }
 
 
-def devices_of(topology: str) -> Slice:
+def devices_of(topology: str, slices: int = 1) -> Slice:
     """The devices of a topology by name: "v5e:16x16" of TPUs, "h100:8" or "h100:2x8" of GPUs.
 
     TPUs are named by the chips along each side of their slice, GPUs by nodes and GPUs a node. TPUs
     need libtpu, GPUs the CUDA plugin of JAX; neither needs the device.
 
+    Args:
+        topology: its name.
+        slices: equal slices of TPUs that a network joins.
+
     Raises:
-        ValueError: for a kind that is not known, a slice that the compiler does not, or a compiler
-            that is not installed.
+        ValueError: for a kind that is not known, a slice that the compiler does not, several slices
+            of GPUs, or a compiler that is not installed.
     """
     kind, _, sides = topology.partition(":")
     known = (*TPUS, *GPUS)
@@ -73,10 +77,14 @@ def devices_of(topology: str) -> Slice:
         )
     if not re.fullmatch(r"\d+(x\d+)*", sides):
         raise ValueError(f"--topology={topology} has no sizes: give them as v5e:4x4 or h100:2x8")
-    return _gpus(topology, kind, sides) if kind in GPUS else _tpus(topology)
+    if kind in GPUS and slices > 1:
+        raise ValueError(
+            f"--slices={slices} is of TPUs: nodes of GPUs stand in the topology, as {kind}:2x8"
+        )
+    return _gpus(topology, kind, sides) if kind in GPUS else _tpus(topology, slices)
 
 
-def _tpus(topology: str) -> Slice:
+def _tpus(topology: str, slices: int) -> Slice:
     from jax.experimental import topologies
 
     try:
@@ -89,7 +97,8 @@ def _tpus(topology: str) -> Slice:
     os.environ.update({name: told for name, told in ALONE.items() if name not in os.environ})
     try:
         # A v4 is one device by two cores that share its memory.
-        config = {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
+        config: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+        config |= {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **config)
     except Exception as error:
         sentence = " ".join(str(error).split())[:200]

@@ -18,7 +18,7 @@ from flax.linen.dtypes import promote_dtype
 
 from jaxflow.arrays import at_least_float32
 from jaxflow.networks.initialisers import ones, xavier, zeros
-from jaxflow.sharding import all_but_gathered, gathered, gathers_here
+from jaxflow.sharding import all_but_gathered, gathered, gathers_here, keeps_gathered
 from jaxflow.types import AnyArray, Array
 
 __all__ = ["Attention", "GroupNorm", "check_fields", "conv", "dense", "layer_norm", "modulate"]
@@ -42,9 +42,10 @@ def at_use(tensor: int | None = None) -> Any:
 def regathering(block: Any, *, prevent_cse: bool = True, static_argnums: Any = ()) -> Any:
     """A block whose gathered parameters are freed after it, and gathered again on the way back.
 
-    Everything else is kept, and on a mesh that gathers nothing the block is as it was.
+    Everything else is kept, and on a mesh that gathers nothing, or where the step keeps what it
+    gathered, the block is as it was.
     """
-    if not gathers_here():
+    if keeps_gathered() or not gathers_here():
         return block
     return nn.remat(
         block, policy=all_but_gathered, prevent_cse=prevent_cse, static_argnums=static_argnums

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxflow.arrays import batch_size
 from jaxflow.draws.chain import on_host as runs_on_host
+from jaxflow.sharding import keeping_gathered
 from jaxflow.training import bodies, layouts, processes
 from jaxflow.training.layouts import Layout
 from jaxflow.training.many import Arrays, Many, check_state
@@ -59,6 +60,7 @@ def program(
     layout: Layout | None = None,
     donate: bool = True,
     reduce_dtype: Any = None,
+    keep_gathered: bool = False,
 ) -> Program:
     """Compile a trainer over devices.
 
@@ -72,6 +74,9 @@ def program(
             several microbatches (then float32 where None), every device keeps the parameters and a
             gradient of its own whole through the step, so that they travel once, and dropout is
             drawn device by device. Without, each layer's gradient travels as it is computed.
+        keep_gathered: whether layers keep the parameters that they gathered along fsdp for the way
+            back, at the memory of all of them, where otherwise they free them and gather them
+            again. Blocks that are computed again (`remat`) gather again.
 
     Raises:
         TypeError: for what is no trainer.
@@ -119,7 +124,8 @@ def program(
         state = constrained(state)
         batch = complete(leaves, state, batch)
         # Layers find the mesh here, to gather their parameters where they use them.
-        with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
+        mesh = jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh)
+        with mesh, keeping_gathered(keep_gathered):
             state, metrics = body(leaves, state, batch)
         return constrained(state), jax.lax.with_sharding_constraint(metrics, layout.whole)
 

@@ -115,6 +115,8 @@ def test_what_cannot_be_planned_is_one_sentence(moons, monkeypatch):
     ]:
         with pytest.raises(ValueError, match=told):
             devices_of(name)
+    with pytest.raises(ValueError, match=r"^--slices=2 is of TPUs: .*as h100:2x8$"):
+        devices_of("h100:8", slices=2)
     for name, package, extra in [
         ("v5e:4x4", "libtpu", "plan-tpu"),
         ("h100:8", "jax_cuda13_plugin", "plan-gpu"),
@@ -164,6 +166,8 @@ def test_every_layout_is_tried_once_and_none_that_cannot_be():
         "data, 2 microbatches",
         "data, 4 microbatches",
     ]
+    config.network.kwargs.dtype = "bfloat16"
+    assert [describe(one) for one in refined(config)][4:] == ["data, gradients in float32"]
 
 
 def test_bytes_touched_count_slices_of_what_a_loop_goes_through():

@@ -9,6 +9,7 @@ import re
 from functools import cache
 from typing import Any
 
+import flax.nnx as nnx_
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,7 +21,8 @@ from experiments.slices.topology import TPUS, devices_of
 from jaxflow import networks
 from jaxflow.training import layout
 from jaxflow.training.cost import collectives
-from tests.training.test_traffic import step
+from jaxflow.training.fingerprint import fingerprint
+from tests.training.test_traffic import Plain, step
 
 pytestmark = [pytest.mark.topologies, pytest.mark.timeout(1_200)]
 
@@ -31,6 +33,7 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "small dit": (networks.dit("S/4", num_classes=1000, dtype=jnp.bfloat16), (32, 32, 4)),
     "mlp": (networks.MLP(width=512, depth=3, num_classes=10, dtype=jnp.bfloat16), (64,)),
     "unet": (networks.UNet(num_classes=10, dtype=jnp.bfloat16), (32, 32, 3)),
+    "nnx": (None, (8, 8, 2)),
 }
 IN_FLOAT32 = ("conditioning", "modulation", "outward", "outward_norm")
 CASES = [
@@ -38,12 +41,17 @@ CASES = [
     ("v5e:4x4", "dit", "fsdp", {}),
     ("v5e:4x4", "dit", "hybrid", {"fsdp": 4}),
     ("v5e:2x2", "mlp", "fsdp", {}),
+    ("v5e:2x2", "nnx", "data", {}),
+    ("v5e:2x2", "nnx", "fsdp", {}),
+    ("h100:8", "nnx", "fsdp", {}),
     ("v5p:2x2x2", "small dit", "fsdp", {}),
     ("v6e:4x4", "small dit", "data", {}),
     ("h100:8", "dit", "data", {}),
     ("h100:8", "dit", "fsdp", {}),
     ("h100:2x8", "dit", "hybrid", {"fsdp": 8}),
+    pytest.param("v5e:4x4", "unet", "data", {}, marks=pytest.mark.slow),
     pytest.param("v5e:4x4", "unet", "fsdp", {}, marks=pytest.mark.slow),
+    pytest.param("v5e:4x4", "unet", "hybrid", {"fsdp": 4}, marks=pytest.mark.slow),
     pytest.param("h100:8", "unet", "fsdp", {}, marks=pytest.mark.slow),
 ]
 
@@ -65,19 +73,26 @@ def compiled_on(topology: str, name: str, kind: str, axes: dict[str, int], **mor
     rules = getattr(module, "tensor_axes", None)
     over = layout(kind, devices=devices(topology), tensor_axes=rules, **axes)
     n = A_DEVICE * over.batch_parts
-    network = networks.linen(module)
-    made, _ = step(network, over, n, event, optimizer=optax.adamw(1e-4), **more)
-    return made, collectives(made.as_text()), bytes_of(network, event)
+    network = networks.nnx(Plain(nnx_.Rngs(0))) if module is None else networks.linen(module)
+    more |= {"optimizer": optax.adamw(1e-4), "labelled": module is not None}
+    made, count = step(network, over, n, event, **more)
+    once = 4 * count if module is None else bytes_of(network, event)
+    return made, collectives(made.as_text()), once
 
 
-def bytes_of(network: Any, event: tuple[int, ...]) -> int:
-    """Of the parameters as they are computed with: in bfloat16, but for conditions and outputs."""
-    params = jax.eval_shape(
+def parameters_of(network: Any, event: tuple[int, ...]) -> Any:
+    """Their shapes."""
+    return jax.eval_shape(
         lambda key: network.init(
             key, jnp.zeros(2), jnp.zeros((2, *event)), label=jnp.zeros(2, int)
         ),
         jax.random.key(0),
     )
+
+
+def bytes_of(network: Any, event: tuple[int, ...]) -> int:
+    """Of the parameters as they are computed with: in bfloat16, but for conditions and outputs."""
+    params = parameters_of(network, event)
     sizes = {k: sum(a.size for a in jax.tree.leaves(v)) for k, v in params.items()}
     return sum((4 if k in IN_FLOAT32 else 2) * size for k, size in sizes.items())
 
@@ -124,6 +139,20 @@ def test_tensor_moves_what_megatron_counts(topology):
     moved = sum(one.times * one.bytes for one in found)
     assert groups > 1
     assert moved <= 1.05 * activations + 2 * once
+
+
+def test_checksums_move_a_word_an_array():
+    module, event = NETWORKS["small dit"]
+    over = layout("fsdp", devices=devices("v5e:4x4"))
+    params = parameters_of(networks.linen(module), event)
+    laid = jax.tree.map(
+        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
+        params,
+        over.split(params),
+    )
+    found = collectives(fingerprint.lower(laid).compile().as_text())
+    words = len(jax.tree.leaves(params))
+    assert sum(one.times * one.bytes for one in found) <= 2 * 4 * words
 
 
 EVENTS = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}

@@ -51,12 +51,12 @@ def step(network, over, n, event, **more):
     return made.compile(), count
 
 
-def lowered(network, over, n, event, labelled=True, microbatches=1, optimizer=ADAM, **reduced):
+def lowered(network, over, n, event, labelled=True, microbatches=1, optimizer=ADAM, **more):
     t, x = jnp.zeros(2), jnp.zeros((2, *event))
     cond = {"label": jnp.zeros(2, int)} if labelled else {}
     loss, draw = losses.flow_matching(network, PATH), draws.standard(PATH)
     run = program(
-        trainer(loss, optimizer, draw=draw, microbatches=microbatches), layout=over, **reduced
+        trainer(loss, optimizer, draw=draw, microbatches=microbatches), layout=over, **more
     )
     params = jax.eval_shape(lambda key: network.init(key, t, x, **cond), jax.random.key(0))
     state = over.like(jax.eval_shape(run.trainer.init, params, jax.random.key(0)))
@@ -92,6 +92,21 @@ def test_a_step_moves_parameters_and_gradients_alone(name, kind):
     assert moved["all-gather"] <= 1.1 * gathers * size + 4096
     # The CPU's compiler scatters by reducing the whole, then across groups a part of it.
     assert moved["rest"] <= 1.1 * size * (1 + 1 / 4 * (kind == "hybrid")) + 4096
+
+
+def test_what_was_gathered_may_be_kept_for_the_way_back():
+    """One gather of parameters for two, and more memory."""
+    made = [
+        step(NETWORKS["dit"](), layout("fsdp"), BATCH, (8, 8, 2), keep_gathered=keeps)
+        for keeps in (False, True)
+    ]
+    gathered = [
+        sum(one.times * one.bytes for one in collectives(a.as_text()) if one.kind == "all-gather")
+        for a, _ in made
+    ]
+    assert gathered[1] <= 1.1 * 4 * made[0][1] + 4096 < gathered[0]
+    freed, kept = (a.memory_analysis().temp_size_in_bytes for a, _ in made)
+    assert freed < kept
 
 
 @pytest.mark.parametrize("kind", ["hybrid", pytest.param("fsdp", marks=pytest.mark.slow)])
@@ -135,6 +150,35 @@ def test_collectives_are_counted_with_their_loops():
     (one,) = collectives(text.as_text())
     assert (one.kind, one.times, one.bytes) == ("all-reduce", 7, 12)
     assert math.prod(one.shapes[0]) == 3
+
+
+def test_what_goes_between_slices_is_one_collective():
+    """A TPU's runtime takes it from a send to a receive: the larger is the whole array."""
+
+    def end(name, shape, taken):
+        return (
+            f"  %{name} = (f32[{shape}]{{1,0}}, u32[], token[]) {name}({taken}), channel_id=1, "
+            'is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="one_0",'
+            '_xla_megascale_target="{1:2,4}x{0:3}",_xla_megascale_transfer_type="ALL_GATHER"}'
+        )
+
+    text = "\n".join(
+        [
+            "HloModule jit_step, num_partitions=4",
+            "",
+            "ENTRY %main (part: f32[16,8]) -> f32[48,8] {",
+            "  %part = f32[16,8]{1,0} parameter(0)",
+            "  %after = token[] after-all()",
+            end("send", "16,8", "%part, %after"),
+            end("recv", "48,8", "%after"),
+            "  %host = (f32[9,9]{1,0}, u32[], token[]) send(%part, %after), channel_id=2",
+            "  ROOT %made = f32[48,8]{1,0} get-tuple-element(%recv), index=0",
+            "}",
+        ]
+    )
+    (found,) = collectives(text)
+    assert (found.kind, found.bytes, found.times) == ("all-gather", 4 * 48 * 8, 1)
+    assert found.group == (0, 4, 8)
 
 
 def test_what_is_no_program_is_refused():
