@@ -22,6 +22,7 @@ from jaxflow.types import (
     Params,
     Path,
     Solution,
+    Times,
     TrainState,
     Velocity,
 )
@@ -52,18 +53,27 @@ def network(config: ConfigDict) -> Linen:
 def draw(config: ConfigDict) -> Draw:
     """Everything random in the objective."""
     drop = draws.drop(config.drop.rate, config.drop.null.to_dict()) if config.drop.rate else None
-    return draws.standard(
+    usual = draws.standard(
         path(config),
         source=component("source", config.source),
         coupling=component("coupling", config.coupling),
-        times=component("times", config.times),
+        times=times(config),
         drop=drop,
     )
+    if config.loss.name != "contrastive":
+        return usual
+    return draws.chain(usual, draws.negatives("label" if "label" in config.data.cond else None))
+
+
+def times(config: ConfigDict) -> Times:
+    """The times of training."""
+    return component("times", config.times, path=path(config))
 
 
 def loss(config: ConfigDict) -> Loss:
-    """The loss of the network on the path."""
-    return component("loss", config.loss, network=network(config), path=path(config))
+    """The loss of the network on the path, with a weight that may be that of the times."""
+    own = {"network": network(config), "path": path(config), "drawn": times(config)}
+    return component("loss", config.loss, **own)
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -67,7 +67,11 @@ TABLES: Mapping[str, Table] = {
         "mode": times.mode,
         "cosine_map": times.cosine_map,
         "beta": times.beta,
+        "log_normal": times.log_normal,
+        "shifted": times.shifted,
         "stratified": times.stratified,
+        "antithetic": times.antithetic,
+        "histogram": times.histogram,
     },
     "path": {
         "linear": paths.linear,
@@ -82,7 +86,7 @@ TABLES: Mapping[str, Table] = {
         "unet": networks.UNet,
         "dit": networks.DiT,
     },
-    "loss": {"flow_matching": losses.flow_matching},
+    "loss": {"flow_matching": losses.flow_matching, "contrastive": losses.contrastive},
     "weight": {name: getattr(losses.weights, name) for name in losses.weights.__all__},
     "optimizer": {
         "adam": optax.adam,

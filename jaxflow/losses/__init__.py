@@ -1,6 +1,8 @@
 """Losses regress a network on a path: `(params, key, batch, held) -> (loss, aux)`."""
 
 from jaxflow.losses import weights
+from jaxflow.losses.contrastive import contrastive
 from jaxflow.losses.flow_matching import flow_matching
+from jaxflow.losses.uncertainty import learned_uncertainty
 
-__all__ = ["flow_matching", "weights"]
+__all__ = ["contrastive", "flow_matching", "learned_uncertainty", "weights"]

@@ -33,7 +33,7 @@ from jaxflow.types import (
 )
 from jaxflow.velocities.prediction import check_kind, convert, divisors
 
-__all__ = ["flow_matching"]
+__all__ = ["check_alike", "check_complete", "flow_matching"]
 
 
 @record
@@ -60,16 +60,11 @@ class FlowMatching:
             ValueError: where the network's output differs from the data in shape, the batch was
                 not completed by a draw, or a score is wanted of pairs that tell none.
         """
-        missing = [name for name in ("t", "x0", "x1") if name not in batch]
-        if missing:
-            raise ValueError(
-                f"the batch lacks {', '.join(missing)}: complete it with a draw, "
-                "draws.standard(path)(key, batch)"
-            )
+        check_complete(batch)
         sample = self.path(batch["t"], batch["x0"], batch["x1"], batch.get("z"))
         target = self._target(sample, batch.get("z"))
         output = self.network(params, sample.t, sample.x, key=key, **batch.get("cond", {}))
-        _check_alike(output, sample.x)
+        check_alike(output, sample.x)
         kinds = {"source": self.prediction, "target": self.regress}
         predicted = convert(output, sample.t, sample.x, path=self.path, **kinds)
         per_example = self._errors(sample.t, predicted, target)
@@ -118,7 +113,26 @@ def _checked_weight(weight: Any, t: Array) -> Array:
     return jnp.asarray(weight)
 
 
-def _check_alike(output: Any, x: Any) -> None:
+def check_complete(batch: Batch) -> None:
+    """Refuse a batch that no draw has completed.
+
+    Raises:
+        ValueError: naming what it lacks.
+    """
+    missing = [name for name in ("t", "x0", "x1") if name not in batch]
+    if missing:
+        raise ValueError(
+            f"the batch lacks {', '.join(missing)}: complete it with a draw, "
+            "draws.standard(path)(key, batch)"
+        )
+
+
+def check_alike(output: Any, x: Any) -> None:
+    """Refuse a network whose output has another shape than the data.
+
+    Raises:
+        ValueError: naming both.
+    """
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (output, x)]
     if shapes[0] != shapes[1]:
         raise ValueError(

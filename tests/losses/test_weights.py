@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow import couplings, draws, losses, paths, sources
+from jaxflow import couplings, draws, losses, paths, sources, times, velocities
 from jaxflow.losses import weights
 from jaxflow.types import Dependent
 from jaxflow.velocities.prediction import KINDS
@@ -19,6 +19,11 @@ TABLE = {
     "alpha": weights.alpha(paths.vp()),
     "determinant": weights.determinant(paths.linear_vp(), power=1.0),
     "constant": weights.constant(),
+    "importance": weights.importance(times.mode(1.0)),
+    "likelihood": weights.likelihood(paths.vp()),
+    "sigmoid": weights.sigmoid(paths.linear(), -1.0, regress="data"),
+    "min_snr": weights.min_snr(paths.cosine()),
+    "edm": weights.edm(paths.linear_vp()),
 }
 
 
@@ -148,3 +153,82 @@ def test_no_score_of_dependent_pairs(key):
     sample = path(drawn["t"], drawn["x0"], drawn["x1"], drawn["z"])
     np.testing.assert_allclose(sample.score[:, 0], -drawn["x0"][:, 0] / (1 - drawn["t"]), rtol=1e-5)
     assert jnp.isfinite(score(None, None, drawn)[0])
+
+
+SPACES = ("noise", "data", "velocity", "score")
+
+
+@pytest.mark.parametrize("path", [paths.linear(), paths.vp(), paths.cosine()])
+def test_a_weight_of_the_noise_weighs_alike_in_every_space(path, x64):
+    """The weighed error of one prediction is the same number, whatever space it is squared in."""
+    t = jnp.linspace(0.1, 0.9, 5)
+    sample = path(t, jnp.full((5, 1), 0.7), jnp.full((5, 1), -0.4))
+    noise = sample.x0 + 0.3
+    for make in (
+        weights.likelihood,
+        weights.min_snr,
+        weights.edm,
+        lambda path, regress: weights.sigmoid(path, 0.5, regress=regress),
+    ):
+        weighed = []
+        for space in SPACES:
+            target = {"noise": sample.x0, "data": sample.x1, "velocity": sample.u}.get(
+                space, sample.score
+            )
+            predicted = velocities.convert(
+                noise, t, sample.x, path=path, source="noise", target=space
+            )
+            weighed.append(make(path, regress=space)(t) * jnp.square(predicted - target)[:, 0])
+        for each in weighed[1:]:
+            np.testing.assert_allclose(each, weighed[0], rtol=1e-9)
+
+
+def test_weights_are_the_papers(x64):
+    """Kingma & Gao's by the log ratio, Hang's and Karras' tables, at times of three paths."""
+    t = jnp.linspace(0.05, 0.95, 19)
+    for path in (paths.linear(), paths.vp(), paths.linear_vp()):
+        alpha, sigma = path.schedule.alpha(t), path.schedule.sigma(t)
+
+        def log_snr(t, path=path):
+            return 2 * jnp.log(path.schedule.alpha(t) / path.schedule.sigma(t))
+
+        rate = jax.vmap(jax.grad(log_snr))(t)
+        snr = jnp.exp(log_snr(t))
+        found = weights.likelihood(path, regress="noise")(t)
+        np.testing.assert_allclose(found, rate / 2, rtol=1e-9)
+        found = weights.sigmoid(path, -1.5, regress="noise")(t)
+        expected = rate / 2 / (1 + jnp.exp(log_snr(t) + 1.5))
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        found = weights.min_snr(path, 5.0, regress="data")(t)
+        np.testing.assert_allclose(found, jnp.minimum(snr, 5.0), rtol=1e-9)
+        found = weights.edm(path, 0.7)(t)
+        ratio = sigma / alpha
+        np.testing.assert_allclose(found, (ratio**2 + 0.49) / (0.7 * ratio) ** 2, rtol=1e-9)
+
+
+def test_the_likelihoods_weight_bounds_the_likelihood(x64):
+    """Of unit normal data, whose noise has the posterior variance `alpha^2 = sigmoid(lambda)` where
+    a path preserves variance: the bound is `1/2 int sigmoid(lambda) d lambda`.
+    """
+    path = paths.cosine()
+    t = jnp.linspace(0.001, 0.999, 4001)
+    alpha = path.schedule.alpha(t)
+    weight = weights.likelihood(path, regress="noise")(t)
+    log_snr = 2 * jnp.log(alpha / path.schedule.sigma(t))
+    total = jnp.trapezoid(weight * alpha**2, t)
+    exact = 0.5 * (jax.nn.softplus(log_snr[-1]) - jax.nn.softplus(log_snr[0]))
+    np.testing.assert_allclose(total, exact, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: weights.sigmoid(paths.linear(), math.nan), "finite bias; got nan"),
+        (lambda: weights.min_snr(paths.linear(), 0.0), "gamma > 0; got 0.0"),
+        (lambda: weights.edm(paths.linear(), -1.0), "sigma_data > 0; got -1.0"),
+        (lambda: weights.likelihood(paths.linear(), regress="velocty"), "did you mean 'velocity'"),
+    ],
+)
+def test_wrong_weights_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

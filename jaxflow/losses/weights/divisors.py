@@ -1,4 +1,4 @@
-r"""Weights of a loss, functions of time that keep it finite.
+r"""Weights that keep a loss finite.
 
 Where an error is carried from one space into another by a coefficient $c(t)$ that is infinite at an
 end of the interval, $E_t[c^2 \| \text{error} \|^2]$ is too, or is made by a handful of examples:

@@ -16,13 +16,13 @@ from jaxflow.arrays import as_floats, bisect
 from jaxflow.records import record, static
 from jaxflow.types import AnyArray, Array, Float, Key, Shaped, Times
 
-__all__ = ["beta", "cosine_map", "logit_normal", "mode", "stratified", "uniform"]
+__all__ = ["ByQuantile", "beta", "cosine_map", "logit_normal", "mode", "uniform"]
 
 Vector = Float[Array, "n"]
 Shares = Shaped[AnyArray, "n"]
 
 
-class _ByQuantile(ABC):
+class ByQuantile(ABC):
     """Draws by pushing uniform numbers through the quantile function."""
 
     def __call__(self, key: Key, n: int) -> Vector:
@@ -34,7 +34,7 @@ class _ByQuantile(ABC):
 
 
 @record
-class Uniform(_ByQuantile):
+class Uniform(ByQuantile):
     """Uniform on [0, 1)."""
 
     def quantile(self, u: Shares) -> Vector:
@@ -47,7 +47,7 @@ class Uniform(_ByQuantile):
 
 
 @record
-class LogitNormal(_ByQuantile):
+class LogitNormal(ByQuantile):
     """`logit(t) ~ N(mean, std^2)`."""
 
     mean: float = static()
@@ -66,7 +66,7 @@ class LogitNormal(_ByQuantile):
 
 
 @record
-class Mode(_ByQuantile):
+class Mode(ByQuantile):
     """Heavy at the middle for a positive scale, at the ends for a negative one."""
 
     scale: float = static()
@@ -84,7 +84,7 @@ class Mode(_ByQuantile):
 
 
 @record
-class CosineMap(_ByQuantile):
+class CosineMap(ByQuantile):
     """Uniform angles on the cosine path, read as times of the linear one."""
 
     def quantile(self, u: Shares) -> Vector:
@@ -99,7 +99,7 @@ class CosineMap(_ByQuantile):
 
 
 @record
-class Beta(_ByQuantile):
+class Beta(ByQuantile):
     """The beta distribution."""
 
     a: ArrayLike = static()
@@ -115,27 +115,6 @@ class Beta(_ByQuantile):
     def log_prob(self, t: Vector) -> Vector:
         """Log-density in nats."""
         return jax.scipy.stats.beta.logpdf(t, self.a, self.b)
-
-
-@record
-class Stratified:
-    """One draw in each of `n` strata of equal probability, in random order."""
-
-    times: Times
-
-    def __call__(self, key: Key, n: int) -> Vector:
-        inside, order = jax.random.split(key)
-        u = (jnp.arange(n) + jax.random.uniform(inside, (n,))) / n
-        below_one = jnp.finfo(u.dtype).epsneg
-        return self.times.quantile(jax.random.permutation(order, jnp.minimum(u, 1 - below_one)))
-
-    def quantile(self, u: Shares) -> Vector:
-        """Of a single time, which has the distribution that is stratified."""
-        return self.times.quantile(u)
-
-    def log_prob(self, t: Vector) -> Vector:
-        """Of a single time, in nats."""
-        return self.times.log_prob(t)
 
 
 def uniform() -> Times:
@@ -190,12 +169,3 @@ def beta(a: float, b: float) -> Times:
     if not (0 < a < math.inf and 0 < b < math.inf):
         raise ValueError(f"beta needs a > 0 and b > 0; got a={a}, b={b}")
     return Beta(a, b)
-
-
-def stratified(times: Times) -> Times:
-    """The same distribution with one time in each of `n` equally probable strata.
-
-    Each time alone has the distribution of `times`; together they cover it evenly, which lowers
-    the variance of the loss. The order is random, so that no example is tied to a stratum.
-    """
-    return Stratified(times)

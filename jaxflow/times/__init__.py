@@ -1,0 +1,20 @@
+"""Distributions over training times, each with its quantile function and its log-density."""
+
+from jaxflow.times.distributions import beta, cosine_map, logit_normal, mode, uniform
+from jaxflow.times.histogram import fitted, histogram
+from jaxflow.times.log_normal import log_normal
+from jaxflow.times.shaped import antithetic, shifted, stratified
+
+__all__ = [
+    "antithetic",
+    "beta",
+    "cosine_map",
+    "fitted",
+    "histogram",
+    "log_normal",
+    "logit_normal",
+    "mode",
+    "shifted",
+    "stratified",
+    "uniform",
+]
