@@ -127,9 +127,8 @@ def likelihood(path: Path, *, regress: str = "velocity") -> OfNoise:
 def sigmoid(path: Path, bias: float, *, regress: str = "velocity") -> OfNoise:
     """The likelihood's weight, less of levels whose log signal-to-noise ratio is beyond `bias`.
 
-    Kingma & Gao, Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation, 2023,
-    arXiv:2303.00848; Hoogeboom et al., Simpler Diffusion, 2024,
-    arXiv:2410.19324.
+    Kingma & Gao, Understanding Diffusion Objectives as the ELBO, 2023, arXiv:2303.00848; Hoogeboom
+    et al., Simpler Diffusion, 2024, arXiv:2410.19324.
 
     Args:
         path: an affine path.
