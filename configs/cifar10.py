@@ -74,5 +74,5 @@ def get_config() -> ConfigDict:
         "guidance": 1.0,
         "batch_size": 100,
     }
-    config.evaluation = {"split": "test", "num": 10_000, "likelihoods": 0}
+    config.evaluation = {"split": "test", "num": 10_000, "likelihoods": 0, "dequantisations": 1}
     return config

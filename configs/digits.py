@@ -65,5 +65,5 @@ def get_config() -> ConfigDict:
         "guidance": 1.0,
         "batch_size": 1_000,
     }
-    config.evaluation = {"split": "test", "num": 1_000, "likelihoods": 50}
+    config.evaluation = {"split": "test", "num": 1_000, "likelihoods": 50, "dequantisations": 1}
     return config

@@ -80,5 +80,5 @@ def get_config() -> ConfigDict:
         "guidance": 1.5,
         "batch_size": 250,
     }
-    config.evaluation = {"split": "test", "num": 1_000, "likelihoods": 0}
+    config.evaluation = {"split": "test", "num": 1_000, "likelihoods": 0, "dequantisations": 1}
     return config

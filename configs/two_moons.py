@@ -56,5 +56,5 @@ def get_config() -> ConfigDict:
         "guidance": 1.0,
         "batch_size": 1_000,
     }
-    config.evaluation = {"split": "test", "num": 4_000, "likelihoods": 500}
+    config.evaluation = {"split": "test", "num": 4_000, "likelihoods": 500, "dequantisations": 1}
     return config

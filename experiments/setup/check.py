@@ -59,6 +59,7 @@ LEAST = {
         "log.pictures_every",
         "sampler.batch_size",
         "evaluation.num",
+        "evaluation.dequantisations",
     ),
 }
 

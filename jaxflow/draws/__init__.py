@@ -8,6 +8,7 @@ averages and what is frozen, so that a draw may encode its data by a frozen netw
 
 from jaxflow.draws.chain import as_draw, chain
 from jaxflow.draws.drop import drop
+from jaxflow.draws.keys import keys
 from jaxflow.draws.negatives import negatives
 from jaxflow.draws.pairs import couple, latent, source, times
 from jaxflow.draws.standard import standard
@@ -17,6 +18,7 @@ __all__ = [
     "chain",
     "couple",
     "drop",
+    "keys",
     "latent",
     "negatives",
     "source",

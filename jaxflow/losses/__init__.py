@@ -3,6 +3,7 @@
 from jaxflow.losses import weights
 from jaxflow.losses.contrastive import contrastive
 from jaxflow.losses.flow_matching import flow_matching
+from jaxflow.losses.maximum_likelihood import maximum_likelihood
 from jaxflow.losses.uncertainty import learned_uncertainty
 
-__all__ = ["contrastive", "flow_matching", "learned_uncertainty", "weights"]
+__all__ = ["contrastive", "flow_matching", "learned_uncertainty", "maximum_likelihood", "weights"]

@@ -93,4 +93,4 @@ def contrastive(network: Network, path: Path, *, repulsion: float = 0.05) -> Los
     check_made("path", path)
     if not 0 <= repulsion < 1:
         raise ValueError(f"contrastive needs 0 <= repulsion < 1; got {repulsion}")
-    return Contrastive(*traceable((network, path)), repulsion)
+    return Contrastive(traceable(network), traceable(path), repulsion)

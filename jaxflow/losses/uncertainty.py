@@ -82,4 +82,4 @@ def learned_uncertainty(loss: Loss, uncertainty: Callable[[Params, Any], Array])
         check_made(name, each)
         if not callable(each):
             raise TypeError(f"{name} must be a function; got {type(each).__name__}")
-    return LearnedUncertainty(*traceable((loss, uncertainty)))
+    return LearnedUncertainty(traceable(loss), traceable(uncertainty))

@@ -27,7 +27,7 @@ from jaxflow.metrics.frechet import (
     moments,
     streamed_moments,
 )
-from jaxflow.metrics.likelihood import bits_per_dim
+from jaxflow.metrics.likelihood import bits_per_dim, importance_weighted
 from jaxflow.metrics.nearest import Nearest, nearest
 from jaxflow.metrics.two_sample import TwoSample, classifier_two_sample
 
@@ -43,6 +43,7 @@ __all__ = [
     "fit_classifier",
     "frechet",
     "frechet_from_moments",
+    "importance_weighted",
     "median_distance",
     "mmd_squared",
     "moments",

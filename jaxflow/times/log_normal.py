@@ -52,7 +52,7 @@ class LogNormal(ByQuantile):
 
     def _share(self, t: Array) -> Array:
         alpha = self.schedule.alpha(t)
-        return alpha / (alpha + self.schedule.sigma(t))
+        return jnp.asarray(alpha / (alpha + self.schedule.sigma(t)))
 
     def _ends(self) -> Array:
         """The shares of (1) that lie before the ends of the path."""

@@ -15,7 +15,12 @@ from tests.problems import COVARIANCES, CURVES, MEANS, WEIGHTS
 
 def test_every_factory_is_known():
     public = {n for n in losses.__all__ if inspect.isfunction(getattr(losses, n))}
-    assert public == {"contrastive", "flow_matching", "learned_uncertainty"}
+    assert public == {
+        "contrastive",
+        "flow_matching",
+        "learned_uncertainty",
+        "maximum_likelihood",
+    }
 
 
 def mixture(path, **change):
