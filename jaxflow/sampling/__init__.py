@@ -2,6 +2,7 @@
 
 from jaxflow.sampling import grids
 from jaxflow.sampling.adaptive import adaptive
+from jaxflow.sampling.diagnostics import path_cost
 from jaxflow.sampling.fixed_step import fixed_step
 from jaxflow.sampling.flow_map import flow_map
 from jaxflow.sampling.likelihood import exact, hutchinson, log_prob
@@ -21,5 +22,6 @@ __all__ = [
     "hutchinson",
     "log_prob",
     "midpoint",
+    "path_cost",
     "rk4",
 ]

@@ -25,7 +25,8 @@ def test_every_method_and_grid_is_in_a_table():
 
     assert public(methods) == set(METHODS) == set(ORDERS)
     assert public(sampling) == {
-        *METHODS, "adaptive", "fixed_step", "flow_map", "exact", "hutchinson", "log_prob"
+        *METHODS, "adaptive", "fixed_step", "flow_map", "exact", "hutchinson", "log_prob",
+        "path_cost",
     }  # fmt: skip
 
 
