@@ -35,6 +35,7 @@ HOUSE = {
     "train": {"setup", "output", "run"},
     "sample": {"setup", "output", "run"},
     "evaluate": {"setup", "output", "run"},
+    "frontier": {"setup", "output", "run"},
     "prepare": {"formats", "run"},
     "__init__": set(),
 }

@@ -10,7 +10,7 @@ from PIL import Image
 
 from jaxflow.data.transforms import pixels
 
-__all__ = ["draw_loss", "draw_samples", "is_image"]
+__all__ = ["draw_frontier", "draw_loss", "draw_samples", "is_image"]
 
 SMALLEST_SIDE = 32
 
@@ -69,4 +69,35 @@ def draw_loss(path: epath.Path, lines: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_frontier(path: epath.Path, quality: str, points: Sequence[Any], best: Any) -> None:
+    """Quality against calls of the network, a line a method and grid; the chosen one ringed."""
+    figure, axes = _figure(6, 4)
+    lines: dict[Any, list[Any]] = {}
+    for point in points:
+        if math.isfinite(point.quality):
+            lines.setdefault((point.setting._replace(n=0)), []).append(point)
+    scales = {line.guidance for line in lines}
+    for line, found in lines.items():
+        named = f"{line.method}, {line.grid}"
+        named += f", guidance {line.guidance:g}" if len(scales) > 1 else ""
+        found = sorted(found, key=lambda point: point.calls)
+        axes.errorbar(
+            [point.calls for point in found],
+            [point.quality for point in found],
+            np.nan_to_num([point.standard_error for point in found]),
+            marker="o",
+            markersize=3,
+            capsize=2,
+            label=named,
+        )
+    axes.plot(best.calls, best.quality, "o", markersize=11, fillstyle="none", color="black")
+    axes.set(xscale="log", yscale="log", xlabel="calls of the network a sample", ylabel=quality)
+    ticks = sorted({point.calls for point in points})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
     _save(figure, path)

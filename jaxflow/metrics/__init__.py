@@ -12,7 +12,7 @@
 | `bits_per_dim` | | none, for a bound on the code length | bits |
 """
 
-from jaxflow.metrics.classify import Accuracy, class_accuracy, fit_classifier
+from jaxflow.metrics.classify import Accuracy, class_accuracy, fit_classifier, fit_features
 from jaxflow.metrics.distances import (
     energy_distance,
     median_distance,
@@ -41,6 +41,7 @@ __all__ = [
     "classifier_two_sample",
     "energy_distance",
     "fit_classifier",
+    "fit_features",
     "frechet",
     "frechet_from_moments",
     "importance_weighted",

@@ -1,4 +1,4 @@
-"""The accuracy of generated classes: does a sample look like the class that was asked for?"""
+"""What a classifier of real data sees in samples: classes, and features to compare them by."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from jaxflow.metrics.features import rows
 
-__all__ = ["Accuracy", "class_accuracy", "fit_classifier"]
+__all__ = ["Accuracy", "class_accuracy", "fit_classifier", "fit_features"]
 
 Predict = Callable[[ArrayLike], NDArray[Any]]
 
@@ -36,6 +36,35 @@ def fit_classifier(x: ArrayLike, label: ArrayLike, *, classifier: Any = None) ->
     model = _support_vectors() if classifier is None else classifier
     model.fit(x, label)
     return lambda samples: model.predict(rows(np.asarray(samples)))
+
+
+def fit_features(
+    x: ArrayLike, label: ArrayLike, *, width: int = 64, seed: int = 0
+) -> Callable[[ArrayLike], NDArray[Any]]:
+    """A function from samples to the hidden units of a network that tells real classes apart.
+
+    For a Fréchet distance on data that no large classifier knows: `frechet(features(x),
+    features(held_out))`.
+
+    Args:
+        x: real samples, `[n, *event]`; they should not be those that the model is compared with.
+        label: their classes, `[n]`.
+        width: how many hidden units, the size of the features.
+        seed: of the network.
+
+    Raises:
+        ValueError: for no samples, not one label a sample, or a single class.
+
+    Comparable between samples of one such function alone.
+    """
+    x, label = _labelled(x, label)
+    if len(np.unique(label)) < 2:
+        raise ValueError("features of a classifier need at least two classes; the labels hold one")
+    from sklearn.neural_network import MLPClassifier
+
+    model = MLPClassifier((width,), early_stopping=True, random_state=seed).fit(x, label)
+    weight, bias = model.coefs_[0], model.intercepts_[0]
+    return lambda samples: np.maximum(rows(np.asarray(samples)) @ weight + bias, 0)
 
 
 def class_accuracy(predict: Predict, x: ArrayLike, label: ArrayLike) -> Accuracy:
