@@ -33,7 +33,7 @@ from jaxflow.types import (
 )
 from jaxflow.velocities.prediction import check_kind, convert, divisors
 
-__all__ = ["flow_matching"]
+__all__ = ["check_alike", "check_complete", "checked_weight", "flow_matching"]
 
 
 @record
@@ -60,16 +60,11 @@ class FlowMatching:
             ValueError: where the network's output differs from the data in shape, the batch was
                 not completed by a draw, or a score is wanted of pairs that tell none.
         """
-        missing = [name for name in ("t", "x0", "x1") if name not in batch]
-        if missing:
-            raise ValueError(
-                f"the batch lacks {', '.join(missing)}: complete it with a draw, "
-                "draws.standard(path)(key, batch)"
-            )
+        check_complete(batch)
         sample = self.path(batch["t"], batch["x0"], batch["x1"], batch.get("z"))
         target = self._target(sample, batch.get("z"))
         output = self.network(params, sample.t, sample.x, key=key, **batch.get("cond", {}))
-        _check_alike(output, sample.x)
+        check_alike(output, sample.x)
         kinds = {"source": self.prediction, "target": self.regress}
         predicted = convert(output, sample.t, sample.x, path=self.path, **kinds)
         per_example = self._errors(sample.t, predicted, target)
@@ -101,7 +96,7 @@ class FlowMatching:
         error = jnp.square(predicted - target)
         if self.weight is None:
             return event_mean(error)
-        return event_mean(expand(_checked_weight(self.weight(t), t), error) * error)
+        return event_mean(expand(checked_weight(self.weight(t), t), error) * error)
 
 
 def _has_dependent(z: Any) -> bool:
@@ -109,7 +104,26 @@ def _has_dependent(z: Any) -> bool:
     return any(isinstance(leaf, Dependent) for leaf in leaves)
 
 
-def _checked_weight(weight: Any, t: Array) -> Array:
+def check_complete(batch: Batch) -> None:
+    """Refuse a batch that no draw has completed.
+
+    Raises:
+        ValueError: naming what it lacks.
+    """
+    missing = [name for name in ("t", "x0", "x1") if name not in batch]
+    if missing:
+        raise ValueError(
+            f"the batch lacks {', '.join(missing)}: complete it with a draw, "
+            "draws.standard(path)(key, batch)"
+        )
+
+
+def checked_weight(weight: Any, t: Any) -> Array:
+    """The weight, known to be one a time.
+
+    Raises:
+        ValueError: with both shapes.
+    """
     if jnp.shape(weight) != jnp.shape(t):
         raise ValueError(
             f"the weight of times of shape {jnp.shape(t)} has shape {jnp.shape(weight)}: a weight "
@@ -118,7 +132,12 @@ def _checked_weight(weight: Any, t: Array) -> Array:
     return jnp.asarray(weight)
 
 
-def _check_alike(output: Any, x: Any) -> None:
+def check_alike(output: Any, x: Any) -> None:
+    """Refuse a network's output of another shape than the data.
+
+    Raises:
+        ValueError: with both shapes.
+    """
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (output, x)]
     if shapes[0] != shapes[1]:
         raise ValueError(
