@@ -73,9 +73,10 @@ class FlowAndScore:
         }
         for output in outputs.values():
             check_alike(output, sample.x)
-        share = self.path.gamma(at_least_float32(sample.t)) / self.path.widest
-        flow = self._error(sample.t, outputs["flow"] - sample.u)
-        score = self._error(sample.t, expand(share, sample.x) * outputs["score"] + z)
+        t: Any = at_least_float32(batch["t"])
+        share = self.path.gamma(t) / self.path.widest
+        flow = self._error(t, outputs["flow"] - sample.u)
+        score = self._error(t, expand(share, sample.x) * outputs["score"] + z)
         per_example = flow + score
         return jnp.mean(per_example), {"per_example": per_example, "flow": flow, "score": score}
 

@@ -127,7 +127,7 @@ def interval_of(path: Path) -> Interval:
     return schedule_of(path).interval
 
 
-def is_affine(path: Path) -> bool:
+def is_affine(path: Path | None) -> bool:
     """Whether the path, or each of its parts, has a schedule: velocities tell the data there."""
     parts = getattr(path, "parts", None)
     if parts is not None:

@@ -89,10 +89,11 @@ class Interpolant:
             raise ValueError(f"z has shape {z.shape} but x0 {x0.shape}: every number has its noise")
         t = at_least_float32(t)
         inside = jnp.clip(t, *self.interval)
-        pair, wide = Affine(self.shares), (at_least_float32(x0), at_least_float32(x1))
+        pair: Any = Affine(self.shares)
+        ends = at_least_float32(x0), at_least_float32(x1), Dependent()
         _, gamma_dot = jax.jvp(self.gamma, (inside,), (jnp.ones_like(inside),))
-        x = pair(t, *wide, Dependent()).x + expand(self.gamma(t), z) * z
-        u = pair(inside, *wide, Dependent()).u + expand(gamma_dot, z) * z
+        x = pair(t, *ends).x + expand(self.gamma(t), z) * z
+        u = pair(inside, *ends).u + expand(gamma_dot, z) * z
         score = -z / expand(self.gamma(jnp.clip(t, *self.noisy)), z)
         x, u, score = (a.astype(x1.dtype) for a in (x, u, score))
         return PathSample(t, x, u, x0, x1, score)
@@ -177,7 +178,8 @@ def _measured(gamma: Gamma, interval: Interval) -> tuple[Interval, float]:
 
 def _values_and_slopes(gamma: Gamma, interval: Interval) -> tuple[Any, Any]:
     t = jnp.linspace(*interval, _GRID)
-    return tuple(np.asarray(a) for a in jax.jvp(gamma, (t,), (jnp.ones_like(t),)))
+    values, slopes = jax.jvp(gamma, (t,), (jnp.ones_like(t),))
+    return np.asarray(values), np.asarray(slopes)
 
 
 def _check_gamma(values: np.ndarray, inner: np.ndarray, slopes: np.ndarray) -> None:
