@@ -247,6 +247,22 @@ def test_it_trains_under_transport_with_an_optimiser_for_each(key):
     assert np.all(np.isfinite(metrics["loss"]))
 
 
+def test_a_batch_over_devices_is_the_batch_of_one(key):
+    """Its noise too, which is drawn one key a sample."""
+    path = paths.bridge(2.0)
+    draw, loss = draws.standard(path), losses.flow_and_score(scaled, scaled, path)
+
+    @jax.jit
+    def run(params, x1):
+        return jax.value_and_grad(lambda p: loss(p, None, draw(key, {"x1": x1}))[0])(params)
+
+    params, x1 = {"flow": jnp.float32(0.4), "score": jnp.float32(-0.8)}, jnp.ones((16, D))
+    devices = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    cut = jax.NamedSharding(devices, jax.P("data"))
+    one, many = run(params, x1), run(params, jax.device_put(x1, cut))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one, many)
+
+
 X = jnp.ones((2, 3))
 BATCH = {"t": jnp.full(2, 0.5), "x0": X, "x1": X, "z": X}
 PARAMS = {"flow": 1.0, "score": 1.0}

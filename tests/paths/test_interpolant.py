@@ -169,7 +169,7 @@ def test_ends_are_exact_and_without_nan(path, dtype):
     """No noise is left at t = 0 and 1, though gamma's slope may be infinite there."""
     with jax.enable_x64(dtype == jnp.float64):
         t = jnp.array([0.0, 1.0], dtype)
-        x0, x1 = jnp.full((2, 2), 3.0, dtype), jnp.full((2, 2), -2.0, dtype)
+        x0, x1 = jnp.array([[3.0, 0.0]] * 2, dtype), jnp.array([[0.0, -2.0]] * 2, dtype)
         z = jnp.full((2, 2), 5.0, dtype)
         slopes, values = _values_and_slopes(path, t, x0, x1, z)
         alpha, sigma = path.shares.alpha(t)[:, None], path.shares.sigma(t)[:, None]
@@ -188,8 +188,17 @@ def _values_and_slopes(path, t, x0, x1, z):
     return jax.jacrev(total, argnums=(0, 1, 2, 3), has_aux=True)(t, x0, x1, z)
 
 
-def test_beyond_the_interval_slopes_are_those_of_its_ends():
-    path = paths.bridge(2.0)
+@pytest.mark.parametrize(
+    "path",
+    [
+        paths.bridge(2.0),
+        paths.interpolant(
+            CURVES["cosine"].path.schedule,
+            gamma=gammas.custom(gammas.brownian(), interval=(0.3, 0.4)),
+        ),
+    ],
+)
+def test_beyond_the_interval_slopes_are_those_of_its_ends(path):
     x = jnp.ones((2, 1))
     ends = path(jnp.asarray(path.interval), x, -x, x)
     beyond = path(jnp.array([0.0, 1.0]), x, -x, x)
