@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from jaxflow import couplings, losses, networks, paths, sampling, sources, times
 from jaxflow.data import datasets, toy, transforms
 from jaxflow.names import did_you_mean
+from jaxflow.paths import gammas, schedules
 
 __all__ = ["TABLES", "bound", "component"]
 
@@ -79,6 +80,20 @@ TABLES: Mapping[str, Table] = {
         "linear_vp": paths.linear_vp,
         "cosine": paths.cosine,
         "polynomial": paths.polynomial,
+        "bridge": paths.bridge,
+        "interpolant": paths.interpolant,
+    },
+    "schedule": {
+        "linear": schedules.Linear,
+        "cosine": schedules.Cosine,
+        "polynomial": schedules.Polynomial,
+        "vp": schedules.VP,
+        "linear_vp": schedules.LinearVP,
+    },
+    "gamma": {
+        "brownian": gammas.brownian,
+        "quadratic": gammas.quadratic,
+        "sine_squared": gammas.sine_squared,
     },
     "network": {
         "mlp": networks.MLP,

@@ -33,7 +33,7 @@ from jaxflow.types import (
 )
 from jaxflow.velocities.prediction import check_kind, convert, divisors
 
-__all__ = ["check_alike", "check_complete", "flow_matching"]
+__all__ = ["check_alike", "check_complete", "checked_weight", "flow_matching"]
 
 
 @record
@@ -96,21 +96,12 @@ class FlowMatching:
         error = jnp.square(predicted - target)
         if self.weight is None:
             return event_mean(error)
-        return event_mean(expand(_checked_weight(self.weight(t), t), error) * error)
+        return event_mean(expand(checked_weight(self.weight(t), t), error) * error)
 
 
 def _has_dependent(z: Any) -> bool:
     leaves = jax.tree.leaves(z, is_leaf=lambda part: isinstance(part, Dependent))
     return any(isinstance(leaf, Dependent) for leaf in leaves)
-
-
-def _checked_weight(weight: Any, t: Array) -> Array:
-    if jnp.shape(weight) != jnp.shape(t):
-        raise ValueError(
-            f"the weight of times of shape {jnp.shape(t)} has shape {jnp.shape(weight)}: a weight "
-            "is a function of t alone, one a time"
-        )
-    return jnp.asarray(weight)
 
 
 def check_complete(batch: Batch) -> None:
@@ -127,11 +118,25 @@ def check_complete(batch: Batch) -> None:
         )
 
 
-def check_alike(output: Any, x: Any) -> None:
-    """Refuse a network whose output has another shape than the data.
+def checked_weight(weight: Any, t: Any) -> Array:
+    """The weight, known to be one a time.
 
     Raises:
-        ValueError: naming both.
+        ValueError: with both shapes.
+    """
+    if jnp.shape(weight) != jnp.shape(t):
+        raise ValueError(
+            f"the weight of times of shape {jnp.shape(t)} has shape {jnp.shape(weight)}: a weight "
+            "is a function of t alone, one a time"
+        )
+    return jnp.asarray(weight)
+
+
+def check_alike(output: Any, x: Any) -> None:
+    """Refuse a network's output of another shape than the data.
+
+    Raises:
+        ValueError: with both shapes.
     """
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (output, x)]
     if shapes[0] != shapes[1]:

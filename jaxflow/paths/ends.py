@@ -32,8 +32,10 @@ __all__ = [
     "Known",
     "as_schedule",
     "interval_of",
+    "is_affine",
     "nonzero_interval",
     "schedule_of",
+    "where_large",
 ]
 
 DIVISORS = ("alpha", "sigma", "determinant")
@@ -112,12 +114,25 @@ def schedule_of(path: Path) -> Schedule:
 
 
 def interval_of(path: Path) -> Interval:
-    """The times where a path's velocity is finite: for several parts, in all of them."""
+    """The times where a path's velocity is finite: for several parts, in all of them.
+
+    That of the schedule, or what a path without one says by an `interval` of its own.
+    """
     parts = getattr(path, "parts", None)
     if parts is not None:
         lows, highs = zip(*(interval_of(part) for part in parts.values()), strict=True)
         return max(lows), min(highs)
-    return (0.0, 1.0) if getattr(path, "schedule", None) is None else schedule_of(path).interval
+    if getattr(path, "schedule", None) is None:
+        return getattr(path, "interval", (0.0, 1.0))
+    return schedule_of(path).interval
+
+
+def is_affine(path: Path | None) -> bool:
+    """Whether the path, or each of its parts, has a schedule: velocities tell the data there."""
+    parts = getattr(path, "parts", None)
+    if parts is not None:
+        return all(is_affine(part) for part in parts.values())
+    return getattr(path, "schedule", None) is not None
 
 
 def nonzero_interval(schedule: Schedule, divisor: str) -> Interval:
@@ -146,9 +161,14 @@ def _nonzero(schedule: Schedule, divisor: str) -> Interval:
         value = determinant(schedule, at) if divisor == "determinant" else None
         return np.abs(getattr(schedule, divisor)(at) if value is None else value)
 
-    low, high = schedule.interval
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
-        margins = [_margin(size, low, high), _margin(size, high, low)]
+        return where_large(size, schedule.interval)
+
+
+def where_large(size: Callable[[np.ndarray], np.ndarray], interval: Interval) -> Interval:
+    """The interval, less its ends where `size` is below 1e-4."""
+    low, high = interval
+    margins = [_margin(size, low, high), _margin(size, high, low)]
     return round(low + margins[0], 9), round(high - margins[1], 9)
 
 

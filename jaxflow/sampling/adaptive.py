@@ -48,7 +48,7 @@ def adaptive(
     Compiled inside, as `fixed_step`.
 
     Where the grid ends beyond the velocity's interval, the solve stops at the interval's end and
-    one call more gives the posterior mean of the data.
+    one call more gives the posterior mean of the data, where the path's velocity tells it.
 
     Args:
         velocity: a Velocity, or a plain function `(t, x, **cond) -> v`.

@@ -8,13 +8,16 @@ import numpy as np
 
 from jaxflow.arrays import is_concrete
 from jaxflow.checks import check_made
+from jaxflow.paths.ends import is_affine
 from jaxflow.types import Array, Velocity
 
 __all__ = ["check_grid", "check_order"]
 
 
 def check_grid(velocity: Velocity, grid: Any, x: Any = None) -> tuple[Array | np.ndarray, bool]:
-    """The grid as an array, and whether it goes on past the velocity's last finite time.
+    """The grid as an array, and whether it goes on from the last finite time to a posterior mean.
+
+    Where the velocity's path knows none (an interpolant), a flow ends at its last finite time.
 
     With a state `x`, it may be a grid a sample, `[times, batch]`, or one for each leading axis of
     the event too, `[times, batch, *lead]`, where a 1 stands for all; such times may stand still.
@@ -53,7 +56,7 @@ def check_grid(velocity: Velocity, grid: Any, x: Any = None) -> tuple[Array | np
             f"the velocity is finite up to t = {high}: the grids of a batch all end beyond it or "
             f"none does; got {times[-1]}"
         )
-    return times, past
+    return times, past and is_affine(velocity.path)
 
 
 def check_order(grid: Any, x: Any = None) -> np.ndarray:

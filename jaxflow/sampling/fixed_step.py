@@ -36,10 +36,10 @@ def fixed_step(
 
     Where the grid ends beyond the velocity's interval (a data prediction at `t = 1`, or a path of
     infinite velocity there), the last step goes to the posterior mean of the data, at one call;
-    for a data prediction that is what Euler's step would do. A start before the interval begins
-    at the interval. Differentiable, at the memory of one state a step. Compiled inside, once for a
-    shape and a kind of velocity; new parameters, conditions and times of equal shape run the same
-    program.
+    for a data prediction that is what Euler's step would do. On a path whose velocity tells no data
+    (an interpolant) the flow ends at the interval. A start before the interval begins at it.
+    Differentiable, at the memory of one state a step. Compiled inside, once for a shape and a kind
+    of velocity; new parameters, conditions and times of equal shape run the same program.
 
     Args:
         velocity: a Velocity, or a plain function `(t, x, **cond) -> v`.

@@ -8,6 +8,7 @@ from jaxflow.velocities.guidance import classifier_free
 from jaxflow.velocities.marginal import posterior_mean, score
 from jaxflow.velocities.network import from_network
 from jaxflow.velocities.prediction import KINDS, conversion_interval, convert
+from jaxflow.velocities.score_network import score_from_network
 
 __all__ = [
     "KINDS",
@@ -21,4 +22,5 @@ __all__ = [
     "gaussian_mixture",
     "posterior_mean",
     "score",
+    "score_from_network",
 ]

@@ -17,6 +17,7 @@ def test_every_factory_is_known():
     public = {n for n in losses.__all__ if inspect.isfunction(getattr(losses, n))}
     assert public == {
         "contrastive",
+        "flow_and_score",
         "flow_matching",
         "learned_uncertainty",
         "maximum_likelihood",

@@ -28,6 +28,8 @@ TABLE = {
     "linear_vp": [{}],
     "affine": [{"schedule": schedules.Custom(_half, _one)}],
     "product": [],  # of paths: tests/paths/test_product.py
+    "interpolant": [],  # not affine: tests/paths/test_interpolant.py
+    "bridge": [],
 }
 ALL = [
     pytest.param(getattr(paths, name)(**kwargs), id=f"{name}-{i}")

@@ -84,6 +84,9 @@ TABLE = {
         known=(1, (0.0, 1.0), LINEAR),
     ),
     "score": Row(lambda w: velocities.score(learned(w), LINEAR)),
+    "score_from_network": Row(
+        lambda w: velocities.score_from_network(network, w, paths.bridge(3.0))
+    ),
     "posterior_mean": Row(learned, mean_of),
     "convert": Row(jnp.asarray, converted),
 }
