@@ -75,6 +75,11 @@ TABLES: Mapping[str, Table] = {
         "linear_vp": paths.linear_vp,
         "cosine": paths.cosine,
         "polynomial": paths.polynomial,
+        "inverse_cosine": paths.inverse_cosine,
+        "ve": paths.ve,
+        "edm": paths.edm,
+        "discrete": paths.discrete,
+        "shifted": paths.shifted,
     },
     "network": {
         "mlp": networks.MLP,
