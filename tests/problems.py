@@ -82,6 +82,83 @@ CURVES = {
     ),
 }
 
+
+def _ve(sigma_min: float, sigma_max: float) -> Curve:
+    rate = math.log(sigma_max / sigma_min)
+
+    def sigma(t):
+        return sigma_max ** (1 - t) * sigma_min**t
+
+    return Curve(
+        paths.ve(sigma_min, sigma_max),
+        lambda t: 1.0,
+        sigma,
+        lambda t: 0.0,
+        lambda t: -rate * sigma(t),
+    )
+
+
+def _edm(sigma_min: float, sigma_max: float, rho: float) -> Curve:
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+
+    def root(t):
+        return high + t * (low - high)
+
+    return Curve(
+        paths.edm(sigma_min, sigma_max, rho),
+        lambda t: 1.0,
+        lambda t: root(t) ** rho,
+        lambda t: 0.0,
+        lambda t: rho * root(t) ** (rho - 1) * (low - high),
+    )
+
+
+def _inverse_cosine() -> Curve:
+    """By the paper's `alpha^2 = arccos(2 s - 1) / pi` at `s = 1 - t`, less exact near the ends."""
+
+    def alpha(t):
+        return math.sqrt(math.acos(1 - 2 * t) / math.pi)
+
+    def sigma(t):
+        return math.sqrt(math.acos(2 * t - 1) / math.pi)
+
+    def half_rate(t):
+        return 0.5 / (math.pi * math.sqrt(t * (1 - t)))
+
+    return Curve(
+        paths.inverse_cosine(),
+        alpha,
+        sigma,
+        lambda t: half_rate(t) / alpha(t),
+        lambda t: -half_rate(t) / sigma(t),
+    )
+
+
+def _shifted(curve: Curve, shift: float) -> Curve:
+    """`u = 1 - t` becomes `shift u / (1 + (shift - 1) u)`, as the paper says it."""
+
+    def time(t):
+        return 1 - shift * (1 - t) / (1 + (shift - 1) * (1 - t))
+
+    def rate(t):
+        return shift / (1 + (shift - 1) * (1 - t)) ** 2
+
+    return Curve(
+        paths.shifted(curve.path, shift),
+        lambda t: curve.alpha(time(t)),
+        lambda t: curve.sigma(time(t)),
+        lambda t: rate(t) * curve.alpha_dot(time(t)),
+        lambda t: rate(t) * curve.sigma_dot(time(t)),
+    )
+
+
+CURVES |= {
+    "inverse_cosine": _inverse_cosine(),
+    "ve": _ve(0.05, 20.0),
+    "edm": _edm(0.002, 80.0, 7.0),
+    "shifted": _shifted(CURVES["cosine"], 3.0),
+}
+
 WEIGHTS = np.array([0.5, 0.2, 0.3])
 MEANS = np.array([[1.0, -0.5], [-1.5, 0.3], [0.2, 2.0]])
 COVARIANCES = np.array(
@@ -145,10 +222,11 @@ class Gaussian(NamedTuple):
         root = self._root(curve, stop) @ np.linalg.inv(self._root(curve, start))
         return curve.alpha(stop) * self.mean + (x - curve.alpha(start) * self.mean) @ root.T
 
-    def log_prob(self, curve: Curve, x: np.ndarray, stop: float) -> np.ndarray:
-        """Log-density at `stop` of what the flow makes of `N(0, I)` at 0, start included."""
-        root = self._root(curve, stop) @ np.linalg.inv(self._root(curve, 0.0))
-        offset = x - (curve.alpha(stop) * self.mean - curve.alpha(0.0) * root @ self.mean)
+    def log_prob(self, curve: Curve, x: np.ndarray, stop: float, start: float = 0.0) -> np.ndarray:
+        """Log-density at `stop` of what the flow makes of the path's noise at `start`."""
+        root = self._root(curve, stop) @ np.linalg.inv(self._root(curve, start))
+        offset = x - (curve.alpha(stop) * self.mean - curve.alpha(start) * root @ self.mean)
+        root = root * curve.sigma(start)
         z = np.linalg.solve(root, offset.T).T
         d = len(self.mean)
         log_root = np.linalg.slogdet(root)[1]

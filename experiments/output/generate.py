@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from experiments.output.pictures import is_image
 from experiments.setup import build, dataset
 from experiments.setup.components import component
+from jaxflow import paths
 from jaxflow.training import processes
 from jaxflow.training.checkpoint import Read, read_params
 from jaxflow.types import Params
@@ -123,7 +124,7 @@ def _compiled(config: ConfigDict, mesh: Mesh) -> Any:
 
     def batch(velocity, key, index, cond):  # type: ignore[no-untyped-def]
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-        x0 = source.sample(keys, event_shape)
+        x0 = paths.start(velocity.path, source.sample(keys, event_shape))
         solution = sample(velocity, x0, cond=cond)
         return solution.x, solution.nfe, solution.success
 

@@ -2,10 +2,10 @@ r"""The conditional flow matching loss.
 
 (1) $L(\theta) = E_{t, x_0, x_1}\; w(t)\, \| f_\theta(t, x_t) - y_t \|^2 / d$
 
-where $y_t$ is the conditional velocity $u_t$, the data $x_1$, the noise $x_0$ or the conditional
-score. Its gradient is that of the regression on the marginal quantity, so its minimum is the
-marginal velocity $v(t, x) = E[u_t \mid x_t = x]$ (or the posterior mean of the data, ...). Of a
-sample of several parts the errors (1) of all parts are added.
+where $y_t$ is the conditional velocity $u_t$, the data $x_1$, the noise $x_0$, the conditional
+score or Salimans & Ho's v. Its gradient is that of the regression on the marginal quantity, so its
+minimum is the marginal velocity $v(t, x) = E[u_t \mid x_t = x]$ (or the posterior mean of the data,
+...). Of a sample of several parts the errors (1) of all parts are added.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ from jaxflow.types import (
     PathSample,
     Time,
 )
-from jaxflow.velocities.prediction import check_kind, convert, divisors
+from jaxflow.velocities.prediction import check_kind, convert, divisors, salimans_ho
 
 __all__ = ["check_alike", "check_complete", "checked_weight", "flow_matching"]
 
@@ -77,6 +77,8 @@ class FlowMatching:
                 "under optimal transport or where the source is data: predict and regress the "
                 "velocity, the data or the noise, or couple by couplings.independent()"
             )
+        if self.regress == "salimans_ho":
+            return salimans_ho(self.path, sample.t, sample.x0, sample.x1)
         target = {
             "velocity": sample.u,
             "data": sample.x1,
@@ -182,7 +184,7 @@ def flow_matching(
         network: any pure `(params, t, x, *, key=None, **cond) -> output`.
         path: joins `x0` and `x1`; an affine one, where `prediction` is not "velocity" or
             `regress` differs from it. A product of paths for data of several parts.
-        prediction: what the network's output means: "velocity", "data", "noise" or "score".
+        prediction: what the network's output means, one of `velocities.KINDS`.
         regress: the space in which errors are squared; that of the prediction where None.
         weight: one a time, `t -> w(t)` of the shape of `t`, or None for 1. `losses.weights` has
             those that keep each loss finite. Define a function of your own once, at the top of a

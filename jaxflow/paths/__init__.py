@@ -1,9 +1,24 @@
 """Paths join a source sample to a data sample: `(t, x0, x1, z) -> PathSample`."""
 
 from jaxflow.paths import gammas, schedules
-from jaxflow.paths.affine import Affine, affine, cosine, linear, linear_vp, polynomial, vp
+from jaxflow.paths.affine import (
+    Affine,
+    affine,
+    cosine,
+    edm,
+    inverse_cosine,
+    linear,
+    linear_vp,
+    polynomial,
+    ve,
+    vp,
+)
+from jaxflow.paths.diffusion import drift, log_snr, squared_diffusion, time_of_log_snr
 from jaxflow.paths.interpolant import Interpolant, bridge, interpolant
+from jaxflow.paths.knots import discrete, monotone
 from jaxflow.paths.product import Product, product
+from jaxflow.paths.shifted import shifted
+from jaxflow.paths.start import start
 
 __all__ = [
     "Affine",
@@ -12,12 +27,23 @@ __all__ = [
     "affine",
     "bridge",
     "cosine",
+    "discrete",
+    "drift",
+    "edm",
     "gammas",
     "interpolant",
+    "inverse_cosine",
     "linear",
     "linear_vp",
+    "log_snr",
+    "monotone",
     "polynomial",
     "product",
     "schedules",
+    "shifted",
+    "squared_diffusion",
+    "start",
+    "time_of_log_snr",
+    "ve",
     "vp",
 ]

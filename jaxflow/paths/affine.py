@@ -7,6 +7,7 @@ r"""Affine paths between a source and data.
 (3) $\nabla \log p_t(x_t \mid x_1) = -x_0 / \sigma(t)$ for a standard normal source
 """
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +19,18 @@ from jaxflow.paths.schedules import coefficients
 from jaxflow.records import record
 from jaxflow.types import Data, Dependent, Key, PathSample, Schedule, Time
 
-__all__ = ["Affine", "affine", "cosine", "linear", "linear_vp", "polynomial", "vp"]
+__all__ = [
+    "Affine",
+    "affine",
+    "cosine",
+    "edm",
+    "inverse_cosine",
+    "linear",
+    "linear_vp",
+    "polynomial",
+    "ve",
+    "vp",
+]
 
 
 @record
@@ -139,3 +151,57 @@ def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Affine:
 def linear_vp() -> Affine:
     """Variance preserving with `alpha = t`, `x_t = t x1 + sqrt(1 - t^2) x0`."""
     return Affine(schedules.LinearVP())
+
+
+def inverse_cosine() -> Affine:
+    """Variance preserving with `alpha^2 = (2 / pi) arcsin(sqrt t)`, slow in the middle.
+
+    The inverse function of the cosine path's `alpha^2 = sin^2(pi t / 2)`, so that many times have
+    about as much noise as data. Its velocity is infinite at both ends, where a step of a solver
+    goes astray: train on it, and sample by `velocities.change_path` on another.
+
+    Hudson et al., SODA: Bottleneck Diffusion Models for Representation Learning, 2023,
+    arXiv:2311.17901, mirrored in time, where `alpha^2` is written `arccos(2 t - 1) / pi`.
+    """
+    return Affine(schedules.InverseCosine())
+
+
+def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Affine:
+    """The variance-exploding diffusion, `x_t = x1 + sigma_max (sigma_min / sigma_max)^t x0`.
+
+    It starts at noise of size `sigma_max`, `paths.start(path, x0)`, and ends with `sigma_min` of
+    it left. Song et al., Score-Based Generative Modeling through SDEs, 2021, arXiv:2011.13456,
+    eq. 31, with time mirrored.
+
+    Raises:
+        ValueError: unless `0 < sigma_min < sigma_max`.
+
+    >>> ve(1.0, 4.0)(jnp.array([0.5]), jnp.ones((1, 1)), jnp.zeros((1, 1))).x
+    Array([[2.]], dtype=float32)
+    """
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(f"ve needs 0 < sigma_min < sigma_max; got {sigma_min}, {sigma_max}")
+    return Affine(schedules.VE(sigma_min, sigma_max))
+
+
+def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Affine:
+    """Noise whose `rho`-th root falls evenly, `x_t = x1 + sigma(t) x0`.
+
+    With `sigma(t) = (sigma_max^(1 / rho) (1 - t) + sigma_min^(1 / rho) t)^rho`, so that equal steps
+    of time are the steps of Karras et al. It starts at `paths.start(path, x0)` and ends with
+    `sigma_min` of noise left. With `rho = 1` Euler's step is that of DDIM; `sigma_min` may be 0
+    for `rho >= 1`.
+
+    Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022,
+    arXiv:2206.00364, eq. 5, read at every time, where theirs is the noise itself.
+
+    Raises:
+        ValueError: unless `0 <= sigma_min < sigma_max` and `rho > 0`, or 1 where `sigma_min` is 0.
+    """
+    least = 0 if sigma_min > 0 else 1
+    if not (0 <= sigma_min < sigma_max < math.inf and 0 < rho < math.inf and rho >= least):
+        raise ValueError(
+            "edm needs 0 <= sigma_min < sigma_max and rho > 0, or rho >= 1 where sigma_min is 0; "
+            f"got {sigma_min}, {sigma_max}, rho={rho}"
+        )
+    return Affine(schedules.EDM(sigma_min, sigma_max, rho))

@@ -14,10 +14,13 @@ import numpy as np
 
 from jaxflow.arrays import is_concrete
 from jaxflow.paths.schedules import (
+    EDM,
+    VE,
     VP,
     At,
     Cosine,
     Custom,
+    InverseCosine,
     Linear,
     LinearVP,
     Polynomial,
@@ -62,7 +65,7 @@ class Known:
         return repr(self.schedule)
 
 
-_SOUND = (Linear, Cosine, Polynomial, VP, LinearVP, Known)
+_SOUND = (Linear, Cosine, Polynomial, VP, LinearVP, InverseCosine, VE, EDM, Known)
 
 
 def as_schedule(schedule: Any) -> Any:

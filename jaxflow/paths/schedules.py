@@ -7,16 +7,23 @@ r"""Schedules of affine paths: $x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0$.
 | polynomial | $t^n$ | $1 - t^n$ | $[0, 1]$ |
 | vp | $e^{-T/2}$ | $\sqrt{1 - e^{-T}}$ | $[0, 1 - 10^{-5}]$ |
 | linear_vp | $t$ | $\sqrt{1 - t^2}$ | $[0, 1 - 10^{-5}]$ |
+| inverse_cosine | $\sqrt \theta$ | $\sqrt{1 - \theta}$ | $[10^{-5}, 1 - 10^{-5}]$ |
+| ve | $1$ | $\sigma_{max} (\sigma_{min} / \sigma_{max})^t$ | $[0, 1]$ |
+| edm | $1$ | $\sigma_{max} (1 - (1 - q) t)^\rho$ | $[0, 1]$ |
 
-with $T = \beta_{min} s + (\beta_{max} - \beta_{min}) s^2 / 2$ and $s = 1 - t$.
+with $T = \beta_{min} s + (\beta_{max} - \beta_{min}) s^2 / 2$ and $s = 1 - t$,
+$\theta = \tfrac2\pi \arcsin \sqrt t$ and $q = (\sigma_{min} / \sigma_{max})^{1 / \rho}$.
 
-`interval` is where both derivatives are finite: the noise of the last two vanishes as a square
-root, so their velocity is infinite at `t = 1`. Values at the ends are exact all the same.
+`interval` is where both derivatives are finite: the noise of vp and linear_vp vanishes as a square
+root, so their velocity is infinite at `t = 1`, and that of inverse_cosine at both ends, where
+shares grow as $t^{1/4}$. Values at the ends are exact all the same. Each knows the time of a
+log signal-to-noise ratio $\log(\alpha^2 / \sigma^2)$ in closed form, `time_of_log_snr`.
 
 Any other schedule, one with learned arrays too, is taken up by `as_schedule`, which finds its ends
 once, so that they are known where its arrays are traced.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -29,9 +36,12 @@ from jaxflow.types import AnyArray, Array, Float, Interval, Schedule
 __all__ = [
     "Cosine",
     "Custom",
+    "EDM",
+    "InverseCosine",
     "Linear",
     "LinearVP",
     "Polynomial",
+    "VE",
     "VP",
     "coefficients",
     "determinant",
@@ -100,6 +110,10 @@ class Linear:
         """Share of the noise."""
         return 1 - (1 - self.sigma_min) * t
 
+    def time_of_log_snr(self, value: At) -> At:
+        """The time at which the log signal-to-noise ratio is `value`."""
+        return 1 / (jnp.exp(-value / 2) + 1 - self.sigma_min)
+
 
 @record
 class Cosine:
@@ -114,6 +128,10 @@ class Cosine:
     def sigma(self, t: At) -> At:
         """Share of the noise; exactly zero at `t = 1`."""
         return jnp.sin(jnp.pi / 2 * (1 - t))
+
+    def time_of_log_snr(self, value: At) -> At:
+        """The time at which the log signal-to-noise ratio is `value`."""
+        return 2 / jnp.pi * jnp.arctan(jnp.exp(value / 2))
 
 
 @record
@@ -131,6 +149,10 @@ class Polynomial:
     def sigma(self, t: At) -> At:
         """Share of the noise."""
         return 1 - _power(t, self.n)
+
+    def time_of_log_snr(self, value: At) -> At:
+        """The time at which the log signal-to-noise ratio is `value`."""
+        return jax.nn.sigmoid(value / 2) ** (1 / self.n)
 
 
 @record
@@ -154,6 +176,11 @@ class VP:
         """Share of the noise."""
         return _sqrt(-jnp.expm1(-self._integral(t)))
 
+    def time_of_log_snr(self, value: At) -> At:
+        """The time at which the log signal-to-noise ratio is `value`."""
+        total, slope = jax.nn.softplus(-value), self.beta_max - self.beta_min
+        return 1 - 2 * total / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * total))
+
 
 @record
 class LinearVP:
@@ -168,6 +195,87 @@ class LinearVP:
     def sigma(self, t: At) -> At:
         """Share of the noise."""
         return _sqrt((1 - t) * (1 + t))
+
+    def time_of_log_snr(self, value: At) -> At:
+        """The time at which the log signal-to-noise ratio is `value`."""
+        return jnp.sqrt(jax.nn.sigmoid(value))
+
+
+@record
+class InverseCosine:
+    """Variance preserving, with the square of the data's share `arcsin(sqrt t)` of a right angle.
+
+    As a function of time that square is the inverse of the cosine schedule's: it dwells where the
+    other hurries, in the middle.
+    """
+
+    interval = (1.0 - _BEFORE_ONE, _BEFORE_ONE)
+
+    def alpha(self, t: At) -> At:
+        """Share of the data."""
+        return _sqrt(2 / jnp.pi * jnp.arctan2(_sqrt(t), _sqrt(1 - t)))
+
+    def sigma(self, t: At) -> At:
+        """Share of the noise, `alpha(1 - t)`."""
+        return _sqrt(2 / jnp.pi * jnp.arctan2(_sqrt(1 - t), _sqrt(t)))
+
+    def time_of_log_snr(self, value: At) -> At:
+        """The time at which the log signal-to-noise ratio is `value`."""
+        return jnp.sin(jnp.pi / 2 * jax.nn.sigmoid(value)) ** 2
+
+
+@record
+class VE:
+    """The variance-exploding diffusion, run backwards: whole data, and noise that falls."""
+
+    sigma_min: float = static(default=0.01)
+    sigma_max: float = static(default=50.0)
+
+    interval = (0.0, 1.0)
+
+    @property
+    def _rate(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    def alpha(self, t: At) -> At:
+        """Share of the data, always 1."""
+        return jnp.ones_like(t)
+
+    def sigma(self, t: At) -> At:
+        """Size of the noise, from `sigma_max` to `sigma_min`."""
+        return self.sigma_max * jnp.exp(-self._rate * t)
+
+    def time_of_log_snr(self, value: At) -> At:
+        """The time at which the log signal-to-noise ratio is `value`."""
+        return (math.log(self.sigma_max) + value / 2) / self._rate
+
+
+@record
+class EDM:
+    """Whole data, and noise whose `rho`-th root falls evenly."""
+
+    sigma_min: float = static(default=0.002)
+    sigma_max: float = static(default=80.0)
+    rho: float = static(default=7.0)
+
+    interval = (0.0, 1.0)
+
+    @property
+    def _fall(self) -> float:
+        return 1 - (self.sigma_min / self.sigma_max) ** (1 / self.rho)
+
+    def alpha(self, t: At) -> At:
+        """Share of the data, always 1."""
+        return jnp.ones_like(t)
+
+    def sigma(self, t: At) -> At:
+        """Size of the noise, from `sigma_max` to `sigma_min`."""
+        return self.sigma_max * _power(1 - self._fall * t, self.rho)
+
+    def time_of_log_snr(self, value: At) -> At:
+        """The time at which the log signal-to-noise ratio is `value`."""
+        root = jnp.exp((-value / 2 - math.log(self.sigma_max)) / self.rho)
+        return (1 - root) / self._fall
 
 
 @record

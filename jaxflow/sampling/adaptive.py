@@ -52,7 +52,7 @@ def adaptive(
 
     Args:
         velocity: a Velocity, or a plain function `(t, x, **cond) -> v`.
-        x0: the state at `grid[0]`, an array or any pytree, `[batch, ...]`.
+        x0: the state at `grid[0]`, an array or any pytree, `[batch, ...]`, as for `fixed_step`.
         grid: the first and last time, and between them times to save, if any.
         solver: an explicit Runge-Kutta method of Diffrax; Tsitouras' 5(4) where None.
         rtol, atol: tolerances on the root mean square over a sample.

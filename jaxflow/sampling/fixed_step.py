@@ -43,7 +43,8 @@ def fixed_step(
 
     Args:
         velocity: a Velocity, or a plain function `(t, x, **cond) -> v`.
-        x0: the state at `grid[0]`, an array or any pytree, `[batch, ...]`.
+        x0: the state at `grid[0]`, an array or any pytree, `[batch, ...]`; at the beginning of a
+            path `paths.start(path, noise)`, which is the noise itself for paths from 0 to 1.
         grid: `[steps + 1]`, increasing or decreasing times; `[steps + 1, batch]` for a grid a
             sample.
         method: one of `methods`; Heun's where None.

@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 from jaxflow import sources
 from jaxflow.arrays import at_least_float32, batch_size, check_keys, event_sum, per_sample
 from jaxflow.checks import check_batch, check_made
+from jaxflow.paths.start import start_log_prob
 from jaxflow.records import record, static, traceable
 from jaxflow.sampling.adaptive import adaptive
 from jaxflow.sampling.precision import computing
@@ -182,13 +183,14 @@ def log_prob(
     """Log-likelihood of data under the flow, by (1), in nats.
 
     Where the velocity's interval stops short of 0 or 1, so does the solve: the density is that of
-    the source, pushed from the interval's start to its end.
+    the source, pushed from the interval's start to its end. On a path whose noise does not begin at
+    size 1 (ve, edm) the flow sets out from `paths.start(path, x0)`, and so does this density.
 
     Args:
         velocity: a Velocity, or a plain function `(t, x, **cond) -> v`.
         x1: data, `[batch, *event]`, any event shape, or a mapping of parts (with a source of
             parts, `sources.product`).
-        source: the density at the start; standard normal where None.
+        source: the density of `x0`; standard normal where None.
         divergence: `exact()` (where None) or `hutchinson(probes)`.
         keys: one a sample, for Hutchinson's probes.
         solver, rtol, atol, per_sample, norm, adjoint, precision, cond: as for `adaptive`.
@@ -250,7 +252,8 @@ def _log_prob(
         **dict(solve),
     )
     logdet = solution.x["logdet"]
-    value = source.log_prob(solution.x["x"]) + jnp.mean(logdet, axis=1)
+    first = start_log_prob(velocity.path, source, solution.x["x"])
+    value = first + jnp.mean(logdet, axis=1)
     return LogProb(value, _standard_error(divergence, logdet), solution.nfe, solution.success)
 
 

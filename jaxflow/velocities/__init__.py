@@ -1,12 +1,14 @@
 """Velocities are flows: `(t, x, **cond) -> v`, learned, guided or known in closed form."""
 
 from jaxflow.velocities.change_path import change_path
+from jaxflow.velocities.diffusion import from_diffusion, to_diffusion
 from jaxflow.velocities.exact import gaussian_mixture
 from jaxflow.velocities.flow_map import flow_map
 from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.guidance import classifier_free
 from jaxflow.velocities.marginal import posterior_mean, score
 from jaxflow.velocities.network import from_network
+from jaxflow.velocities.preconditioned import preconditioned
 from jaxflow.velocities.prediction import KINDS, conversion_interval, convert
 from jaxflow.velocities.score_network import score_from_network
 
@@ -18,9 +20,12 @@ __all__ = [
     "conversion_interval",
     "convert",
     "flow_map",
+    "from_diffusion",
     "from_network",
     "gaussian_mixture",
     "posterior_mean",
+    "preconditioned",
     "score",
     "score_from_network",
+    "to_diffusion",
 ]

@@ -64,7 +64,7 @@ def from_network(
         params: its parameters, the leaves of the velocity.
         path: the path it was trained on; with it, samplers know where the velocity is finite and
             end on the posterior mean of the data where it is not.
-        prediction: what the output means: "velocity", "data", "noise" or "score".
+        prediction: what the output means, one of `velocities.KINDS`.
 
     Raises:
         TypeError: for a module that no adapter has taken.

@@ -13,6 +13,11 @@ posterior means $(\hat x_1, \hat x_0)$, and the pair determines every prediction
 (4) velocity: $v = \dot\alpha \hat x_1 + \dot\sigma \hat x_0$, so with
     $D = \alpha \dot\sigma - \sigma \dot\alpha$:
     $\hat x_1 = (\dot\sigma x - \sigma v) / D$ and $\hat x_0 = (\alpha v - \dot\alpha x) / D$
+
+(5) Salimans & Ho's v: $w = \alpha \hat x_0 - \sigma \hat x_1$, so with $N = \alpha^2 + \sigma^2$:
+    $\hat x_1 = (\alpha x - \sigma w) / N$ and $\hat x_0 = (\sigma x + \alpha w) / N$,
+    nowhere singular. Progressive Distillation for Fast Sampling of Diffusion Models, 2022,
+    arXiv:2202.00512, section 4, where $N = 1$; on the cosine path it is $-2 v / \pi$.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,9 +31,9 @@ from jaxflow.paths.ends import interval_of, nonzero_interval, schedule_of
 from jaxflow.paths.schedules import coefficients
 from jaxflow.types import Array, Interval, Path
 
-__all__ = ["KINDS", "check_kind", "conversion_interval", "convert", "divisors"]
+__all__ = ["KINDS", "check_kind", "conversion_interval", "convert", "divisors", "salimans_ho"]
 
-KINDS = ("velocity", "data", "noise", "score")
+KINDS = ("velocity", "data", "noise", "score", "salimans_ho")
 
 
 _DIVISOR_OF_SOURCE = {
@@ -36,6 +41,7 @@ _DIVISOR_OF_SOURCE = {
     "data": "sigma",
     "noise": "alpha",
     "score": "alpha",
+    "salimans_ho": None,
 }
 
 
@@ -52,11 +58,9 @@ def divisors(source: str, target: str) -> tuple[str, ...]:
     """What an error of `source` is divided by where it is read as `target`."""
     if source == target == "score":
         return ("sigma",)
-    ours = (
-        ()
-        if source == target or {source, target} == {"noise", "score"}
-        else (_DIVISOR_OF_SOURCE[source],)
-    )
+    name = _DIVISOR_OF_SOURCE[source]
+    free = source == target or {source, target} == {"noise", "score"} or name is None
+    ours = () if free else (name,)
     return (*ours, "sigma") if target == "score" else ours
 
 
@@ -79,7 +83,8 @@ def conversion_interval(path: Path, source: str, target: str) -> Interval:
         every = [conversion_interval(part, source, target) for part in parts.values()]
         return max(low for low, _ in every), min(high for _, high in every)
     schedule = schedule_of(path)
-    low, high = nonzero_interval(schedule, _DIVISOR_OF_SOURCE[source])
+    name = _DIVISOR_OF_SOURCE[source]
+    low, high = schedule.interval if name is None else nonzero_interval(schedule, name)
     if target == "score":
         low_, high_ = nonzero_interval(schedule, "sigma")
         return max(low, low_), min(high, high_)
@@ -87,7 +92,7 @@ def conversion_interval(path: Path, source: str, target: str) -> Interval:
 
 
 def convert(value: Any, t: Any, x: Any, *, path: Path, source: str, target: str) -> Any:
-    """What a prediction at `(t, x)` says in another form, by (1) to (4).
+    """What a prediction at `(t, x)` says in another form, by (1) to (5).
 
     Converting a kind to itself returns the value. Times beyond `conversion_interval` are read as
     its nearer end, so that neither value nor gradient is NaN there.
@@ -97,8 +102,8 @@ def convert(value: Any, t: Any, x: Any, *, path: Path, source: str, target: str)
         t: times, `[batch]` or `[batch, *lead]`.
         x: where it was made.
         path: an affine path, or a product of them for a mapping of parts.
-        source, target: "velocity", "data", "noise" or "score"; a score supposes a source that is
-            standard normal and independent of the data: under optimal transport none is known.
+        source, target: two of `KINDS`; a score supposes a source that is standard normal and
+            independent of the data: under optimal transport none is known.
 
     Raises:
         ValueError: for an unknown kind, or a path without schedule.
@@ -123,9 +128,26 @@ def convert(value: Any, t: Any, x: Any, *, path: Path, source: str, target: str)
         result = alpha_dot * x1 + sigma_dot * x0
     elif target == "score":
         result = -x0 / sigma
+    elif target == "salimans_ho":
+        result = alpha * x0 - sigma * x1
     else:
         result = x1 if target == "data" else x0
     return result.astype(value.dtype)
+
+
+def salimans_ho(path: Path, t: Any, x0: Any, x1: Any) -> Any:
+    """What a network that predicts (5) is to learn of a pair, `alpha(t) x0 - sigma(t) x1`.
+
+    Raises:
+        ValueError: for a path without schedule.
+    """
+    parts = getattr(path, "parts", None)
+    if parts is not None:
+        times = t if isinstance(t, Mapping) else dict.fromkeys(x1, t)
+        return {k: salimans_ho(parts[k], times[k], x0[k], x1[k]) for k in x1}
+    schedule, t = schedule_of(path), at_least_float32(t)
+    alpha, sigma = (expand(share(t), x1) for share in (schedule.alpha, schedule.sigma))
+    return (alpha * x0 - sigma * x1).astype(x1.dtype)
 
 
 Pair = tuple[Array, Array]
@@ -148,9 +170,15 @@ def _from_score(score: Array, x: Array, a: Array, s: Array, a_dot: Array, s_dot:
     return _from_noise(-s * score, x, a, s, a_dot, s_dot)
 
 
+def _from_salimans_ho(w: Array, x: Array, a: Array, s: Array, a_dot: Array, s_dot: Array) -> Pair:
+    n = a**2 + s**2
+    return (a * x - s * w) / n, (s * x + a * w) / n
+
+
 _PAIR: dict[str, Callable[..., Pair]] = {
     "velocity": _from_velocity,
     "data": _from_data,
     "noise": _from_noise,
     "score": _from_score,
+    "salimans_ho": _from_salimans_ho,
 }

@@ -87,18 +87,26 @@ def test_gradient_is_that_of_the_marginal_regression(key):
 @pytest.mark.parametrize("name", ["linear", "cosine", "vp"])
 def test_every_prediction_in_every_space(name, x64):
     """An exact network of any kind, regressed in any space: the error is that of the space."""
-    path = CURVES[name].path
+    curve = CURVES[name]
+    path = curve.path
     exact = mixture(path)
+
+    def of_pair(x0, x1):
+        alpha, sigma = (np.array([f(s) for s in (0.2, 0.5, 0.7)])[:, None] for f in curve[1:3])
+        return alpha * x0 - sigma * x1
+
     read = {
         "velocity": exact,
         "data": exact.posterior_mean,
         "noise": exact.noise,
         "score": exact.score,
+        "salimans_ho": lambda t, x: of_pair(exact.noise(t, x), exact.posterior_mean(t, x)),
     }
     t = jnp.array([0.2, 0.5, 0.7])
     x0, x1 = jax.random.normal(jax.random.key(0), (2, 3, 2))
     sample = path(t, x0, x1)
     target = {"velocity": sample.u, "data": x1, "noise": x0, "score": sample.score}
+    target["salimans_ho"] = of_pair(x0, x1)
     batch = {"t": t, "x0": x0, "x1": x1, "cond": {}}
 
     @jax.jit

@@ -155,7 +155,7 @@ def test_no_score_of_dependent_pairs(key):
     assert jnp.isfinite(score(None, None, drawn)[0])
 
 
-SPACES = ("noise", "data", "velocity", "score")
+SPACES = ("noise", "data", "velocity", "score", "salimans_ho")
 
 
 @pytest.mark.parametrize("path", [paths.linear(), paths.vp(), paths.cosine()])
@@ -172,12 +172,9 @@ def test_a_weight_of_the_noise_weighs_alike_in_every_space(path, x64):
     ):
         weighed = []
         for space in SPACES:
-            target = {"noise": sample.x0, "data": sample.x1, "velocity": sample.u}.get(
-                space, sample.score
-            )
-            predicted = velocities.convert(
-                noise, t, sample.x, path=path, source="noise", target=space
-            )
+            kinds = {"path": path, "source": "noise", "target": space}
+            target = velocities.convert(sample.x0, t, sample.x, **kinds)
+            predicted = velocities.convert(noise, t, sample.x, **kinds)
             weighed.append(make(path, regress=space)(t) * jnp.square(predicted - target)[:, 0])
         for each in weighed[1:]:
             np.testing.assert_allclose(each, weighed[0], rtol=1e-9)

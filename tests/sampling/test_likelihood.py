@@ -29,13 +29,16 @@ def gaussian(path):
     return gaussian_mixture(path, weights=np.ones(1), means=MEANS[:1], covariances=COVARIANCES[:1])
 
 
-@pytest.mark.parametrize("name", some_fast(CURVES, ("linear", "vp", "linear_vp")))
+@pytest.mark.parametrize("name", some_fast(CURVES, ("linear", "vp", "linear_vp", "ve", "edm")))
 def test_gaussian_on_every_path(name, x64):
-    """The flow is affine, so what it makes of `N(0, I)` is a known Gaussian, through VP too."""
+    """The flow is affine, so what it makes of the path's noise is a known Gaussian, through VP too,
+    and from noise of size 20 and 80.
+    """
     curve = CURVES[name]
     x = points(3)
     got = tight(gaussian(curve.path), jnp.asarray(x))
-    expected = GAUSSIAN.log_prob(curve, x, curve.path.schedule.interval[1])
+    low, high = curve.path.schedule.interval
+    expected = GAUSSIAN.log_prob(curve, x, high, low)
     np.testing.assert_allclose(got.value, expected, atol=1e-6)
     assert bool(got.success.all())
     assert got.standard_error.tolist() == [0.0] * 3
@@ -62,7 +65,8 @@ def test_mixture_by_its_own_marginals(name, x64):
     x1 = points(3)
     x0 = np.asarray(adaptive(velocity, jnp.asarray(x1), (high, 0.0), rtol=1e-9, atol=1e-9).x)
     change = marginal(curve, high, x1).log_prob - marginal(curve, 0.0, x0).log_prob
-    expected = scipy.stats.norm.logpdf(x0).sum(1) + change
+    size = curve.sigma(0.0)
+    expected = scipy.stats.norm.logpdf(x0, scale=size).sum(1) + change
     np.testing.assert_allclose(tight(velocity, jnp.asarray(x1)).value, expected, atol=1e-6)
 
 

@@ -40,6 +40,15 @@ def call_map(flow_map, t, x, cond):
     return flow_map(t, 0.5 * t, x, **cond)
 
 
+def call_at_a_step(diffusion, t, x, cond):
+    return diffusion(2 * t, x, **cond)
+
+
+def call_network(both, t, x, cond):
+    network, w = both
+    return network(w, t, x, **cond)
+
+
 def mean_of(velocity, t, x, cond):
     return velocities.posterior_mean(velocity, t, x, **cond)
 
@@ -77,6 +86,16 @@ TABLE = {
             VP, weights=np.ones(1), means=np.ones((1, 2, 3)), covariances=w[None]
         ),
         known=(1, (0.0, 0.99999), VP),
+    ),
+    "from_diffusion": Row(
+        lambda w: velocities.from_diffusion(network, w, betas=[0.1, 0.2, 0.3]),
+        known=(1, (0.0, 2 / 3), paths.discrete([0.1, 0.2, 0.3])),
+    ),
+    "to_diffusion": Row(
+        lambda w: velocities.to_diffusion(learned(w, path=VP), [0.1, 0.2, 0.3]), call_at_a_step
+    ),
+    "preconditioned": Row(
+        lambda w: (velocities.preconditioned(Partial(network), VP), w), call_network
     ),
     "flow_map": Row(lambda w: velocities.flow_map(network, w), call_map),
     "flow_map.velocity": Row(

@@ -303,12 +303,14 @@ def test_other_events_and_times_are_refused():
                 call(jnp.ones(t), jnp.ones(x))
 
 
-def as_kinds(known):
+def as_kinds(curve, times, known):
+    alpha, sigma = (np.array([f(t) for t in times])[:, None] for f in curve[1:3])
     return {
         "velocity": known.velocity,
         "data": known.data,
         "noise": known.noise,
         "score": known.score,
+        "salimans_ho": alpha * known.noise - sigma * known.data,
     }
 
 
@@ -316,7 +318,7 @@ def as_kinds(known):
 def test_every_prediction_becomes_every_other(name, x64):
     curve = CURVES[name]
     x, known = along_the_path(curve, TIMES)
-    kinds = {kind: jnp.asarray(value) for kind, value in as_kinds(known).items()}
+    kinds = {kind: jnp.asarray(value) for kind, value in as_kinds(curve, TIMES, known).items()}
 
     @jax.jit
     def table(kinds):
@@ -334,6 +336,13 @@ def test_every_prediction_becomes_every_other(name, x64):
         )
 
 
+def salimans_ho(mixture, t, x):
+    """Their v, by the posterior means."""
+    share = mixture.path.schedule
+    x0, x1 = mixture.noise(t, x), mixture.posterior_mean(t, x)
+    return share.alpha(t)[:, None] * x0 - share.sigma(t)[:, None] * x1
+
+
 def exact_network(mixture, t, x, *, key=None, kind="velocity"):
     """A network that predicts exactly; its parameters are the mixture."""
     read = {
@@ -341,6 +350,7 @@ def exact_network(mixture, t, x, *, key=None, kind="velocity"):
         "data": mixture.posterior_mean,
         "noise": mixture.noise,
         "score": mixture.score,
+        "salimans_ho": partial(salimans_ho, mixture),
     }
     return read[kind](t, x)
 

@@ -1,14 +1,15 @@
 r"""Weights that keep a loss finite.
 
 Where an error is carried from one space into another by a coefficient $c(t)$ that is infinite at an
-end of the interval, $E_t[c^2 \| \text{error} \|^2]$ is too, or is made by a handful of examples:
+end of the interval, $E_t[c^2 \| \text{error} \|^2]$ is too, or is made by a handful of examples
+(a kind regressed on itself is not, but for the score):
 
 | prediction | regress | $c$ grows as | weight |
 |---|---|---|---|
-| data | velocity, noise | $1 / \sigma$ | `sigma(path)` |
-| noise, score | velocity, data | $1 / \alpha$ | `alpha(path)` |
-| velocity | data, noise | $1 / (\alpha \dot\sigma - \sigma \dot\alpha)$ | `determinant(path)` |
-| noise, velocity, score | score | $1 / \sigma$ | `sigma(path)` |
+| data | any but score | $1 / \sigma$ | `sigma(path)` |
+| noise, score | velocity, data, salimans_ho | $1 / \alpha$ | `alpha(path)` |
+| velocity | any but score | $1 / (\alpha \dot\sigma - \sigma \dot\alpha)$ | `determinant(path)` |
+| any but data | score | $1 / \sigma$ | `sigma(path)` |
 | data | score | $1 / \sigma^2$ | `sigma(path, power=4)` |
 
 each the square of the divisor. `constant()` says that the times already avoid that end.

@@ -3,7 +3,7 @@ r"""Weights that papers give for the error of the noise, in whichever space a lo
 At one point $x_t = \alpha x_1 + \sigma x_0$ an error $e$ of the noise is one of
 
 (1) data $-\frac{\sigma}{\alpha} e$, velocity $\frac{\alpha \dot\sigma - \sigma \dot\alpha}{\alpha}
-    e$, score $-\frac1\sigma e$
+    e$, score $-\frac1\sigma e$, Salimans & Ho's v $\frac{\alpha^2 + \sigma^2}{\alpha} e$
 
 so a weight $w$ of the noise's square is $w$ over the square of that factor elsewhere. With the
 signal-to-noise ratio $\rho = \alpha^2 / \sigma^2$ and $\lambda = \ln \rho$:
@@ -55,6 +55,7 @@ class OfNoise:
             "data": sigma / alpha,
             "velocity": det / alpha,
             "score": 1 / sigma,
+            "salimans_ho": (alpha**2 + sigma**2) / alpha,
         }[self.regress]
         return self.weight((alpha / sigma) ** 2, 2 * det / (alpha * sigma)) / factor**2
 
