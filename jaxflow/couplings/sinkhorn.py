@@ -16,7 +16,8 @@ cost $\tau KL$ each. Where $f$ moves to $f'$ by (3),
 
 is $\sum_i | (P1)_i - a_i |$ for $\lambda = 1$. Exponentials are slow and products with a matrix are
 fast, so between two steps in logarithms, which tell the error and cannot overflow, several are
-made on the plan as a kernel (as the log-domain stabilisation of Chizat et al., section 4.3).
+made on the plan as a kernel (as in the stabilised iterations of Chizat et al.). $\varepsilon$
+begins at the spread of the cost and is halved from one such block to the next.
 """
 
 import math
@@ -66,7 +67,7 @@ def sinkhorn_plan(
         cost: of source `i` (row) and datum `j` (column).
         epsilon: of the entropy, in units of the cost.
         unbalanced: what a marginal's KL divergence costs, in units of the cost; None holds them.
-        iterations: at most about so many.
+        iterations: at most about so many, once epsilon has come down to its own.
         tolerance: of the error (4), at which it stops.
 
     Raises:
@@ -85,8 +86,8 @@ def sinkhorn_plan(
         raise ValueError(f"the cost has shape {cost.shape}: it is a matrix, source by datum")
     _check_options(epsilon, unbalanced, iterations, tolerance)
     cost = cost.astype(jnp.promote_types(cost.dtype, jnp.float32))
-    share = 1.0 if unbalanced is None else 1 / (1 + epsilon / unbalanced)
-    return _iterated(cost / epsilon, jnp.asarray(share, cost.dtype), iterations, tolerance)
+    penalty = jnp.asarray(0.0 if unbalanced is None else epsilon / unbalanced, cost.dtype)
+    return _iterated(cost / epsilon, penalty, iterations, tolerance)
 
 
 def _check_options(epsilon: Any, unbalanced: Any, iterations: int, tolerance: float) -> None:
@@ -96,32 +97,43 @@ def _check_options(epsilon: Any, unbalanced: Any, iterations: int, tolerance: fl
             raise ValueError(f"{name} is {value}: sinkhorn needs it positive and finite")
 
 
-def _iterated(cost: Array, share: Array, iterations: int, tolerance: float) -> Plan:
+def _iterated(cost: Array, penalty: Array, iterations: int, tolerance: float) -> Plan:
     log_n, log_m = (math.log(size) for size in cost.shape)
 
-    def rows(g: Array) -> Array:
+    def rows(g: Array, cost: Array, share: Array) -> Array:
         return share * (log_m - _log_sum_exp(g - cost, axis=1))
 
-    def columns(f: Array) -> Array:
+    def columns(f: Array, cost: Array, share: Array) -> Array:
         return share * (log_n - _log_sum_exp(f[:, None] - cost, axis=0))
 
-    def measured(f: Array, count: Array) -> tuple[Array, ...]:
-        g = columns(f)
-        moved = rows(g)
-        return f, g, moved, jnp.mean(jnp.abs(jnp.expm1(f - moved))), count
+    def log_plan(f: Array, g: Array, cost: Array) -> Array:
+        return f[:, None] + g - cost - log_n - log_m
 
     def advance(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        _, g, f, _, count = state
-        g = _scaled(jnp.exp(f[:, None] + g - cost - log_n - log_m), f, g, share)
-        return measured(rows(g), count + INNER + 1)
+        heat, _, _, g, _, count = state
+        scaled, share = cost / heat, 1 / (1 + penalty * heat)
+        f = rows(g / heat, scaled, share)
+        g = _scaled(jnp.exp(log_plan(f, g / heat, scaled)), f, g / heat, share)
+        f = rows(g, scaled, share)
+        g = columns(f, scaled, share)
+        error = jnp.mean(jnp.abs(jnp.expm1(f - rows(g, scaled, share))))
+        colder = jnp.maximum(heat / 2, 1)
+        return colder, heat == 1, heat * f, heat * g, error, count + INNER + 2
 
     def unfinished(state: tuple[Array, ...]) -> Array:
-        *_, error, count = state
-        return (error > tolerance) & (count < iterations)
+        _, cold, *_, error, count = state
+        return ~cold | (error > tolerance) & (count < iterations)
 
-    start = measured(rows(jnp.zeros_like(cost[0])), jnp.asarray(1))
-    f, g, _, error, count = jax.lax.while_loop(unfinished, advance, start)
-    return Plan(f[:, None] + g - cost - log_n - log_m, error, count, error <= tolerance)
+    f, g, error = (jnp.zeros_like(a) for a in (cost[:, 0], cost[0], cost[0, 0]))
+    start = _first_heat(cost), jnp.asarray(False), f, g, error, jnp.asarray(0)
+    _, _, f, g, error, count = jax.lax.while_loop(unfinished, advance, start)
+    return Plan(log_plan(f, g, cost), error, count, error <= tolerance)
+
+
+def _first_heat(cost: Array) -> Array:
+    """The spread of what a permutation can change, at least 1; 1 where it is not finite."""
+    spread = jnp.std(cost - cost.mean(0) - cost.mean(1, keepdims=True))
+    return jnp.where(spread < jnp.inf, jnp.maximum(spread, 1), 1)
 
 
 def _scaled(kernel: Array, f: Array, g: Array, share: Array) -> Array:
