@@ -61,6 +61,8 @@ TABLES: Mapping[str, Table] = {
     "coupling": {
         "independent": couplings.independent,
         "optimal_transport": couplings.optimal_transport,
+        "conditional_optimal_transport": couplings.conditional_optimal_transport,
+        "sinkhorn": couplings.sinkhorn,
     },
     "times": {
         "uniform": times.uniform,

@@ -24,9 +24,13 @@ LARGEST_EXPONENT = 80.0
 
 
 def assign(cost: Float[Array, "n n"]) -> Int[Array, "n"]:
-    """The column of each row in the cheapest permutation; compiles, exact in the cost's dtype."""
+    """The column of each row in the cheapest permutation; compiles, exact in the cost's dtype.
+
+    What costs infinity is never chosen where classes, each with as many rows as columns, are all
+    that lies at a finite cost: a row's search ends in its own class, before it would leave it.
+    """
     cost = cost - cost.min(axis=1, keepdims=True)
-    heat = TEMPERATURE * jnp.mean(cost) + jnp.finfo(cost.dtype).tiny
+    heat = TEMPERATURE * jnp.mean(cost, where=jnp.isfinite(cost)) + jnp.finfo(cost.dtype).tiny
 
     def iterate(_: Array, g: Array) -> Array:
         f = -heat * jax.nn.logsumexp((g - cost) / heat, axis=1)
