@@ -9,6 +9,17 @@ averages and what is frozen, so that a draw may encode its data by a frozen netw
 from jaxflow.draws.chain import as_draw, chain
 from jaxflow.draws.drop import drop
 from jaxflow.draws.pairs import couple, latent, source, times
+from jaxflow.draws.self_condition import self_condition
 from jaxflow.draws.standard import standard
 
-__all__ = ["as_draw", "chain", "couple", "drop", "latent", "source", "standard", "times"]
+__all__ = [
+    "as_draw",
+    "chain",
+    "couple",
+    "drop",
+    "latent",
+    "self_condition",
+    "source",
+    "standard",
+    "times",
+]
