@@ -38,6 +38,7 @@ TABLE = {
     "times": (draws.times(times.logit_normal(), (0.1, 0.9)), BATCH),
     "latent": (draws.latent(Bridge()), WITH_X0),
     "drop": (draws.drop(0.5, NULL), BATCH),
+    "self_condition": (draws.self_condition(), BATCH),
     "chain": (draws.chain(draws.source(sources.normal()), draws.times(times.uniform())), BATCH),
     "standard": (FULL, BATCH),
 }

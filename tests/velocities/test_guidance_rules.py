@@ -126,7 +126,8 @@ FAR = np.array([0.05, 1.0, 3.0, 10.0]).reshape(N, 1, 1, 1) * RNG.normal(size=(N,
 
 
 def towards(t, x):
-    t, x, data = map(jnp.asarray, (t, x, FAR))
+    t, x = map(jnp.asarray, (t, x))
+    data = jnp.asarray(FAR, x.dtype)
     return convert(data, t, x, path=paths.linear(), source="data", target="velocity")
 
 
@@ -158,7 +159,7 @@ def test_a_sample_ends_within_the_bounds():
     """On the clipped posterior mean, since data tell no velocity where the noise is zero."""
     clipped = thresholded(towards)
     assert clipped.interval == (0.0, 0.9999)
-    end = fixed_step(clipped, jnp.asarray(X, jnp.float32), grids.uniform(4)).x
+    end = fixed_step(clipped, jnp.asarray(X, np.float32), grids.uniform(4)).x
     np.testing.assert_allclose(end, np.clip(FAR, -1, 1), atol=1e-6)
 
 

@@ -136,9 +136,8 @@ def test_conditions_that_are_independent_given_the_point_compose(x64):
 
 
 def test_guidance_in_an_interval_alone(x64):
-    """From its first time on to before its last; the conditional field elsewhere."""
-    path = paths.linear()
-    velocity = exact(path)
+    """From its first time on to before its last, or to the end; the conditional field elsewhere."""
+    velocity = velocities.as_velocity(lambda t, x, label: x * (1 + label[:, None]))
     t, x, cond = jnp.array([0.1, 0.25, 0.5, 0.75, 1.0]), X[:5], {"label": LABEL[:5]}
     guided = [
         velocities.classifier_free(velocity, scale=3.0, null=SOME, interval=interval)
