@@ -24,7 +24,7 @@ def self_condition(rate: float = 0.5) -> Draw:
     """Adds the coins of `networks.self_conditioned`, `estimated`, true with probability `rate`.
 
     Chen et al., Analog Bits: Generating Discrete Data using Diffusion Models with
-    Self-Conditioning, 2022, arXiv:2208.04202, section 3.2, with rate 1/2.
+    Self-Conditioning, 2022, arXiv:2208.04202, with rate 1/2.
 
     Raises:
         ValueError: for a rate outside [0, 1].

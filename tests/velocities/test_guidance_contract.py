@@ -176,10 +176,40 @@ def test_calls_of_a_solve_are_those_that_the_host_counts():
 def test_samples_that_are_solved_each_by_itself():
     """Several guidances within each other, solved per sample."""
     guided = GUIDANCES["guided_by"](GUIDANCES["projected"](learned(), 1.5), 1.5)
-    found = adaptive(guided, X, rtol=1e-3, atol=1e-3, cond=LABEL)
+    found = adaptive(guided, X, (0.2, 1.0), rtol=1e-4, atol=1e-4, cond=LABEL)
     assert found.success.all()
-    fixed = fixed_step(guided, X, grids.uniform(400), method=euler(), cond=LABEL)
+    fixed = fixed_step(guided, X, np.linspace(0.2, 1, 401), method=euler(), cond=LABEL)
     np.testing.assert_allclose(found.x, fixed.x, rtol=1e-2, atol=1e-2)
+
+
+def narrow(t, x, label):
+    return 0.5 * network(0.8, t, x, label=label)
+
+
+narrow.interval = (0.2, 0.9)
+
+
+def test_beyond_the_interval_of_either_it_stands_still(x64):
+    """Both fields, and a scale of time, are those of the nearer end."""
+    for make in (GUIDANCES["classifier_free"], GUIDANCES["composed"]):
+        guided = make(velocities.as_velocity(narrow), of_time)
+        both = velocities.autoguidance(learned(), narrow, scale=of_time)
+        for velocity in (guided, both):
+            assert velocity.interval == narrow.interval
+            found, ends = (
+                velocity(jnp.array([0.0, 0.5, 0.9, 1.0]), X, **LABEL),
+                velocity(jnp.array([0.2, 0.5, 0.9, 0.9]), X, **LABEL),
+            )
+            np.testing.assert_array_equal(found, ends)
+    with pytest.raises(ValueError, match="share no time"):
+        velocities.autoguidance(narrow, velocities.as_velocity(early), scale=2.0)
+
+
+def early(t, x, label):
+    return x
+
+
+early.interval = (0.0, 0.2)
 
 
 def test_new_numbers_do_not_retrace():

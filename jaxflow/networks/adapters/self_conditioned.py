@@ -82,7 +82,7 @@ def self_conditioned(network: Network) -> SelfConditioned:
         TypeError: for a module that is no network yet.
 
     Chen et al., Analog Bits: Generating Discrete Data using Diffusion Models with
-    Self-Conditioning, 2022, arXiv:2208.04202, section 3.2. There a sampler hands the estimate of
+    Self-Conditioning, 2022, arXiv:2208.04202. There a sampler hands the estimate of
     the data on from its last step, at one call a step: a memory that an adaptive solver, a
     likelihood or a step of two stages has no place for. Here the estimate is always of the point
     itself, as in training, and of the kind that the network predicts: for a data prediction the

@@ -82,7 +82,7 @@ def composed(
             or a scale of another shape.
 
     Liu et al., Compositional Visual Generation with Composable Diffusion Models, 2022,
-    arXiv:2206.01714, section 4, whose noise predictions are combined as our velocities.
+    arXiv:2206.01714, whose noise predictions are combined as our velocities.
 
     >>> velocity = lambda t, x, a, b: x * (a + 10 * b)[:, None]
     >>> both = composed(velocity, scales={"a": 1.0, "b": 2.0}, null={"a": 0.0, "b": 0.0})

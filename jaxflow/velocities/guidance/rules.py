@@ -107,14 +107,14 @@ def zero_star(zero_until: float = 0.0) -> ZeroStar:
     """The plain rule with the unwanted field at its best scale, and no motion at first (3).
 
     Args:
-        zero_until: the velocity is zero before this time; 0 for never. The paper leaves out the
-            first step or two of some 30 to 50: 0.04.
+        zero_until: the velocity is zero before this time; 0 for never. The paper leaves out
+            the first few steps of a solver, so some hundredths.
 
     Raises:
         ValueError: for a time outside [0, 1].
 
     Fan et al., CFG-Zero*: Improved Classifier-Free Guidance for Flow Matching Models, 2025,
-    arXiv:2503.18886. The paper counts steps of the solver; a time says the same of every grid.
+    arXiv:2503.18886, who count steps of the solver: a time says the same of every grid.
     """
     if not 0 <= zero_until <= 1:
         raise ValueError(f"zero_star needs a time zero_until in [0, 1]; got {zero_until}")
