@@ -40,6 +40,7 @@ TABLE = {
     "drop": (draws.drop(0.5, NULL), BATCH),
     "keys": (draws.keys(), BATCH),
     "negatives": (draws.negatives(), WITH_X0),
+    "self_condition": (draws.self_condition(), BATCH),
     "chain": (draws.chain(draws.source(sources.normal()), draws.times(times.uniform())), BATCH),
     "standard": (FULL, BATCH),
 }

@@ -178,12 +178,18 @@ def learned(config: ConfigDict, params: Params) -> Velocity:
 
 
 def velocity(config: ConfigDict, params: Params) -> Velocity:
-    """The velocity to sample with: the trained one, guided where the config says so."""
-    if config.sampler.guidance == 1.0:
-        return learned(config, params)
-    return velocities.classifier_free(
-        learned(config, params), scale=config.sampler.guidance, null=config.drop.null.to_dict()
-    )
+    """The velocity to sample with: the trained one, guided where the config says so.
+
+    `sampler.guidance` is the scale of classifier-free guidance, or a component of its own.
+    """
+    guidance, trained = config.sampler.guidance, learned(config, params)
+    null = config.drop.null.to_dict()
+    if isinstance(guidance, ConfigDict):
+        where = "sampler.guidance"
+        return component(where, guidance, table="guidance", velocity=trained, null=null)
+    if guidance == 1.0:
+        return trained
+    return velocities.classifier_free(trained, scale=guidance, null=null)
 
 
 def sampler(config: ConfigDict) -> Callable[..., Solution]:

@@ -26,6 +26,7 @@ OTHERS = (
     "drop.rate",
     "drop.null",
     "optimizer.ema_decay",
+    "sampler.guidance",
     "parallel.layout",
     "parallel.axes",
     "parallel.mode",
@@ -36,7 +37,6 @@ OTHERS = (
     "evaluation.split",
 )
 LEAST = {
-    -math.inf: ("sampler.guidance",),
     0: (
         "data.workers",
         "data.unreadable_at_most",
@@ -96,6 +96,7 @@ def check_parts(config: ConfigDict) -> None:
     _check_rollbacks(config)
     _check_score(config, build.trainer(config))
     build.sampler(config)
+    _check_guidance(config)
     dataset.transforms(config)
     _check_null(config)
 
@@ -123,8 +124,9 @@ def _check_numbers(config: ConfigDict) -> None:
         for name in names:
             value = reduce(getitem, name.split("."), config)
             if not (_is_number(value) and value >= least):
-                bound = f" of at least {least}" if math.isfinite(least) else ""
-                raise ValueError(f"config.{name} must be a finite number{bound}; it is {value!r}")
+                raise ValueError(
+                    f"config.{name} must be a finite number of at least {least}; it is {value!r}"
+                )
 
 
 def _is_number(value: object) -> bool:
@@ -143,14 +145,27 @@ def _check_rate(config: ConfigDict) -> None:
         )
 
 
+def _check_guidance(config: ConfigDict) -> None:
+    """A component checks its own, on a velocity without parameters."""
+    guidance = config.sampler.guidance
+    if isinstance(guidance, ConfigDict):
+        build.velocity(config, None)
+        return
+    if not _is_number(guidance):
+        raise ValueError(
+            f"config.sampler.guidance must be a finite number; it is {guidance!r} (or a component, "
+            "as {'name': 'classifier_free', 'kwargs': {'scale': 2.0}})"
+        )
+    if guidance != 1.0 and not config.drop.null:
+        raise ValueError(
+            f"config.sampler.guidance is {guidance}, but config.drop.null is empty: "
+            "guidance needs the null value of a condition, as {'label': 10}"
+        )
+
+
 def _check_null(config: ConfigDict) -> None:
     """Of conditions that the data has, and of a label one that the network has a place for."""
     null, known = config.drop.null, config.data.cond
-    if config.sampler.guidance != 1.0 and not null:
-        raise ValueError(
-            f"config.sampler.guidance is {config.sampler.guidance}, but config.drop.null is empty: "
-            "guidance needs the null value of a condition, as {'label': 10}"
-        )
     unknown = [name for name in null if name not in known]
     if unknown:
         raise ValueError(

@@ -14,7 +14,7 @@ import diffrax
 import optax
 from ml_collections import ConfigDict
 
-from jaxflow import couplings, losses, networks, paths, sampling, sources, times
+from jaxflow import couplings, losses, networks, paths, sampling, sources, times, velocities
 from jaxflow.data import datasets, toy, transforms
 from jaxflow.names import did_you_mean
 from jaxflow.paths import gammas, schedules
@@ -127,6 +127,12 @@ TABLES: Mapping[str, Table] = {
     },
     "method": {
         name: getattr(sampling, name) for name in ("euler", "midpoint", "heun", "rk4", "ab2")
+    },
+    "guidance": {
+        name: getattr(velocities, name) for name in ("classifier_free", "composed", "thresholded")
+    },
+    "rule": {
+        name: getattr(velocities, name) for name in ("plain", "rescaled", "zero_star", "projected")
     },
     "solver": {
         "bosh3": diffrax.Bosh3,

@@ -11,6 +11,7 @@ from jaxflow.draws.drop import drop
 from jaxflow.draws.keys import keys
 from jaxflow.draws.negatives import negatives
 from jaxflow.draws.pairs import couple, latent, source, times
+from jaxflow.draws.self_condition import self_condition
 from jaxflow.draws.standard import standard
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "keys",
     "latent",
     "negatives",
+    "self_condition",
     "source",
     "standard",
     "times",

@@ -6,7 +6,7 @@ second time too, `r=`, to which `x` is carried from `t`: initialised with it and
 they compute what they do for `r = t`.
 """
 
-from jaxflow.networks.adapters import equinox, function, linen, nnx, select
+from jaxflow.networks.adapters import equinox, function, linen, nnx, select, self_conditioned
 from jaxflow.networks.dit import DiT, dit
 from jaxflow.networks.embeddings import (
     LabelEmbedding,
@@ -35,5 +35,6 @@ __all__ = [
     "nnx",
     "positions",
     "select",
+    "self_conditioned",
     "sinusoidal",
 ]

@@ -5,7 +5,17 @@ from jaxflow.velocities.diffusion import from_diffusion, to_diffusion
 from jaxflow.velocities.exact import gaussian_mixture
 from jaxflow.velocities.flow_map import flow_map
 from jaxflow.velocities.function import as_velocity
-from jaxflow.velocities.guidance import classifier_free
+from jaxflow.velocities.guidance import (
+    autoguidance,
+    classifier_free,
+    composed,
+    guided_by,
+    plain,
+    projected,
+    rescaled,
+    thresholded,
+    zero_star,
+)
 from jaxflow.velocities.marginal import posterior_mean, score
 from jaxflow.velocities.network import from_network
 from jaxflow.velocities.preconditioned import preconditioned
@@ -15,17 +25,25 @@ from jaxflow.velocities.score_network import score_from_network
 __all__ = [
     "KINDS",
     "as_velocity",
+    "autoguidance",
     "change_path",
     "classifier_free",
+    "composed",
     "conversion_interval",
     "convert",
     "flow_map",
     "from_diffusion",
     "from_network",
     "gaussian_mixture",
+    "guided_by",
+    "plain",
     "posterior_mean",
     "preconditioned",
+    "projected",
+    "rescaled",
     "score",
     "score_from_network",
+    "thresholded",
     "to_diffusion",
+    "zero_star",
 ]

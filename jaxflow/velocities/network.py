@@ -25,7 +25,10 @@ class NetworkVelocity:
     path: Path | None
     prediction: str = static()
 
-    evaluations = 1
+    @property
+    def evaluations(self) -> int:
+        """One, unless the network says by `evaluations` that a call of it is several."""
+        return getattr(self.network, "evaluations", 1)
 
     @property
     def interval(self) -> Interval:

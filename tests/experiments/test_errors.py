@@ -300,6 +300,32 @@ def test_guidance_without_a_null_value(config: ConfigDict) -> None:
         check(config)
 
 
+def test_guidance_may_be_a_component(config: ConfigDict) -> None:
+    """Of a pair, a rule and an interval; what it refuses is said before a run begins."""
+    rule = {"name": "projected", "kwargs": {"norm": 2.0}}
+    kwargs = {"scale": 2.0, "interval": (0.2, 0.8), "rule": rule}
+    config.sampler = {**config.sampler.to_dict(), "guidance": {}}
+    config.sampler.guidance = {"name": "classifier_free", "kwargs": kwargs}
+    check(config)
+    guided = build.velocity(config, None)
+    assert guided.evaluations == 2
+    assert guided.rule.norm == 2.0
+    config.sampler.guidance = {"name": "composed", "kwargs": {"scales": {"label": 3.0}}}
+    check(config)
+    assert build.velocity(config, None).evaluations == 2
+    for guidance, told in (
+        ({"name": "classifer_free", "kwargs": {}}, "did you mean 'classifier_free'"),
+        ({"name": "classifier_free", "kwargs": {}}, "needs 'scale'"),
+        (
+            {"name": "classifier_free", "kwargs": {**kwargs, "interval": (0.2, 1.8)}},
+            r"config.sampler.guidance: the interval of guidance is \(0.2, 1.8\)",
+        ),
+    ):
+        config.sampler.guidance = guidance
+        with pytest.raises(ValueError, match=told):
+            check(config)
+
+
 def test_samples_are_drawn_on_devices_that_could_not_train(config: ConfigDict) -> None:
     config.parallel.layout, config.parallel.axes.fsdp = "hybrid", 3
     with pytest.raises(ValueError, match="8 devices"):

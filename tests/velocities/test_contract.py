@@ -32,6 +32,14 @@ def learned(w, prediction="velocity", path=LINEAR):
     return velocities.from_network(network, w, path=path, prediction=prediction)
 
 
+def ruled(w, rule):
+    return velocities.classifier_free(learned(w), scale=1 + w, null={"label": 0.0}, rule=rule)
+
+
+def density(w, t, x, label):
+    return -w * jnp.sum((x - expand(label, x)) ** 2, axis=(1, 2))
+
+
 def call(velocity, t, x, cond):
     return velocity(t, x, **cond)
 
@@ -76,6 +84,28 @@ TABLE = {
             learned(jnp.float32(1.5), "noise"), scale=w, null={"label": 0.0}
         ),
         known=(2, (0.0001, 1.0), LINEAR),
+    ),
+    "autoguidance": Row(
+        lambda w: velocities.autoguidance(learned(w), learned(jnp.float32(0.3), "data"), scale=w),
+        known=(2, (0.0, 0.9999), LINEAR),
+    ),
+    "composed": Row(
+        lambda w: velocities.composed(learned(w), scales={"label": w}, null={"label": 0.0}),
+        known=(2, (0.0, 1.0), LINEAR),
+    ),
+    "guided_by": Row(
+        lambda w: velocities.guided_by(learned(w), Partial(density, w), scale=w),
+        known=(1, (0.0001, 1.0), LINEAR),
+    ),
+    "thresholded": Row(
+        lambda w: velocities.thresholded(learned(w), bound=0.2, percentile=90.0),
+        known=(1, (0.0, 0.9999), LINEAR),
+    ),
+    "plain": Row(lambda w: ruled(w, velocities.plain()), known=(2, (0.0, 1.0), LINEAR)),
+    "rescaled": Row(lambda w: ruled(w, velocities.rescaled()), known=(2, (0.0, 1.0), LINEAR)),
+    "zero_star": Row(lambda w: ruled(w, velocities.zero_star()), known=(2, (0.0, 1.0), LINEAR)),
+    "projected": Row(
+        lambda w: ruled(w, velocities.projected(norm=1.0)), known=(2, (0.0, 1.0), LINEAR)
     ),
     "change_path": Row(
         lambda w: velocities.change_path(learned(w, path=VP), VP, LINEAR),
@@ -152,7 +182,9 @@ def test_contract(name):
     np.testing.assert_allclose(jax.jit(jax.vmap(alone))(T, X, cond), found, rtol=1e-4, atol=1e-5)
     half = jax.eval_shape(lambda x: row.call(made, T, x, cond), X.astype(jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
-    assert "0x" not in repr(made).replace(repr(function), "").replace(repr(network), "")
+    assert "0x" not in repr(made).replace(repr(function), "").replace(repr(network), "").replace(
+        repr(density), ""
+    )
     assert len(repr(made)) < 900
 
 

@@ -12,6 +12,7 @@ from jaxflow.networks.adapters.function import Function, function
 from jaxflow.networks.adapters.linen import Linen, linen
 from jaxflow.networks.adapters.nnx import NNX, nnx
 from jaxflow.networks.adapters.select import Select, select
+from jaxflow.networks.adapters.self_conditioned import SelfConditioned, self_conditioned
 
 __all__ = [
     "Equinox",
@@ -19,9 +20,11 @@ __all__ = [
     "Linen",
     "NNX",
     "Select",
+    "SelfConditioned",
     "equinox",
     "function",
     "linen",
     "nnx",
     "select",
+    "self_conditioned",
 ]
