@@ -192,6 +192,12 @@ def velocity(config: ConfigDict, params: Params) -> Velocity:
     return velocities.classifier_free(trained, scale=guidance, null=null)
 
 
+def guidance_scale(config: ConfigDict) -> float:
+    """The scale of guidance; 1 where a component has none, or one for each of several conditions."""
+    guidance = config.sampler.guidance
+    return guidance.kwargs.get("scale", 1.0) if isinstance(guidance, ConfigDict) else guidance
+
+
 def sampler(config: ConfigDict) -> Callable[..., Solution]:
     """`(velocity, x0, cond=...) -> Solution` as the config says."""
     return bound("sampler", _spec(config.sampler))
