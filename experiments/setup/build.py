@@ -193,7 +193,7 @@ def velocity(config: ConfigDict, params: Params) -> Velocity:
 
 
 def guidance_scale(config: ConfigDict) -> float:
-    """The scale of guidance; 1 where a component has none, or one for each of several conditions."""
+    """The scale of guidance; 1 where a component has no single one."""
     guidance = config.sampler.guidance
     return guidance.kwargs.get("scale", 1.0) if isinstance(guidance, ConfigDict) else guidance
 
