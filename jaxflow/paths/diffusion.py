@@ -17,12 +17,14 @@ is $-f$ and (2) is the same. The velocity of the marginals is
 (4) $v(t, x) = f(t)\, x + \tfrac12 g^2(t)\, \nabla \log p_t(x)$
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jaxflow.arrays import as_floats, at_least_float32, bisect
 from jaxflow.paths.ends import Known, nonzero_interval, schedule_of
 from jaxflow.paths.schedules import At, coefficients
-from jaxflow.types import Interval, Path, Schedule
+from jaxflow.types import Array, Interval, Path, Schedule
 
 __all__ = ["drift", "log_snr", "squared_diffusion", "time_at", "time_of_log_snr"]
 
@@ -106,20 +108,27 @@ def time_of_log_snr(path: Path, value: At) -> At:
 def time_at(schedule: Schedule, value: At) -> At:
     """`time_of_log_snr` of a schedule."""
     low, high = _interval(schedule, "alpha", "sigma")
+    first, last = _ratio(schedule, jnp.asarray([low, high], value.dtype))
+    value = _inside(value, first, last)
     own = schedule.schedule if isinstance(schedule, Known) else schedule
     if hasattr(own, "time_of_log_snr"):
-        return jnp.clip(own.time_of_log_snr(value), low, high)
+        return _inside(own.time_of_log_snr(value), low, high)
     return bisect(lambda t: _ratio(schedule, t), value, low, high)
 
 
-def _ratio(schedule: Schedule, t: At) -> At:
+def _inside(x: At, low: Any, high: Any) -> Array:
+    """Clipped, with the slope of `x` at both ends, where `jnp.clip` takes half of it."""
+    return jnp.where(x < low, low, jnp.where(x > high, high, x))
+
+
+def _ratio(schedule: Schedule, t: At) -> Array:
     return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
 
 
 def _where(path: Path, t: At, *divisors: str) -> tuple[Schedule, At]:
     """The schedule, and the times moved to where none of the divisors vanishes."""
     schedule = schedule_of(path)
-    return schedule, jnp.clip(at_least_float32(t), *_interval(schedule, *divisors))
+    return schedule, _inside(at_least_float32(t), *_interval(schedule, *divisors))
 
 
 def _interval(schedule: Schedule, *divisors: str) -> Interval:

@@ -93,11 +93,15 @@ class Monotone:
 
 @partial(jax.jit, inline=True)
 def _shares(knots: Float[Array, "knots"], place: At) -> tuple[At, At]:
-    """(1) of (2), where `place` counts pieces; the nearer end beyond them."""
-    i = jnp.clip(jnp.floor(place), 0, knots.shape[0] - 2)
-    w = jnp.clip(place - i, 0.0, 1.0)
+    """(1) of (2), where `place` counts pieces; the last knot beyond them.
+
+    Not by `jnp.clip`, whose slope is one half where both sides are equal, as at a knot.
+    """
+    last = knots.shape[0] - 1
+    place = jnp.where(place <= last, place, last)
+    i = jnp.clip(jnp.floor(place), 0, last - 1)
     low, high = knots[i.astype(int)], knots[i.astype(int) + 1]
-    value = low + w * (high - low)
+    value = low + (place - i) * (high - low)
     shares = (jnp.exp(-0.5 * jax.nn.softplus(sign * value)) for sign in (-1, 1))
     alpha, sigma = (share.astype(place.dtype) for share in shares)
     return alpha, sigma
@@ -155,7 +159,7 @@ def steps_of(path: Any) -> int | None:
 
 def time_of_step(k: Any, steps: int) -> Array:
     """The time (3) of step `k`, whole or not."""
-    return 1 - (as_floats(k) + 1) / steps
+    return 1 - (jnp.asarray(k, jnp.result_type(k, float)) + 1) / steps
 
 
 def monotone(log_snr: Float[Any, "knots"] | Sequence[float]) -> Affine:

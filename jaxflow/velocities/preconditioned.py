@@ -25,7 +25,7 @@ from jaxflow.checks import check_network
 from jaxflow.paths.diffusion import log_snr
 from jaxflow.paths.ends import schedule_of
 from jaxflow.records import record, static, traceable
-from jaxflow.types import Array, Key, Network, Params, Path, Time
+from jaxflow.types import Key, Network, Params, Path, Time
 
 __all__ = ["Preconditioned", "preconditioned"]
 
@@ -48,7 +48,7 @@ class Preconditioned:
         network: Any = self.network
         return network.init(key, t, x, **cond)
 
-    def scales(self, t: Time) -> tuple[Array, Array, Array, Array]:
+    def scales(self, t: Time) -> tuple[Time, Time, Time, Time]:
         """`(c_skip, c_out, c_in, c_noise)` of (2) and (3), one a time."""
         t, schedule = at_least_float32(t), schedule_of(self.path)
         alpha, sigma, of_data = schedule.alpha(t), schedule.sigma(t), self.sigma_data

@@ -35,8 +35,7 @@ __all__ = ["KINDS", "check_kind", "conversion_interval", "convert", "divisors", 
 
 KINDS = ("velocity", "data", "noise", "score", "salimans_ho")
 
-
-_DIVISOR_OF_SOURCE = {
+_DIVISOR_OF_SOURCE: Mapping[str, str | None] = {
     "velocity": "determinant",
     "data": "sigma",
     "noise": "alpha",
@@ -59,8 +58,8 @@ def divisors(source: str, target: str) -> tuple[str, ...]:
     if source == target == "score":
         return ("sigma",)
     name = _DIVISOR_OF_SOURCE[source]
-    free = source == target or {source, target} == {"noise", "score"} or name is None
-    ours = () if free else (name,)
+    free = source == target or {source, target} == {"noise", "score"}
+    ours = () if free or name is None else (name,)
     return (*ours, "sigma") if target == "score" else ours
 
 

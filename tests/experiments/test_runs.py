@@ -175,6 +175,22 @@ def test_guidance_doubles_the_calls_of_the_network(config: ConfigDict) -> None:
     assert set(samples.nfe) == {4}
 
 
+def test_samples_start_where_the_path_does() -> None:
+    """From noise of size 80 on edm; a network that says nothing leaves it there."""
+    config = tiny(importlib.import_module("configs.two_moons").get_config())
+    config.network.kwargs.update(SMALL["two_moons"])
+    params = jax.tree.map(np.zeros_like, build.parameters(config, jax.random.key(0)))
+    linear = generator(config, 16)(params, 0, 16)
+    config.path = {"name": "edm", "kwargs": {"sigma_max": 80.0}}
+    check(config)
+    np.testing.assert_allclose(generator(config, 16)(params, 0, 16).x, 80 * linear.x, rtol=1e-6)
+    config.path = {
+        "name": "shifted",
+        "kwargs": {"path": {"name": "vp", "kwargs": {}}, "shift": 3.0},
+    }
+    check(config)
+
+
 def test_folder_of_a_run_holds_what_it_says(finished: Finished) -> None:
     assert json.loads((finished.folder / "config.json").read_text())["seed"] == 0
     assert {

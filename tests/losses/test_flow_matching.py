@@ -209,7 +209,8 @@ def test_one_trace_and_a_record():
 
 NOIS = r"^prediction is 'nois' \(did you mean 'noise'\?\), but must be one of velocity, data, noise"
 DAT = (
-    r"^regress is 'dat' \(did you mean 'data'\?\), but must be one of velocity, data, noise, score$"
+    r"^regress is 'dat' \(did you mean 'data'\?\), but must be one of velocity, data, noise, "
+    r"score, salimans_ho$"
 )
 
 
