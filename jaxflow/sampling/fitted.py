@@ -73,8 +73,9 @@ def fitted(
     Of a kind with Watson et al., Learning to Efficiently Sample from Diffusion Probabilistic
     Models, 2021, arXiv:2106.03802, whose dynamic program has the terms of a likelihood's bound.
 
-    >>> fitted(lambda t, x: jnp.cos(20 * t * (t < 0.25))[:, None], jnp.zeros((1, 1)), 4, fine=8)
-    array([0.   , 0.125, 0.25 , 0.375, 1.   ])
+    >>> kink = lambda t, x: jnp.maximum(t - 0.25, 0.0)[:, None]
+    >>> fitted(kink, jnp.zeros((1, 1)), 2, fine=8)
+    array([0.  , 0.25, 1.  ])
     """
     velocity = as_velocity(velocity)
     check_made("method", method)

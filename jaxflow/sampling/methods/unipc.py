@@ -169,8 +169,8 @@ def unipc(path: Path, order: int = 2) -> Method:
     """UniPC with `B(h) = e^h - 1` (bh2) on data predictions: one call a step.
 
     Of order 2 for a predictor of order 1, and of order 3 for one of order 2 or 3 (the latter is
-    held back by its first step alone). The last step is predicted and not corrected; saved states are
-    those predicted.
+    held back by its first step alone). The last step is predicted and not corrected; saved states
+    are those predicted.
 
     Args:
         path: the affine path that the velocity was learned on, or a product of them.
