@@ -19,7 +19,7 @@ from experiments.output.generate import average
 from experiments.output.pictures import draw_frontier
 from experiments.run import command, workdir
 from experiments.run.reporting import console, counting
-from experiments.setup import dataset
+from experiments.setup import build, dataset
 from experiments.setup.check import check_parts
 
 _CONFIG = command.config_of_run()
@@ -42,7 +42,8 @@ def main() -> None:
     dataset.check_held_out(config)
     num = _NUM.value or config.evaluation.num
     calls, guidance = _numbers("calls", _CALLS.value, int), _numbers("guidance", _GUIDANCE.value)
-    planned = list(settings(_METHODS.value, _GRIDS.value, [int(n) for n in calls], guidance))
+    path = build.path(config)
+    planned = list(settings(path, _METHODS.value, _GRIDS.value, [int(n) for n in calls], guidance))
     if not planned:
         raise ValueError(
             f"no method of --methods={','.join(_METHODS.value)} has steps that make up "

@@ -28,6 +28,7 @@ from experiments.run.reporting import console, counting
 from experiments.setup import build, dataset
 from experiments.setup.check import check_parts
 from experiments.setup.components import component
+from jaxflow.types import Path
 
 _CONFIG = command.config_of_run()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
@@ -55,7 +56,7 @@ def main() -> None:
 
 def _found(config: ConfigDict, folder: epath.Path, num: int) -> Found:
     own = _own(config)
-    commands = _commands(folder, own, build.guidance_scale(config))
+    commands = _commands(folder, own, build.guidance_scale(config), build.path(config))
     lines = workdir.read_lines(folder / "metrics.jsonl")
     frontier = _json(folder / "frontier.json", commands.frontier)
     return Found(
@@ -101,7 +102,7 @@ def _measured(config: ConfigDict, folder: epath.Path, num: int) -> dict[str, Any
     return found
 
 
-def _commands(folder: epath.Path, own: Setting | None, guidance: float) -> Commands:
+def _commands(folder: epath.Path, own: Setting | None, guidance: float, path: Path) -> Commands:
     def of(module: str, *rest: str) -> str:
         return " ".join(
             [
@@ -117,7 +118,9 @@ def _commands(folder: epath.Path, own: Setting | None, guidance: float) -> Comma
     guided = of("frontier", f"--guidance=1,{guidance:g}")
     if own is None:
         return Commands(_train(of), of("evaluate"), frontier, frontier, guided)
-    each = component("sampler.method", {"name": own.method, "kwargs": {}}, table="method").calls
+    each = component(
+        "sampler.method", {"name": own.method, "kwargs": {}}, table="method", path=path
+    ).calls
     calls = ",".join(map(str, sorted({*CALLS, own.n * each, 2 * own.n * each})))
     scales = "1" if own.guidance == 1 else f"1,{own.guidance:g}"
     rest = (f"--methods={own.method}", f"--grids={own.grid}", f"--calls={calls}")

@@ -12,7 +12,7 @@ from experiments.output.generate import generator
 from experiments.setup import dataset
 from experiments.setup.components import component
 from jaxflow import metrics
-from jaxflow.types import Params
+from jaxflow.types import Params, Path
 
 __all__ = ["Point", "Setting", "cheapest", "measure", "quality_of", "settings"]
 
@@ -65,7 +65,11 @@ class Point(NamedTuple):
 
 
 def settings(
-    methods: Sequence[str], grids: Sequence[str], calls: Sequence[int], guidance: Sequence[float]
+    path: Path,
+    methods: Sequence[str],
+    grids: Sequence[str],
+    calls: Sequence[int],
+    guidance: Sequence[float],
 ) -> Iterator[Setting]:
     """Every combination whose calls of the velocity are those that are asked for.
 
@@ -73,8 +77,9 @@ def settings(
         ValueError: for an unknown method or grid.
     """
     for method, grid, scale in itertools.product(methods, grids, guidance):
-        of_method = component("sampler.method", {"name": method, "kwargs": {}}, table="method")
-        component("sampler.grid", {"name": grid, "kwargs": {"n": 4}}, table="grid")
+        spec = {"name": method, "kwargs": {}}
+        of_method = component("sampler.method", spec, table="method", path=path)
+        component("sampler.grid", {"name": grid, "kwargs": {"n": 4}}, table="grid", path=path)
         for wanted in calls:
             if wanted % of_method.calls == 0:
                 yield Setting(method, grid, wanted // of_method.calls, scale)

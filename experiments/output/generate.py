@@ -1,5 +1,6 @@
 """Samples of a trained run, a batch at a time, on every device of every process."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from jaxflow.training.checkpoint import Read, read_params
 from jaxflow.types import Params
 
 __all__ = ["Generator", "Samples", "average", "conditions", "generator", "joined", "spread"]
+
+NOISE = 0x5DE  # apart from the key of the start
 
 
 class Samples(NamedTuple):
@@ -121,11 +124,13 @@ def _compiled(config: ConfigDict, mesh: Mesh) -> Any:
     """One batch over the devices of a mesh, without a collective."""
     event_shape = dataset.example_batch(config)["x1"].shape[1:]
     source, sample = component("source", config.source), build.sampler(config)
+    takes_keys = "keys" in inspect.signature(sample).parameters
 
     def batch(velocity, key, index, cond):  # type: ignore[no-untyped-def]
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
         x0 = paths.start(velocity.path, source.sample(keys, event_shape))
-        solution = sample(velocity, x0, cond=cond)
+        noise = {"keys": jax.vmap(lambda k: jax.random.fold_in(k, NOISE))(keys)}
+        solution = sample(velocity, x0, cond=cond, **(noise if takes_keys else {}))
         return solution.x, solution.nfe, solution.success
 
     whole, split = PartitionSpec(), PartitionSpec("data")

@@ -199,8 +199,11 @@ def guidance_scale(config: ConfigDict) -> float:
 
 
 def sampler(config: ConfigDict) -> Callable[..., Solution]:
-    """`(velocity, x0, cond=...) -> Solution` as the config says."""
-    return bound("sampler", _spec(config.sampler))
+    """`(velocity, x0, cond=...) -> Solution` as the config says, on the config's path.
+
+    One that takes `keys` needs them where its method draws noise.
+    """
+    return bound("sampler", _spec(config.sampler), path=path(config))
 
 
 def precision(config: ConfigDict) -> str:

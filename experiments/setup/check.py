@@ -36,6 +36,7 @@ OTHERS = (
     "log.wandb_project",
     "evaluation.split",
 )
+STOCHASTIC = ("churn", "euler_maruyama", "sde_dpm_solver", "stochastic_heun")
 LEAST = {
     0: (
         "data.workers",
@@ -97,14 +98,29 @@ def check_parts(config: ConfigDict) -> None:
     _check_score(config, build.trainer(config))
     build.sampler(config)
     _check_guidance(config)
+    _check_noise(config)
     dataset.transforms(config)
     _check_null(config)
 
 
+def _tells_score(config: ConfigDict) -> bool:
+    return config.source.name == "normal" and component("coupling", config.coupling).independent
+
+
+def _check_noise(config: ConfigDict) -> None:
+    """Refuse a stochastic sampler where pairs tell no score."""
+    method = config.sampler.kwargs.get("method", {}).get("name")
+    if (config.sampler.name == "sde" or method in STOCHASTIC) and not _tells_score(config):
+        raise ValueError(
+            f"config.sampler reads a score, but none is known where config.source is "
+            f"{config.source.name!r} and config.coupling {config.coupling.name!r}: it needs "
+            "'normal' and 'independent', or a sampler without noise"
+        )
+
+
 def _check_score(config: ConfigDict, trainer: Any) -> None:
     """Refuse a loss that would read a score of pairs that tell none."""
-    pairs = config.source.name == "normal" and component("coupling", config.coupling).independent
-    if "score" in (trainer.loss.prediction, trainer.loss.regress) and not pairs:
+    if "score" in (trainer.loss.prediction, trainer.loss.regress) and not _tells_score(config):
         raise ValueError(
             "config.loss reads a score, but none is known where config.source is "
             f"{config.source.name!r} and config.coupling {config.coupling.name!r}: it needs "

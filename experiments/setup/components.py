@@ -18,6 +18,7 @@ from jaxflow import couplings, losses, networks, paths, sampling, sources, times
 from jaxflow.data import datasets, toy, transforms
 from jaxflow.names import did_you_mean
 from jaxflow.paths import gammas, schedules
+from jaxflow.sampling import methods
 
 __all__ = ["TABLES", "bound", "component"]
 
@@ -118,15 +119,23 @@ TABLES: Mapping[str, Table] = {
         "muon": optax.contrib.muon,
     },
     "learning_rate": {"constant": constant, "cosine": cosine},
-    "sampler": {"fixed_step": sampling.fixed_step, "adaptive": sampling.adaptive},
+    "sampler": {
+        "fixed_step": sampling.fixed_step,
+        "adaptive": sampling.adaptive,
+        "sde": sampling.sde,
+    },
     "grid": {
         "uniform": sampling.grids.uniform,
         "shifted": sampling.grids.shifted,
         "cosine": sampling.grids.cosine,
         "karras": sampling.grids.karras,
+        "flux": sampling.grids.flux,
+        "beta": sampling.grids.beta,
+        "linear_quadratic": sampling.grids.linear_quadratic,
     },
-    "method": {
-        name: getattr(sampling, name) for name in ("euler", "midpoint", "heun", "rk4", "ab2")
+    "method": {name: getattr(methods, name) for name in methods.__all__},
+    "diffusion": {
+        name: getattr(sampling.diffusions, name) for name in ("sigma", "sine", "noising")
     },
     "guidance": {
         name: getattr(velocities, name) for name in ("classifier_free", "composed", "thresholded")
@@ -140,6 +149,9 @@ TABLES: Mapping[str, Table] = {
         "dopri8": diffrax.Dopri8,
         "heun": diffrax.Heun,
         "tsit5": diffrax.Tsit5,
+        "euler": diffrax.Euler,
+        "shark": diffrax.ShARK,
+        "sra1": diffrax.SRA1,
     },
 }
 
@@ -151,7 +163,8 @@ def component(where: str, spec: Any, *, table: str | None = None, **given: Any) 
         where: its place in the config, for errors, as "path".
         spec: `{"name": ..., "kwargs": {...}}`.
         table: which table it is from; that of `where` if None.
-        **given: arguments that the config does not hold, passed where the component takes them.
+        **given: arguments that the config need not hold, passed where the component, or one of its
+            arguments, takes them and the config says nothing else.
 
     Raises:
         ValueError: for an unknown name or argument (with the nearest known one), a missing
@@ -164,9 +177,9 @@ def component(where: str, spec: Any, *, table: str | None = None, **given: Any) 
         raise ValueError(f"config.{where}: {error}") from error
 
 
-def bound(where: str, spec: Any) -> Callable[..., Any]:
+def bound(where: str, spec: Any, **given: Any) -> Callable[..., Any]:
     """The component with its `kwargs` bound, to be called later with what a config cannot hold."""
-    factory, kwargs = _resolve(where, spec, where, {}, partial=True)
+    factory, kwargs = _resolve(where, spec, where, given, partial=True)
     return functools.partial(factory, **kwargs)
 
 
@@ -196,7 +209,7 @@ def _resolve(
             f"config.{where}: {name} takes no {unknown[0]!r}{did_you_mean(unknown[0], accepted)}; "
             f"it takes {', '.join(accepted) or 'no arguments'}"
         )
-    kwargs |= {key: value for key, value in given.items() if key in accepted}
+    kwargs = {key: value for key, value in given.items() if key in accepted} | kwargs
     missing = [
         key
         for key, p in accepted.items()

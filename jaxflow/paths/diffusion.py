@@ -110,7 +110,7 @@ def time_at(schedule: Schedule, value: At) -> At:
     low, high = _interval(schedule, "alpha", "sigma")
     first, last = _ratio(schedule, jnp.asarray([low, high], value.dtype))
     value = _inside(value, first, last)
-    own = schedule.schedule if isinstance(schedule, Known) else schedule
+    own: Any = schedule.schedule if isinstance(schedule, Known) else schedule
     if hasattr(own, "time_of_log_snr"):
         return _inside(own.time_of_log_snr(value), low, high)
     return bisect(lambda t: _ratio(schedule, t), value, low, high)

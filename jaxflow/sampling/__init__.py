@@ -1,19 +1,40 @@
 """Samplers integrate a velocity from its source to data, and tell what that cost."""
 
-from jaxflow.sampling import grids
+from jaxflow.sampling import diffusions, grids
 from jaxflow.sampling.adaptive import adaptive
 from jaxflow.sampling.diagnostics import path_cost
 from jaxflow.sampling.fixed_step import fixed_step
 from jaxflow.sampling.flow_map import flow_map
 from jaxflow.sampling.likelihood import exact, hutchinson, log_prob
-from jaxflow.sampling.methods import ab2, euler, heun, midpoint, rk4
+from jaxflow.sampling.methods import (
+    ab2,
+    ab3,
+    churn,
+    ddim,
+    dpm_solver,
+    euler,
+    euler_maruyama,
+    heun,
+    midpoint,
+    rk4,
+    sde_dpm_solver,
+    stochastic_heun,
+    unipc,
+)
 from jaxflow.sampling.precision import PRECISIONS
+from jaxflow.sampling.sde import sde
 
 __all__ = [
     "PRECISIONS",
     "ab2",
+    "ab3",
     "adaptive",
+    "churn",
+    "ddim",
+    "diffusions",
+    "dpm_solver",
     "euler",
+    "euler_maruyama",
     "exact",
     "fixed_step",
     "flow_map",
@@ -24,4 +45,8 @@ __all__ = [
     "midpoint",
     "path_cost",
     "rk4",
+    "sde",
+    "sde_dpm_solver",
+    "stochastic_heun",
+    "unipc",
 ]

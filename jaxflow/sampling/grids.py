@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxflow import times
 from jaxflow.paths.ends import schedule_of
 from jaxflow.paths.schedules import Linear, signal, time_of_signal
+from jaxflow.sampling.fitted import fitted
 from jaxflow.types import Path
 
-__all__ = ["cosine", "karras", "shifted", "uniform"]
+__all__ = ["beta", "cosine", "fitted", "flux", "karras", "linear_quadratic", "shifted", "uniform"]
 
 Grid = Float[np.ndarray, "times"]
 
@@ -58,6 +60,30 @@ def shifted(n: int, shift: float, start: float = 0.0, stop: float = 1.0) -> Grid
     return _between(start, stop, 1.0 - shift * u / (1.0 + (shift - 1.0) * u))
 
 
+def flux(n: int, tokens: int, start: float = 0.0, stop: float = 1.0) -> Grid:
+    """Steps that are the finer near the noise the more tokens there are: those of FLUX.1.
+
+    It is `shifted` with `shift = exp(mu)` and `mu` linear in the number of tokens, from .5 at 256
+    to 1.15 at 4096, as in `get_schedule` of Black Forest Labs' code for FLUX.1
+    (github.com/black-forest-labs/flux, 2024), whose t is our 1 - t.
+
+    Args:
+        n: steps.
+        tokens: of the latent image, as 4096 for 1024 x 1024 pixels.
+        start, stop: ends.
+
+    Raises:
+        ValueError: where `n < 1` or `tokens < 1`.
+
+    >>> bool(np.allclose(flux(4, 256), shifted(4, np.exp(0.5))))
+    True
+    """
+    if tokens < 1:
+        raise ValueError(f"flux needs at least one token; got {tokens}")
+    mu = 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
+    return shifted(n, math.exp(mu), start, stop)
+
+
 def cosine(n: int, start: float = 0.0, stop: float = 1.0) -> Grid:
     """`1 - cos(pi u / 2)`: steps that grow from the noise to the data.
 
@@ -65,6 +91,82 @@ def cosine(n: int, start: float = 0.0, stop: float = 1.0) -> Grid:
         ValueError: where `n < 1`.
     """
     return _between(start, stop, 1.0 - np.sin(np.pi / 2 * (1.0 - _unit(n))))
+
+
+def beta(n: int, a: float = 0.6, b: float = 0.6, start: float = 0.0, stop: float = 1.0) -> Grid:
+    """Quantiles of the beta distribution at `i / n`: steps fine at both ends for `a, b < 1`.
+
+    Lee et al., Beta Sampling is All You Need, 2024, arXiv:2407.12173, where noise stands at 1:
+    their (alpha, beta) are our (b, a).
+
+    Args:
+        n: steps.
+        a, b: parameters in our t; smaller `a` for finer steps near the noise, smaller `b` near the
+            data. .6 is what users of the paper's method take.
+        start, stop: ends.
+
+    Raises:
+        ValueError: where `n < 1`, a parameter is not positive, or the distribution is so narrow or
+            so wide that two quantiles are one number.
+
+    >>> bool(np.allclose(beta(4, 1.0, 1.0), uniform(4)))
+    True
+    """
+    share = _unit(n)
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        inner = np.asarray(times.beta(a, b).quantile(share[1:-1])) if n > 1 else share[1:-1]
+    unit = np.concatenate([[0.0], inner, [1.0]])
+    if not np.all(np.diff(unit) > 0):
+        raise ValueError(
+            f"beta(n={n}, a={a}, b={b}) repeats a time: take fewer steps, or a and b nearer to 1"
+        )
+    return _between(start, stop, unit)
+
+
+def linear_quadratic(
+    n: int,
+    threshold: float = 0.025,
+    linear: int | None = None,
+    start: float = 0.0,
+    stop: float = 1.0,
+) -> Grid:
+    """Small equal steps to `threshold`, then steps that grow linearly, the first as those before.
+
+    With `m` linear steps and `q = n - m` more, `j` of them done,
+    `t = threshold (1 + j / m) + (1 - threshold n / m) (j / q)^2`.
+
+    Polyak et al., Movie Gen: A Cast of Media Foundation Models, 2024, arXiv:2410.13720, where 25 of
+    50 steps are the first of 1000 equal ones (`threshold = .025`) and the rest are placed
+    quadratically; that the two parts meet with one slope is as in the code of Mochi
+    (github.com/genmoai/mochi, 2024).
+
+    Args:
+        n: steps, at least 2.
+        threshold: where the linear steps end.
+        linear: how many they are; half of all where None.
+        start, stop: ends.
+
+    Raises:
+        ValueError: where there is no step of either kind, or the linear steps are so large that the
+            others would shrink.
+
+    >>> linear_quadratic(4, 0.1)
+    array([0.  , 0.05, 0.1 , 0.35, 1.  ])
+    """
+    m = n // 2 if linear is None else linear
+    if not 0 < m < n:
+        raise ValueError(
+            f"linear_quadratic needs steps of both kinds; got n={n} and linear={linear}"
+        )
+    if not 0 < threshold <= m / n:
+        raise ValueError(
+            f"linear_quadratic needs 0 < threshold <= linear / n = {m / n:.4g}, so that steps do "
+            f"not shrink; got threshold={threshold}"
+        )
+    done = np.maximum(np.arange(n + 1) - m, 0)
+    share = threshold * np.arange(n + 1) / m + (1 - threshold * n / m) * (done / (n - m)) ** 2
+    share[-1] = 1.0
+    return _between(start, stop, share)
 
 
 def karras(
@@ -103,11 +205,11 @@ def karras(
         low = max(sigma_min, float(1.0 / end - 1.0))
         ratios = np.linspace(sigma_max ** (1 / rho), low ** (1 / rho), n - 1) ** rho
         share = np.asarray(time_of_signal(schedule, jnp.asarray(1.0 / (1.0 + ratios))))
-    times = np.concatenate([[0.0], share, [1.0]])
-    if not np.all(np.diff(times) > 0):
+    grid = np.concatenate([[0.0], share, [1.0]])
+    if not np.all(np.diff(grid) > 0):
         raise ValueError(
             f"karras(n={n}, sigma_min={sigma_min}, sigma_max={sigma_max}) repeats a time, since "
             "ratios next to each other cannot be told apart on its path: take fewer steps, a "
             "larger sigma_min or a smaller sigma_max"
         )
-    return times
+    return grid

@@ -13,17 +13,20 @@ import pytest
 from experiments.output import frontier
 from experiments.output.frontier import Point, Setting, cheapest, measure, quality_of, settings
 from experiments.setup import build, dataset
+from jaxflow import paths
 from tests.commands import DIGITS, ROOT, environment
 
 
 def test_every_setting_costs_what_was_asked_for():
     """In calls of the velocity, two a step of Heun's; what does not divide is left out."""
-    found = list(settings(["euler", "heun"], ["uniform", "cosine"], [3, 4], [1.0, 2.0]))
+    found = list(
+        settings(paths.linear(), ["euler", "heun"], ["uniform", "cosine"], [3, 4], [1.0, 2.0])
+    )
     assert len(found) == 3 * 2 * 2
     assert Setting("heun", "uniform", 2, 1.0) in found
     assert not any(s.method == "heun" and s.n not in (2,) for s in found)
     with pytest.raises(ValueError, match="did you mean 'heun'"):
-        list(settings(["huen"], ["uniform"], [4], [1.0]))
+        list(settings(paths.linear(), ["huen"], ["uniform"], [4], [1.0]))
 
 
 def test_a_setting_is_what_its_overrides_say(config):

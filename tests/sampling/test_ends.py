@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from jaxflow import paths, sampling
-from jaxflow.sampling import adaptive, fixed_step, grids, methods
+from jaxflow.sampling import adaptive, fixed_step, grids
 from jaxflow.velocities import from_network, gaussian_mixture
 from jaxflow.velocities.prediction import KINDS
 from tests.problems import COVARIANCES, CURVES, GAUSSIAN, MEANS, points, some_fast
+from tests.sampling.tables import METHODS
 
-METHODS = methods.__all__
+KEYS = jax.random.split(jax.random.key(0), 2)
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -51,13 +52,29 @@ def test_no_nan_from_end_to_end(name):
                 prediction=kind,
             )
             for method in METHODS if kind == "data" else ("heun",):
-                solution = fixed_step(velocity, x0, GRID, method=getattr(methods, method)())
+                solution = fixed_step(
+                    velocity, x0, GRID, method=METHODS[method].make(path), keys=KEYS
+                )
                 found[kind, method] = solution.x
         return sum(jnp.sum(x) for x in found.values()), found
 
     gradient, found = jax.jit(jax.grad(ends, argnums=(0, 1), has_aux=True))(jnp.ones(()), x0)
     for leaf in jax.tree.leaves((gradient, found)):
         assert jnp.all(jnp.isfinite(leaf))
+
+
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.calls < 4])
+def test_no_nan_on_the_way_back(method):
+    """From data to noise on the straight path, in value and in the gradient of the start."""
+    path = paths.linear()
+
+    def end(x):
+        method_ = METHODS[method].make(path)
+        return fixed_step(lambda t, x: jnp.tanh(x), x, GRID[::-1], method=method_, keys=KEYS).x
+
+    value, back = jax.vjp(end, jnp.ones((2, 2)))
+    assert jnp.all(jnp.isfinite(value))
+    assert jnp.all(jnp.isfinite(back(value)[0]))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,11 @@ GRIDS = {
     "shifted": {"shift": 3.0},
     "cosine": {},
     "karras": {},
+    "flux": {"tokens": 1024},
+    "beta": {},
+    "linear_quadratic": {},
 }
+OTHERS = {"fitted"}  # of a velocity: see test_fitted
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -55,8 +59,39 @@ def test_grids_are_those_of_the_papers(x64):
         np.testing.assert_allclose(ratio[jnp.array([0, -1])], [80.0, 0.002], rtol=1e-9)
 
 
+@pytest.mark.parametrize(("tokens", "mu"), [(256, 0.5), (4096, 1.15), (1024, 0.63)])
+def test_flux_shifts_by_the_number_of_tokens(tokens, mu):
+    """The times of noise `e^mu / (e^mu + 1 / u - 1)`, with `mu` on a line through two points."""
+    u = np.linspace(1, 0, 9)[1:-1]
+    expected = np.exp(mu) / (np.exp(mu) + 1 / u - 1)
+    np.testing.assert_allclose(1 - grids.flux(8, tokens)[1:-1], expected, rtol=1e-12)
+
+
+def test_beta_times_are_quantiles():
+    """In closed form for `a = b = 1/2` (arcsine) and `b = 1` (a power); mirrored by exchanging."""
+    share = np.arange(8) / 7
+    np.testing.assert_allclose(grids.beta(7, 0.5, 0.5), np.sin(np.pi / 2 * share) ** 2, atol=1e-14)
+    np.testing.assert_allclose(grids.beta(7, 2.0, 1.0), share**0.5, atol=1e-14)
+    np.testing.assert_allclose(
+        1 - grids.beta(7, 0.8, 0.3)[::-1], grids.beta(7, 0.3, 0.8), atol=1e-14
+    )
+
+
+def test_linear_quadratic_is_that_of_movie_gen():
+    """25 steps of 1000 equal ones, then 25 more whose lengths grow by as much every time."""
+    grid = grids.linear_quadratic(50)
+    np.testing.assert_allclose(grid[:26], np.arange(26) / 1000, atol=1e-15)
+    grown = np.diff(grid[25:], 2)
+    np.testing.assert_allclose(grown, grown[0], rtol=1e-9)
+    # The parabola leaves the line with its slope: half a growth lies between their lengths.
+    assert np.diff(grid)[25] - 1e-3 == pytest.approx(grown[0] / 2)
+    np.testing.assert_allclose(grids.linear_quadratic(6, 0.5), np.arange(7) / 6, atol=1e-15)
+
+
 def test_every_grid_is_in_the_table():
-    assert {n for n in grids.__all__ if inspect.isfunction(getattr(grids, n))} == set(GRIDS)
+    assert {n for n in grids.__all__ if inspect.isfunction(getattr(grids, n))} == set(
+        GRIDS
+    ) | OTHERS
 
 
 def falling(t, x):
@@ -111,6 +146,14 @@ def test_other_errors():
             (lambda shift=shift: grids.shifted(3, shift), f"^shifted needs shift > 0; got {shift}$")
             for shift in (0.0, -2.0, np.nan, np.inf)
         ),
+        (lambda: grids.flux(4, 0), "^flux needs at least one token; got 0$"),
+        (lambda: grids.beta(4, 0.0), r"beta needs a > 0 and b > 0|positive"),
+        (lambda: grids.beta(9, 1e-3, 1e-3), r"^beta\(n=9, a=0\.001, b=0\.001\) repeats a time"),
+        (lambda: grids.linear_quadratic(1), "^linear_quadratic needs steps of both kinds; got n=1"),
+        (
+            lambda: grids.linear_quadratic(4, 0.6),
+            r"so that steps do not shrink; got threshold=0\.6$",
+        ),
         *(
             (lambda arguments=arguments: grids.karras(**arguments), f"^karras needs.*; got {got}")
             for arguments, got in [
@@ -132,7 +175,7 @@ def test_grids_refuse_in_a_sentence(call, sentence):
 def test_karras_meets_no_time_twice(name):
     """Where the ratio can be met, at exactly its time; samplers take every one of these grids."""
     path = CURVES[name].path
-    if name == "linear(.1)":
+    if name in ("linear(.1)", "inverse_cosine", "ve", "edm"):  # whose ratios end within these
         with pytest.raises(ValueError, match=r"^karras\(n=7, sigma_min=0\.002.*repeats a time"):
             grids.karras(7, path=path)
         return
@@ -158,7 +201,13 @@ def test_karras_names_ratios_that_meet(ends):
 @pytest.mark.parametrize(("start", "stop"), [(0.1, 0.99999), (0.3, 0.9999), (0.7, 0.1), (0.2, 0.9)])
 def test_ends_of_a_grid_are_met(start, stop):
     """To the bit, since a stop beyond a velocity's interval means another last step."""
-    for make in (grids.uniform, grids.cosine, lambda *a: grids.shifted(a[0], 3.0, *a[1:])):
+    for make in (
+        grids.uniform,
+        grids.cosine,
+        lambda *a: grids.shifted(a[0], 3.0, *a[1:]),
+        lambda n, *a: grids.beta(n, 0.6, 0.6, *a),
+        lambda n, *a: grids.linear_quadratic(n + 1, 0.025, None, *a),
+    ):
         for n in (1, 7, 49):
             grid = make(n, start, stop)
             assert (grid[0], grid[-1]) == (start, stop)

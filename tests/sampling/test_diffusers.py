@@ -1,0 +1,56 @@
+"""Beside the schedulers of diffusers, where it is installed: one method, one noise, one end.
+
+`pip install diffusers torch scipy` beside this package; its schedulers count in float32.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import paths, sampling
+from jaxflow.sampling import fixed_step
+from jaxflow.velocities import gaussian_mixture
+from tests.problems import COVARIANCES, CURVES, MEANS, WEIGHTS, marginal, points
+
+diffusers = pytest.importorskip("diffusers")
+torch = pytest.importorskip("torch")
+
+CURVE = CURVES["cosine"]  # any path of unit variance: steps depend on the ratios alone
+KEYS = jax.random.split(jax.random.key(0), 4)
+SCHEDULERS = {
+    "ddim": ("DPMSolverMultistepScheduler", {"solver_order": 1}),
+    "dpm_solver": ("DPMSolverMultistepScheduler", {"solver_order": 2}),
+    "sde_dpm_solver": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2, "solver_type": "bh2"}),
+    "unipc.1": ("UniPCMultistepScheduler", {"solver_order": 1, "solver_type": "bh2"}),
+}
+METHODS = {"unipc.1": lambda path: sampling.unipc(path, 1)}
+
+
+@pytest.mark.parametrize("n", [5, 10, 20])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_ends_agree(name, n, x64):
+    """Of exact data predictions of a mixture, from noise to no noise at all."""
+    kind, settings = SCHEDULERS[name]
+    scheduler = getattr(diffusers, kind)(
+        prediction_type="sample", final_sigmas_type="zero", **settings
+    )
+    scheduler.set_timesteps(n)
+    ratios = scheduler.sigmas.numpy().astype(np.float64)
+    times = np.arctan2(1.0, ratios) * 2 / np.pi
+    times[-1] = 1.0
+    x0 = points(4)
+    theirs = torch.tensor(x0)
+    for i, timestep in enumerate(scheduler.timesteps):
+        data = torch.tensor(marginal(CURVE, times[i], theirs.numpy()).data)
+        noise = {}
+        if "sde" in name:
+            z = [jax.random.normal(jax.random.fold_in(key, i), (2,)) for key in KEYS]
+            noise = {"variance_noise": torch.tensor(np.stack(z))}
+        theirs = scheduler.step(data, timestep, theirs, **noise).prev_sample.double()
+    path = paths.cosine()
+    flow = gaussian_mixture(path, weights=WEIGHTS, means=MEANS, covariances=COVARIANCES)
+    method = METHODS.get(name, getattr(sampling, name.split(".")[0]))(path)
+    ours = fixed_step(flow, jnp.asarray(x0), times, method=method, keys=KEYS).x
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)

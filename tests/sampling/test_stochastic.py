@@ -1,0 +1,294 @@
+"""Stochastic methods: exact moments on a Gaussian, the papers' steps, keys and ends."""
+
+import math
+import sys
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflow import paths, sampling
+from jaxflow.sampling import diffusions, fixed_step, grids
+from jaxflow.velocities import gaussian_mixture, posterior_mean
+from tests.problems import COVARIANCES, CURVES, GAUSSIAN, MEANS, WEIGHTS, marginal, points
+from tests.sampling.tables import METHODS
+
+NAMES = [name for name, row in METHODS.items() if row.keys]
+DIFFUSIONS = {
+    "number": lambda path: 0.7,
+    "function": lambda path: lambda t: 1.0 - 0.5 * t,
+    "sigma": lambda path: diffusions.sigma(path, 1.5),
+    "sine": lambda path: diffusions.sine(0.5),
+    "noising": diffusions.noising,
+}
+
+
+def gaussian(path):
+    return gaussian_mixture(path, weights=np.ones(1), means=MEANS[:1], covariances=COVARIANCES[:1])
+
+
+def mixture(path):
+    return gaussian_mixture(path, weights=WEIGHTS, means=MEANS, covariances=COVARIANCES)
+
+
+def moments_at(curve, t):
+    """Mean and covariance of the exact marginal."""
+    a, s = curve.alpha(t), curve.sigma(t)
+    return a * GAUSSIAN.mean, a**2 * GAUSSIAN.covariance + s**2 * np.eye(2)
+
+
+class Moments:
+    """Mean and covariance of what a method makes of a Gaussian, without a random number.
+
+    The end is affine in the start and in every number drawn, so one sample for each of them tells
+    its slope. In the place of the draws stand numbers of our choice.
+    """
+
+    def __init__(self, method, curve, most, monkeypatch):
+        self.curve, self.most, self.size = curve, most, 3 + 2 * most
+        velocity, drawn = gaussian(curve.path), {}
+        for name in ("churn", "exponential", "stochastic"):
+            module = sys.modules[f"jaxflow.sampling.methods.{name}"]
+            monkeypatch.setattr(module, "normal", lambda *_: drawn["z"])
+
+        def v(t, x):
+            return velocity(t, x)
+
+        def step(t, s, x, memory, z):
+            drawn["z"] = z
+            return method.step(v, t, s, x, memory, None)
+
+        self.step = jax.jit(step)
+        self.init = lambda t, x: method.init(v, t, x)
+
+    def __call__(self, start, stop, n):
+        mean, covariance = moments_at(self.curve, start)
+        x = np.tile(mean, (self.size, 1))
+        x[1:3] += np.linalg.cholesky(covariance).T
+        z = np.zeros((self.most, self.size, 2))
+        for i in range(self.most):
+            z[i, 3 + 2 * i], z[i, 4 + 2 * i] = np.eye(2)
+        times = [jnp.full(self.size, t) for t in grids.uniform(n, start, stop)]
+        x, memory = jnp.asarray(x), self.init(times[0], jnp.asarray(x))
+        for i, (t, s) in enumerate(pairwise(times)):
+            x, memory = self.step(t, s, x, memory, jnp.asarray(z[i]))
+        slopes = np.asarray(x[1:] - x[0])
+        return np.asarray(x[0]), slopes.T @ slopes
+
+    def error(self, start, stop, n):
+        found, exact = self(start, stop, n), moments_at(self.curve, stop)
+        return max(np.abs(a - b).max() for a, b in zip(found, exact, strict=True))
+
+
+@pytest.mark.parametrize("name", ["euler_maruyama", "stochastic_heun"])
+@pytest.mark.parametrize("diffusion", DIFFUSIONS)
+def test_every_diffusion_keeps_the_marginals(name, diffusion, x64, monkeypatch):
+    """Mean and covariance, at the weak order of the method, to data and back to noise."""
+    curve = CURVES["vp" if diffusion == "noising" else "linear"]
+    g = DIFFUSIONS[diffusion](curve.path)
+    method = getattr(sampling, name)(g, path=curve.path)
+    moments = Moments(method, curve, 64, monkeypatch)
+    for start, stop in ((0.1, 0.9), (0.9, 0.1)):
+        errors = [moments.error(start, stop, n) for n in (32, 64)]
+        assert errors[1] < (0.1 if method.order == 1 else 0.01)
+        assert abs(np.log2(errors[0] / errors[1]) - METHODS[name].order) < 0.25
+
+
+@pytest.mark.parametrize("curve", ["linear", "vp", "cosine"])
+@pytest.mark.parametrize("name", ["sde_dpm_solver", "churn"])
+def test_other_methods_keep_the_marginals(name, curve, x64, monkeypatch):
+    """Of churn the step back shrinks with the steps, as in the paper."""
+    curve = CURVES[curve]
+    errors = []
+    for n in (32, 64):
+        method = (
+            sampling.churn(curve.path, 2 / n) if name == "churn" else METHODS[name].make(curve.path)
+        )
+        errors.append(Moments(method, curve, n, monkeypatch).error(0.1, 0.9, n))
+    assert errors[1] < 0.01
+    assert abs(np.log2(errors[0] / errors[1]) - METHODS[name].order) < 0.3
+
+
+def test_noising_is_exact_in_any_number_of_steps(x64, monkeypatch):
+    """The SDE of `sde_dpm_solver`, backwards, is the path's own noising."""
+    for name in ("linear", "vp"):
+        moments = Moments(sampling.sde_dpm_solver(CURVES[name].path), CURVES[name], 3, monkeypatch)
+        for n in (1, 3):
+            assert moments.error(0.9, 0.0, n) < 1e-12
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_from_noise_to_data(name, key):
+    """A joint chi-square of mean and covariance of what keys draw, |z| < 4."""
+    n, path = 2000, paths.linear()
+    keys = jax.random.split(key, n)
+    x0 = jax.random.normal(jax.random.fold_in(key, 1), (n, 2))
+    steps = 128 if METHODS[name].order == 1 else 64
+    end = fixed_step(
+        gaussian(path), x0, grids.uniform(steps), method=METHODS[name].make(path), keys=keys
+    )
+    offset = np.asarray(end.x, np.float64) - GAUSSIAN.mean
+    white = offset @ np.linalg.inv(np.linalg.cholesky(GAUSSIAN.covariance)).T
+    spread = white.T @ white / n - np.eye(2)
+    square = n * np.sum(white.mean(0) ** 2) + n / 2 * np.sum(spread**2)
+    assert abs(square - 5) / math.sqrt(10) < 4
+    assert bool(end.success.all())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_has_noise_of_its_own(name, x64, key):
+    """It does not depend on its batch-mates, and another key draws another."""
+    path, x = paths.linear(), jnp.asarray(points(4))
+    keys = jax.random.split(key, 4)
+
+    def run(x, keys):
+        grid = grids.uniform(5, 0.0, 0.9)
+        return fixed_step(mixture(path), x, grid, method=METHODS[name].make(path), keys=keys).x
+
+    whole = run(x, keys)
+    np.testing.assert_allclose(run(x[2:3], keys[2:3]), whole[2:3], atol=1e-12)
+    other = run(x, keys.at[0].set(keys[1]))
+    np.testing.assert_allclose(other[1:], whole[1:], atol=1e-12)
+    if name != "churn.0":
+        assert np.all(other[0] != whole[0])
+
+
+def drawn(keys, i):
+    """The numbers of step `i`."""
+    return np.stack([jax.random.normal(jax.random.fold_in(k, i), (2,)) for k in keys])
+
+
+def algorithm_2(curve, keys, x, grid, gamma, low, high, scale):
+    """Karras et al., in their coordinates: `x / alpha`, and the ratio in the place of time."""
+
+    def denoised(x, sigma):
+        t = 2 / np.pi * np.arctan(1 / sigma)  # of the cosine path
+        return marginal(curve, t, curve.alpha(t) * x).data
+
+    levels = [curve.sigma(t) / curve.alpha(t) for t in grid]
+    x = x / curve.alpha(grid[0])
+    for i, (sigma, after) in enumerate(pairwise(levels)):
+        hat = sigma * (1 + gamma) if low <= sigma <= high else sigma
+        x = x + math.sqrt(hat**2 - sigma**2) * scale * drawn(keys, i)
+        d = (x - denoised(x, hat)) / hat
+        y = x + (after - hat) * d
+        if after > 1e-12:
+            y = x + (after - hat) * (d + (y - denoised(y, after)) / after) / 2
+        x = y
+    return x * curve.alpha(grid[-1])
+
+
+def test_churn_is_algorithm_2(x64, key):
+    curve, keys, x = CURVES["cosine"], jax.random.split(key, 3), points(3)
+    grid = np.concatenate([grids.uniform(6, 0.05, 0.95), [1.0]])
+    method = sampling.churn(curve.path, 0.3, ratio_min=0.1, ratio_max=5.0, scale=1.1)
+    found = fixed_step(mixture(curve.path), jnp.asarray(x), grid, method=method, keys=keys).x
+    expected = algorithm_2(curve, keys, x, grid, 0.3, 0.1, 5.0, 1.1)
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+def test_sde_dpm_solver_is_that_of_the_paper(x64, key):
+    """At 5, 10 and 20 steps on a VP path."""
+    curve, keys = CURVES["vp"], jax.random.split(key, 3)
+
+    def place(t):
+        return math.log(curve.alpha(t) / curve.sigma(t))
+
+    for n in (5, 10, 20):
+        grid, x, before = grids.shifted(n, 0.5, 0.0, 0.99), points(3), None
+        for i, (t, s) in enumerate(pairwise(grid)):
+            data, h = marginal(curve, t, x).data, place(s) - place(t)
+            d = data
+            if i:
+                d = data + h / (place(t) - place(grid[i - 1])) * (data - before) / 2
+            x = (
+                curve.sigma(s) / curve.sigma(t) * math.exp(-h) * x
+                + curve.alpha(s) * -math.expm1(-2 * h) * d
+                + curve.sigma(s) * math.sqrt(-math.expm1(-2 * h)) * drawn(keys, i)
+            )
+            before = data
+        found = fixed_step(
+            mixture(curve.path), jnp.asarray(points(3)), grid,
+            method=sampling.sde_dpm_solver(curve.path), keys=keys,
+        ).x  # fmt: skip
+        np.testing.assert_allclose(found, x, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["euler_maruyama", "stochastic_heun", "sde_dpm_solver", "churn"])
+def test_the_last_step_adds_no_noise(name, x64, key):
+    """Where the path ends without noise it goes to the posterior mean from the time before."""
+    path, keys, x = paths.linear(), jax.random.split(key, 3), jnp.asarray(points(3))
+    method = METHODS["churn.0" if name == "churn" else name].make(path)
+    run = fixed_step(mixture(path), x, grids.uniform(6), method=method, keys=keys, save=True)
+    mean = posterior_mean(mixture(path), jnp.full(3, 5 / 6), run.xs[-2])
+    np.testing.assert_allclose(run.x, mean, atol=1e-12)
+
+
+def test_a_score_stands_for_a_path(x64, key):
+    path, keys, x = paths.linear(), jax.random.split(key, 3), jnp.asarray(points(3))
+    velocity, grid = mixture(path), grids.uniform(5, 0.1, 0.8)
+    for name in ("euler_maruyama", "stochastic_heun"):
+        make = getattr(sampling, name)
+        ends = [
+            fixed_step(velocity, x, grid, method=make(0.5, **known), keys=keys).x
+            for known in ({"path": path}, {"score": velocity.score})
+        ]
+        np.testing.assert_allclose(*ends, atol=1e-11)
+
+
+def test_diffusions(x64):
+    """What their formulas say; the noising of a variance-preserving path is its rate."""
+    t = jnp.linspace(0.0, 0.999, 7)
+    rate = 0.1 + 19.9 * (1 - t)
+    np.testing.assert_allclose(diffusions.noising(paths.vp())(t) ** 2, rate, rtol=1e-9)
+    sigma = paths.cosine().schedule.sigma(t)
+    np.testing.assert_allclose(diffusions.sigma(paths.cosine(), 2.0)(t) ** 2, 2 * sigma, rtol=1e-12)
+    np.testing.assert_allclose(diffusions.sine(3.0)(t) ** 2, 3 * np.sin(np.pi * t) ** 2, atol=1e-15)
+
+
+def run(method):
+    x = jnp.ones((2, 2))
+    return fixed_step(lambda t, x: -x, x, grids.uniform(2), method=method)
+
+
+LINEAR = paths.linear()
+REFUSALS = {
+    "no path": (lambda: sampling.euler_maruyama(1.0), "^euler_maruyama needs the score"),
+    "path and score": (
+        lambda: sampling.stochastic_heun(1.0, path=LINEAR, score=lambda t, x: x),
+        "^stochastic_heun needs the score",
+    ),
+    "no schedule": (lambda: sampling.churn(lambda *a: None, 0.1), "an affine path is needed"),
+    "churn too strong": (lambda: sampling.churn(LINEAR, 0.5), r"got 0\.5$"),
+    "churn out of order": (
+        lambda: sampling.churn(LINEAR, 0.1, ratio_min=2.0, ratio_max=1.0),
+        r"^churn needs 0 <= ratio_min <= ratio_max .* got ratio_min=2\.0",
+    ),
+    "negative": (
+        lambda: sampling.euler_maruyama(-1.0, path=LINEAR),
+        "^diffusion must not be negat",
+    ),
+    "scale": (lambda: diffusions.sine(0.0), "^sine needs a positive and finite scale; got 0"),
+    "noising of noise": (lambda: diffusions.noising(LINEAR), "^the noising of .* infinitely fast"),
+    **{
+        f"{name} without keys": (
+            lambda name=name: run(METHODS[name].make(LINEAR)),
+            rf"^{name} draws noise at every step: pass keys=jax.random.split\(.*, 2\)",
+        )
+        for name in NAMES
+        if "." not in name
+    },
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals(name):
+    call, sentence = REFUSALS[name]
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
+def test_every_diffusion_is_in_the_table():
+    assert set(diffusions.__all__) - {"as_diffusion"} == set(DIFFUSIONS) - {"number", "function"}
