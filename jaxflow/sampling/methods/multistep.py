@@ -62,7 +62,7 @@ def _ab3(
     share = h * h / (2 * length)
     known = jnp.isfinite(longer)
     last, both = jnp.where(known, length, 1.0), jnp.where(known, length + longer, 1.0)
-    bend = jnp.where(known, h * h * (h / 2 + last / 2) / both, 0.0)
+    bend = jnp.where(known, h * h * (h / 3 + last / 2) / both, 0.0)
     x = move(
         x,
         (mend, now),
