@@ -47,9 +47,10 @@ def check_made(argument: str, value: Any) -> None:
     module, name = str(getattr(value, "__module__", "")), getattr(value, "__name__", "")
     ours = module.startswith("jaxflow.") and name in getattr(sys.modules[module], "__all__", ())
     if ours and (inspect.isfunction(value) or inspect.isclass(value)):
-        room = module.split(".")[1]
-        if getattr(sys.modules[f"jaxflow.{room}"], name, None) is not value:
-            room = module.removeprefix("jaxflow.")
+        parts = module.split(".")
+        rooms = [".".join(parts[: i + 1]) for i in range(1, len(parts))]
+        room = next(r for r in rooms if getattr(sys.modules[r], name, None) is value)
+        room = room.removeprefix("jaxflow.")
         raise TypeError(
             f"{argument} is {room}.{name} itself, and not what it makes: call it, as "
             f"{argument}={room}.{name}(...)"
