@@ -7,7 +7,14 @@ import pytest
 from scipy.special import ndtr
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from jaxflow.metrics import class_accuracy, classifier_two_sample, fit_classifier, nearest
+from jaxflow.metrics import (
+    class_accuracy,
+    classifier_two_sample,
+    fit_classifier,
+    fit_features,
+    frechet,
+    nearest,
+)
 
 
 def normals(key, n, m, shift=0.0):
@@ -113,3 +120,19 @@ def test_wrong_inputs_are_named(key):
         nearest(jnp.ones((3, 2)), jnp.ones((3, 4)))
     with pytest.raises(ValueError, match=r"got shape \(3, 2\): at least 4 samples"):
         classifier_two_sample(key, x[:3], x)
+
+
+def test_features_of_a_classifier_tell_classes_apart():
+    """A function of the seed; two halves of one law are near, another class is far."""
+    rng = np.random.default_rng(0)
+    label = np.arange(600) % 3
+    x = (4 * np.eye(3)[label] + rng.normal(size=(600, 3))).astype(np.float32)
+    features = fit_features(x, label, width=16)
+    assert features(x).shape == (600, 16)
+    np.testing.assert_array_equal(features(x), fit_features(x, label, width=16)(x))
+    y = (4 * np.eye(3)[label] + rng.normal(size=(600, 3))).astype(np.float32)
+    same = frechet(features(x), features(y))
+    other = frechet(features(x), features(y[label == 0]))
+    assert 0 <= same < 0.05 * other
+    with pytest.raises(ValueError, match="at least two classes"):
+        fit_features(x, np.zeros(600, int))
