@@ -39,7 +39,7 @@ def importance(drawn: Times, wanted: Times | None = None) -> Importance:
         drawn: the distribution that the draw takes.
         wanted: that of the loss; uniform where None.
 
-    >>> importance(times.beta(2.0, 1.0))(jnp.array([0.5, 1.0]))
+    >>> importance(times.beta(2.0, 1.0))(jnp.array([0.5, 1.0])).round(3)
     Array([1. , 0.5], dtype=float32)
     """
     wanted = times.uniform() if wanted is None else wanted
