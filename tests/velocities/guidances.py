@@ -10,6 +10,7 @@ from jaxflow import paths, velocities
 from jaxflow.arrays import expand
 from jaxflow.records import record, static
 from jaxflow.types import Path
+from jaxflow.velocities import prediction
 
 NONE = 2  # the label of no class
 SHARES = np.array([0.6, 0.4])
@@ -54,6 +55,9 @@ class Classes:
     kind: str = static()
 
     def __call__(self, params, t, x, *, key=None, label):
+        if self.kind == "salimans_ho":
+            x1, x0 = (told(self.mixtures, label, of, t, x) for of in ("posterior_mean", "noise"))
+            return prediction.salimans_ho(self.mixtures.path, t, x0, x1)
         names = {"velocity": "__call__", "data": "posterior_mean"}
         return told(self.mixtures, label, names.get(self.kind, self.kind), t, x)
 
