@@ -138,7 +138,8 @@ def euler_maruyama(
     >>> keys = jax.random.split(jax.random.key(0), 2)
     >>> to_zero = lambda t, x: -x / (1 - t[:, None])
     >>> grid = sampling.grids.uniform(8)
-    >>> abs(sampling.fixed_step(to_zero, jnp.ones((2, 1)), grid, method=method, keys=keys).x).tolist()
+    >>> end = sampling.fixed_step(to_zero, jnp.ones((2, 1)), grid, method=method, keys=keys)
+    >>> abs(end.x).tolist()
     [[0.0], [0.0]]
     """
     drift = drift_of(diffusion, path, score, "euler_maruyama")
