@@ -157,6 +157,19 @@ def test_a_sample_has_noise_of_its_own(name, x64, key):
         assert np.all(other[0] != whole[0])
 
 
+def test_churn_by_nothing_draws_nothing(key):
+    """In float32 too, where a time is found again but for its last bit."""
+    path, x = paths.vp(), jnp.asarray(points(64), jnp.float32)
+    grid = np.sort(np.random.default_rng(0).uniform(0.0, 0.95, 24))
+    ends = [
+        fixed_step(
+            mixture(path), x, grid, method=sampling.churn(path, 0.0), keys=jax.random.split(k, 64)
+        ).x
+        for k in jax.random.split(key, 2)
+    ]
+    np.testing.assert_array_equal(*ends)
+
+
 def drawn(keys, i):
     """The numbers of step `i`."""
     return np.stack([jax.random.normal(jax.random.fold_in(k, i), (2,)) for k in keys])
