@@ -21,10 +21,16 @@ X = points(3)
 SOLVERS = ["ShARK", "SRA1", "SEA", "SPaRK", "Heun", "Euler"]
 
 
-def chi_square(x):
+def marginal(t):
+    """Mean and covariance on the straight path."""
+    return t * GAUSSIAN.mean, t**2 * GAUSSIAN.covariance + (1 - t) ** 2 * np.eye(2)
+
+
+def chi_square(x, t=1.0):
     """The z-score of mean and covariance together."""
-    n, offset = len(x), np.asarray(x, np.float64) - GAUSSIAN.mean
-    white = offset @ np.linalg.inv(np.linalg.cholesky(GAUSSIAN.covariance)).T
+    mean, covariance = marginal(t)
+    n, offset = len(x), np.asarray(x, np.float64) - mean
+    white = offset @ np.linalg.inv(np.linalg.cholesky(covariance)).T
     spread = white.T @ white / n - np.eye(2)
     square = n * np.sum(white.mean(0) ** 2) + n / 2 * np.sum(spread**2)
     return (square - 5) / math.sqrt(10)
@@ -43,6 +49,18 @@ def test_it_keeps_the_marginals(adaptive, key):
     assert bool(end.success.all())
     assert abs(chi_square(end.x)) < 4
     assert (len(set(end.nfe.tolist())) > 1) == adaptive
+
+
+@pytest.mark.parametrize("way", [(0.8, 0.3), (0.3, 0.8)])
+def test_it_keeps_them_on_a_part_of_the_way(way, key):
+    """Backwards too, where the score pulls the other way, and with noise for that part alone."""
+    n, (mean, covariance) = 1500, marginal(way[0])
+    z = jax.random.normal(jax.random.fold_in(key, 1), (n, 2))
+    x = mean + z @ np.linalg.cholesky(covariance).T
+    end = sde(
+        VELOCITY, x, grids.uniform(24, *way), keys=jax.random.split(key, n), diffusion=1.0
+    )  # fmt: skip
+    assert abs(chi_square(end.x, way[1])) < 4
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_order(name, x64):
     low, high = (0.2, 0.8) if row.exponential else (0.0, 1.0)
     for start, stop in ((low, high), (high, low)):
         x, errors = fallen(X, 0, start), []
-        for n in (192, 384) if row.exponential else (48, 96):
+        for n in (384, 768) if row.exponential else (48, 96):
             solution = run(jnp.asarray(x), jnp.asarray(grids.shifted(n, 2.0, start, stop)))
             errors.append(np.abs(solution.x - fallen(x, start, stop)).max())
             assert solution.nfe.tolist() == [row.calls * n] * 2

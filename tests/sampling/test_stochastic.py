@@ -151,8 +151,23 @@ def test_a_sample_has_noise_of_its_own(name, x64, key):
     np.testing.assert_allclose(run(x[2:3], keys[2:3]), whole[2:3], atol=1e-12)
     other = run(x, keys.at[0].set(keys[1]))
     np.testing.assert_allclose(other[1:], whole[1:], atol=1e-12)
-    if name != "churn.0":
+    if name == "churn.0":  # which goes back by nothing, to the bit
+        np.testing.assert_array_equal(other[0], whole[0])
+    else:
         assert np.all(other[0] != whole[0])
+
+
+def test_churn_by_nothing_draws_nothing(key):
+    """In float32 too, where a time is found again but for its last bit."""
+    path, x = paths.vp(), jnp.asarray(points(64), jnp.float32)
+    grid = np.sort(np.random.default_rng(0).uniform(0.0, 0.95, 24))
+    ends = [
+        fixed_step(
+            mixture(path), x, grid, method=sampling.churn(path, 0.0), keys=jax.random.split(k, 64)
+        ).x
+        for k in jax.random.split(key, 2)
+    ]
+    np.testing.assert_array_equal(*ends)
 
 
 def drawn(keys, i):
