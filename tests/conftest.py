@@ -8,6 +8,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_enable_concurrency_optimized_scheduler=false"]
 )
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,19 @@ def pytest_configure(config: pytest.Config) -> None:
     if jax.config.jax_compilation_cache_dir is None and getattr(config, "cache", None):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 25_000  # of the 65,530 that Linux grants; the compiler dies where they run out
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Let compiled programs go, each a few maps of memory, before a process has too many."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
