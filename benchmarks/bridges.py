@@ -1,16 +1,26 @@
-"""Flows and bridges from eight Gaussians to two moons: how near they end, and at what energy.
+"""Flows and bridges beside torchcfm: how near they end, and at what energy.
 
-python -m benchmarks.bridges [--steps=3000] [--seeds=2] [--sigma=1] [--figure FILE.png]
+    python -m benchmarks.bridges moons [--steps=3000] [--seeds=3] [--peer PYTHON]
+    python -m benchmarks.bridges cells --source=krumsiek11.txt [--peer PYTHON]
 
-Every row trains perceptrons of width 64 on the pairs of torchcfm's tutorial, in batches of 256. W2
-is the exact distance of 2,048 samples from as many of the data: that of two samples of the data is
-its floor. The energy is that of the flow's ways, `sum |dx|^2 / dt` a sample, and NPE its distance
-from the cost of exact transport of 2,048 samples of both ends, over that cost (Tong et al., 2024,
-arXiv:2302.00482).
+`moons` goes from eight Gaussians to two moons, as torchcfm's tutorial; `cells` follows simulated
+cells through eight times. Every row trains perceptrons of width 64 on one list of batches of 256,
+by Adam with one schedule; `--peer` is a Python that has torchcfm (`make bench` makes one), which
+then trains on the same list. Ours samples by the average of its parameters, as `trainer` keeps one.
+
+W2 is the exact distance of the samples from those of the data, a mean over times: that of two
+samples of the data is its floor. The energy is that of the flow's ways, `sum |dx|^2 / dt` a sample,
+and NPE its distance from the cost of exact transport between the samples of the data, over that
+cost (Tong et al., 2024, arXiv:2302.00482).
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,162 +28,227 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.tree_util import Partial
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ours.two_dimensional import pairs, perceptron
-from jaxflow import couplings, draws, losses, paths, sampling, velocities
+from benchmarks import marginals
+from benchmarks.marginals import Problem
+from jaxflow import couplings, draws, losses, networks, paths, sampling, velocities
+from jaxflow.couplings.assignment import assign_on_host
+from jaxflow.records import record
 from jaxflow.training import program, trainer
-from jaxflow.types import Array, Coupling, Key, Loss, Method, Params, Velocity
+from jaxflow.types import Array, Batch, Coupling, Key, Loss, Network, Params
 
-BATCH, SAMPLES, STEPS = 256, 2048, 100
+STEPS, WIDTH, RATE = 100, 64, 2e-3
 GRID = sampling.grids.uniform(STEPS)
-Score = Callable[..., Array]
+FLOWS = ("I-CFM", "OT-CFM", "[SF]2M, flow")
+PROCESS = "[SF]2M, process"
+
+Ways = dict[str, np.ndarray]  # [K * STEPS + 1, samples, dim] a row
 
 
 class Found(NamedTuple):
-    """Ways from the source, `[times, samples, 2]`, and their figures."""
+    """The figures of one row."""
 
-    xs: np.ndarray
     distance: float
-    energy: float | None
+    energy: float
 
 
-def euler_maruyama(score: Score, diffusion: float) -> Method:
-    """`dX = (v + g^2 / 2 score) dt + g dW`; the last step, whose noise nothing undoes, has none."""
+@record
+class Timed:
+    """A network that is told the time of the whole way, from the interval and the time in it."""
 
-    def step(
-        score: Score, v: Velocity, t: Array, s: Array, x: Array, memory: Any, keys: Any
-    ) -> tuple[Array, Any]:
-        h = (s - t)[:, None]
-        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
-        size = jnp.where(s < 1 - 1e-4, diffusion * jnp.sqrt(s - t), 0.0)[:, None]
-        drift = v(t, x) + diffusion**2 / 2 * score(t, x)
-        return x + h * drift + size * noise, memory
+    network: Network
+    intervals: int
 
-    return Method(Partial(lambda v, t, x: ()), Partial(step, score), calls=1, order=1)
+    def __call__(
+        self, params: Params, t: Array, x: Array, *, key: Key | None = None, start: Array
+    ) -> Array:
+        return self.network(params, (start + t) / self.intervals, x, key=key)
 
 
-def trained(loss: Loss, path: Any, coupling: Coupling, params: Params, key: Key, steps: int) -> Any:
-    """Parameters after so many steps of Adam, averaged over the last ones."""
+@record
+class Listed:
+    """Batches of a list, in their order."""
+
+    x0: Array
+    x1: Array
+    start: Array
+
+    def batch(self, step: Array) -> Batch:
+        """The one of this step."""
+        return {"x0": self.x0[step], "x1": self.x1[step], "cond": {"start": self.start[step]}}
+
+
+def trained(problem: Problem, loss: Loss, path: Any, coupling: Coupling, params: Params) -> Any:
+    """The average of the parameters, after one step a batch."""
     draw = draws.standard(path, coupling=coupling)
-    rate = optax.cosine_decay_schedule(2e-3, steps)
+    steps = len(problem.x0)
+    rate = optax.cosine_decay_schedule(RATE, steps)
     run = program(trainer(loss, optax.adam(rate), draw=draw, ema_decay=0.995))
-    state, _ = run.steps(run.init(params, key), pairs(BATCH), steps)
+    stream = Listed(*map(jnp.asarray, (problem.x0, problem.x1, problem.start)))
+    state, _ = run.steps(run.init(params, jax.random.key(1)), stream, steps)
     return state.ema
 
 
-def ends(seed: int, n: int = SAMPLES) -> tuple[np.ndarray, np.ndarray]:
-    """Samples of both ends that no run trains on."""
-    batch = pairs(n).batch(jnp.int32(1_000_000 + seed))
-    return np.asarray(batch["x0"]), np.asarray(batch["x1"])
+def followed(problem: Problem, velocity: Any, **options: Any) -> np.ndarray:
+    """The ways of the first distribution's samples through all intervals."""
+    x, ways = jnp.asarray(problem.ends[0]), [problem.ends[0][None]]
+    for k in range(problem.intervals):
+        cond = {"start": jnp.full(len(x), k)}
+        ways.append(sampling.fixed_step(velocity, x, GRID, save=True, cond=cond, **options).xs[1:])
+        x = jnp.asarray(ways[-1][-1])
+    return np.concatenate(ways)
 
 
-def transport_cost(x0: np.ndarray, x1: np.ndarray) -> float:
-    """The exact cost of pairing two samples, the square of W2."""
-    coupling = couplings.optimal_transport(on_host=True)
-    x0, x1, _ = coupling(jax.random.key(0), x0, x1, {})
-    return float(np.mean(np.sum((np.asarray(x1) - np.asarray(x0)) ** 2, axis=1)))
+def process(problem: Problem, velocity: Any, score: Any, sigma: float) -> np.ndarray:
+    """The same by the bridge's own SDE, whose last step adds no noise."""
+    x, ways = jnp.asarray(problem.ends[0]), [problem.ends[0][None]]
+    for k in range(problem.intervals):
+        cond = {"start": jnp.full(len(x), k)}
+        keys = jax.random.split(jax.random.key(k), len(x))
+        method = sampling.euler_maruyama(
+            lambda t: jnp.where(t < 1 - 1.5 / STEPS, sigma, 0.0),
+            score=lambda t, x, cond=cond: score(t, x, **cond),
+        )
+        found = sampling.fixed_step(
+            velocity, x, GRID, method=method, keys=keys, save=True, cond=cond
+        )
+        ways.append(found.xs[1:])
+        x = jnp.asarray(ways[-1][-1])
+    return np.concatenate(ways)
 
 
-def flow_of(velocity: Velocity, seed: int) -> Found:
-    """By the probability flow."""
-    x0, x1 = ends(seed)
-    solution = sampling.fixed_step(velocity, jnp.asarray(x0), GRID, save=True)
-    xs = np.asarray(solution.xs)
-    energy = float(np.sum(np.diff(xs, axis=0) ** 2, axis=2).mean(1).sum() * STEPS)
-    return Found(xs, transport_cost(xs[-1], x1) ** 0.5, energy)
-
-
-def process_of(velocity: Velocity, score: Score, sigma: float, seed: int) -> Found:
-    """By the stochastic flow, whose energy is infinite."""
-    x0, x1 = ends(seed)
-    keys = jax.random.split(jax.random.key(seed), len(x0))
-    method = euler_maruyama(score, sigma)
-    solution = sampling.fixed_step(
-        velocity, jnp.asarray(x0), GRID, method=method, keys=keys, save=True
+def ours(problem: Problem, seed: int, sigma: float) -> Ways:
+    """Every row by jaxflow."""
+    perceptron = networks.linen(networks.ConcatMLP(width=WIDTH, depth=3))
+    network = Timed(perceptron, problem.intervals)
+    example = jnp.zeros(1), jnp.zeros((1, problem.dim))
+    keys = jax.random.split(jax.random.key(seed), 2)
+    params = dict(
+        zip(("flow", "score"), (perceptron.init(key, *example) for key in keys), strict=True)
     )
-    xs = np.asarray(solution.xs)
-    return Found(xs, transport_cost(xs[-1], x1) ** 0.5, None)
-
-
-def runs(seed: int, steps: int, sigma: float) -> dict[str, Found]:
-    """Every row of the table for one seed."""
-    network, _ = perceptron()
-    keys = jax.random.split(jax.random.key(seed), 3)
-    example = jnp.zeros(1), jnp.zeros((1, 2))
-    params = {
-        name: network.init(key, *example)
-        for name, key in zip(("flow", "score"), keys, strict=False)
-    }
-    found, line = {}, paths.linear()
-    for name, coupling in (
-        ("I-CFM", couplings.independent()),
-        ("OT-CFM", couplings.optimal_transport()),
-    ):
+    transport = couplings.conditional_optimal_transport()
+    line, ways = paths.linear(), {}
+    for name, coupling in zip(FLOWS[:2], (couplings.independent(), transport), strict=True):
         loss = losses.flow_matching(network, line)
-        learned = trained(loss, line, coupling, params["flow"], keys[2], steps)
-        found[name] = flow_of(velocities.from_network(network, learned, path=line), seed)
+        learned = trained(problem, loss, line, coupling, params["flow"])
+        ways[name] = followed(problem, velocities.from_network(network, learned, path=line))
     path = paths.bridge(sigma)
     loss = losses.flow_and_score(network, network, path)
-    learned = trained(loss, path, couplings.optimal_transport(), params, keys[2], steps)
+    learned = trained(problem, loss, path, transport, params)
     velocity = velocities.from_network(network, learned["flow"], path=path)
     score = velocities.score_from_network(network, learned["score"], path)
-    found["[SF]2M, flow"] = flow_of(velocity, seed)
-    found["[SF]2M, process"] = process_of(velocity, score, sigma, seed)
-    return found
+    ways[FLOWS[2]] = followed(problem, velocity)
+    ways[PROCESS] = process(problem, velocity, score, sigma)
+    return ways
 
 
-def draw_figure(found: dict[str, Found], file: Path) -> None:
+def theirs(problem: Problem, seed: int, sigma: float, python: str) -> Ways:
+    """Every row by torchcfm, under a Python that has it.
+
+    Raises:
+        subprocess.CalledProcessError: where it fails; what it says is on stderr.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder, "problem.npz"), Path(folder, "ways.npz")
+        np.savez(given, **problem._asdict() | {"ends": problem.ends[0]})
+        arguments = [given, made, seed, sigma, STEPS, RATE, problem.intervals]
+        command = [python, "-m", "benchmarks.peers.bridges", *map(str, arguments)]
+        subprocess.run(command, check=True, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"})
+        with np.load(made) as ways:
+            return dict(ways)
+
+
+def wasserstein_squared(x: np.ndarray, y: np.ndarray) -> float:
+    """The exact cost of pairing two samples of one size."""
+    cost = np.sum((x[:, None].astype(float) - y[None]) ** 2, axis=-1)
+    return float(cost[np.arange(len(x)), assign_on_host(cost)].mean())
+
+
+def transport_cost(problem: Problem) -> float:
+    """Of carrying the samples of every distribution to those of the next."""
+    return sum(wasserstein_squared(x, y) for x, y in itertools.pairwise(problem.ends))
+
+
+def figures(problem: Problem, ways: np.ndarray) -> Found:
+    """Of one row."""
+    there = ways[STEPS::STEPS]
+    ends = problem.ends[1:]
+    distances = [wasserstein_squared(x, y) ** 0.5 for x, y in zip(there, ends, strict=True)]
+    energy = float(np.sum(np.diff(ways.astype(float), axis=0) ** 2, axis=2).mean(1).sum() * STEPS)
+    return Found(float(np.mean(distances)), energy)
+
+
+def draw_figure(every: Ways, file: Path) -> None:
     """The ways of 300 samples a row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3 * len(found), 3.2))
-    for axes, (name, row) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
-        some = row.xs[:, :300]
+    figure = Figure(figsize=(3 * len(every), 3.2))
+    for axes, (name, ways) in zip(figure.subplots(1, len(every)), every.items(), strict=True):
+        some = ways[:, :300]
         axes.plot(some[..., 0], some[..., 1], color="0.75", linewidth=0.3, zorder=0)
-        axes.scatter(*some[0].T, s=3, color="black")
-        axes.scatter(*some[-1].T, s=3, color="tab:blue")
+        axes.scatter(*some[0, :, :2].T, s=3, color="black")
+        axes.scatter(*some[-1, :, :2].T, s=3, color="tab:blue")
         axes.set(title=name, xticks=[], yticks=[], aspect="equal")
     figure.savefig(file, dpi=110, bbox_inches="tight")
 
 
-def table(every: Sequence[dict[str, Found]]) -> Table:
-    """Means and standard deviations over seeds, beside the floor and the cost of transport."""
-    truth = [(ends(seed), ends(100 + seed)) for seed in range(len(every))]
-    floor = [transport_cost(one[1], other[1]) ** 0.5 for one, other in truth]
-    costs = [transport_cost(*one) for one, _ in truth]
-    made = Table("", "W2 to the data", "energy", "NPE")
-    made.add_row("data beside data", spread(floor), "", "")
-    made.add_row("exact transport", "", spread(costs), "")
-    for name in every[0]:
-        rows = [found[name] for found in every]
-        energies = [row.energy for row in rows if row.energy is not None]
-        away = [abs(e - c) / c for e, c in zip(energies, costs, strict=False)]
-        cells = [spread(values) for values in (energies, away)] if energies else ["", ""]
-        made.add_row(name, spread([row.distance for row in rows]), *cells)
+def table(problems: Sequence[Problem], sides: dict[str, Sequence[Ways]]) -> Table:
+    """Means and standard errors over seeds, beside the cost of exact transport."""
+    costs = [transport_cost(problem) for problem in problems]
+    made = Table("", "", "W2 to the data", "energy", "NPE")
+    made.add_row("exact transport", "", "", spread(costs), "")
+    for name in (*FLOWS, PROCESS):
+        for side, ways in sides.items():
+            rows = [figures(*pair) for pair in zip(problems, (w[name] for w in ways), strict=True)]
+            away = [abs(row.energy - cost) / cost for row, cost in zip(rows, costs, strict=True)]
+            finite = [spread([row.energy for row in rows]), spread(away)]
+            cells = ["", ""] if name == PROCESS else finite  # the energy of a process is infinite
+            made.add_row(name, side, spread([row.distance for row in rows]), *cells)
     return made
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
-    return f"{np.mean(values):.3g} ± {np.std(values):.2g}"
+    """Mean and standard error."""
+    if len(values) == 1:
+        return f"{values[0]:.3g}"
+    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1) / len(values) ** 0.5:.1g}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, print the table, and draw."""
-    parser = argparse.ArgumentParser("python -m benchmarks.bridges")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.bridges",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("problem", choices=("moons", "cells"))
+    parser.add_argument("--source", type=Path, metavar="FILE", help="krumsiek11.txt, for cells")
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--sigma", type=float, default=1.0, help="diffusion of the bridge")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sigma", type=float, help="diffusion of the bridge: 1 of moons, or 0.1")
+    parser.add_argument("--peer", metavar="PYTHON", help="one that has torchcfm")
     parser.add_argument("--figure", type=Path, metavar="FILE.png")
     options = parser.parse_args(argv)
-    every = [runs(seed, options.steps, options.sigma) for seed in range(options.seeds)]
-    Console().print(table(every))
+    is_cells = options.problem == "cells"
+    if is_cells != (options.source is not None):
+        parser.error("cells read --source=krumsiek11.txt, and moons none")
+    sigma = options.sigma if options.sigma is not None else (0.1 if is_cells else 1.0)
+    problems = [
+        marginals.cells(options.source, seed, options.steps)
+        if is_cells
+        else marginals.moons(seed, options.steps)
+        for seed in range(options.seeds)
+    ]
+    seeds = list(enumerate(problems))
+    sides = {"jaxflow": [ours(problem, seed, sigma) for seed, problem in seeds]}
+    if options.peer:
+        sides["torchcfm"] = [theirs(p, seed, sigma, options.peer) for seed, p in seeds]
+    Console(width=100).print(table(problems, sides))
     if options.figure:
-        draw_figure(every[0], options.figure)
+        draw_figure(sides["jaxflow"][0], options.figure)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

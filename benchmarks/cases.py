@@ -25,6 +25,8 @@ def cases(weights: str, *, quick: bool = False) -> list[Case]:
     return [
         *_two_dimensional(),
         *_sampling(weights, 500 if quick else 10_000),
+        *_schedulers(weights, 500 if quick else 10_000),
+        *_likelihood(weights, 100 if quick else 1_000),
         *_transport((128, 256) if quick else (128, 256, 512, 1024)),
         *_steps(*((2, 1) if quick else (64, 16))),
         *_rivals(weights, 500 if quick else 10_000),
@@ -51,8 +53,12 @@ def _two_dimensional() -> list[Case]:
         ("exact OT", "exact", "tutorial", 2.0),
         ("exact OT, vectorised data", "exact", "vectorised", None),
         ("exact OT in jit, vectorised data", "exact", "vectorised", None),
+        ("Sinkhorn to exact OT", "exact", "tutorial", 3.0),
+        ("Sinkhorn to exact OT, vectorised data", "exact", "vectorised", None),
     ]
-    couplings = ["independent", "independent", "on_host", "on_host", "compiled"]
+    couplings = [
+        *("independent", "independent", "on_host", "on_host", "compiled", "sinkhorn", "sinkhorn")
+    ]
     return [
         Case(
             f"2-D training: {name}",
@@ -83,6 +89,39 @@ def _sampling(weights: str, n: int) -> list[Case]:
             goal,
         )
         for name, ours, peer, goal in rows
+    ]
+
+
+def _schedulers(weights: str, n: int) -> list[Case]:
+    """The same samples by the exponential methods, 20 steps from t = 1e-3, beside diffusers."""
+    rows = [("DPM-Solver++", "dpm_solver"), ("its SDE", "sde_dpm_solver"), ("UniPC", "unipc")]
+    return [
+        Case(
+            f"sampling {n} points: {name}, 20 steps",
+            "call",
+            _ours("sampling:sample", sampler=method, weights=weights, n=n),
+            _peer("schedulers:sample", method=method, weights=weights, n=n),
+            3.0,
+        )
+        for name, method in rows
+    ]
+
+
+def _likelihood(weights: str, n: int) -> list[Case]:
+    """Log-likelihoods under the perceptron's flow, with the exact divergence."""
+    rows = [
+        ("dopri5 1e-5, shared step", "dopri5"),
+        ("tsit5 1e-5, a step a sample (default)", "default"),
+    ]
+    return [
+        Case(
+            f"likelihood of {n} points: {name}",
+            "call",
+            _ours("likelihood:log_prob", solver=solver, weights=weights, n=n),
+            _peer("likelihood:log_prob", weights=weights, n=n),
+            3.0,
+        )
+        for name, solver in rows
     ]
 
 

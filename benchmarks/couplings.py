@@ -2,16 +2,20 @@
 
     python -m benchmarks.couplings costs [--rounds=7]
     python -m benchmarks.couplings conditions [--steps=6000]
+    python -m benchmarks.couplings pipelined [--rounds=7]
 
 `costs` alternates the couplings with POT's exact solver on one batch; data are ten Gaussians.
 `conditions` trains one perceptron a coupling on the two moons, told which moon, from eight
-Gaussians and from N(0, I), and samples it from the source as it is.
+Gaussians and from N(0, I), and samples it from the source as it is. `pipelined` times training
+steps whose exact transport is solved on the host: between the steps, and on threads ahead of them.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -206,17 +210,79 @@ def conditions(steps: int) -> Table:
     return shown
 
 
+def step_seconds(network: Any, batch: Batch, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Of a step by independent pairs, and by exact transport between and ahead of the steps."""
+    path, key = paths.linear(), jax.random.key(0)
+    params = network.init(key, jnp.zeros(len(batch["x1"])), batch["x1"])
+    ways = {
+        "independent": draws.standard(path),
+        "between": draws.standard(path, coupling=couplings.optimal_transport(on_host=True)),
+        "ahead": draws.standard(path, coupling=couplings.optimal_transport(on_host=True)),
+    }
+    runs = {}
+    for way, draw in ways.items():
+        loss = losses.flow_matching(network, path)
+        run = training.program(
+            training.trainer(loss, optax.adam(1e-3), draw=draw),
+            layout=training.layout(devices=jax.devices()[:1]),
+        )
+        keys = partial(training.draw_key, key)
+        if way == "ahead":
+            batches = training.ahead(draw, keys, itertools.repeat(batch))
+        elif way == "between":
+            batches = (draw(keys(step), batch) for step in itertools.count())
+        else:
+            batches = itertools.repeat(batch)
+        runs[way] = run, run.init(params, key), batches
+    spent = {way: [] for way in runs}
+    for _ in range(rounds + 1):
+        for way, (run, state, batches) in runs.items():
+            begin = time.perf_counter()
+            for completed in itertools.islice(batches, steps):
+                state, _ = run.step(state, completed)
+            jax.block_until_ready(state)
+            spent[way].append((time.perf_counter() - begin) / steps)
+            runs[way] = run, state, batches
+    return {way: series[1:] for way, series in spent.items()}
+
+
+def pipelined(rounds: int) -> Table:
+    """Milliseconds of a step, and what transport adds to it, in medians over rounds."""
+    shown = Table(title=f"{jax.devices()[0].device_kind}, {rounds} rounds")
+    for column in ("step", "independent", "between steps", "ahead of them", "added, ahead/between"):
+        shown.add_column(column, justify="left" if column == "step" else "right")
+    x0 = jax.random.normal(jax.random.key(0), (256, 2))
+    flat = {"x0": eight(jax.random.split(jax.random.key(1), 256), (2,)), "x1": x0}
+    images = {"x1": jax.random.normal(jax.random.key(2), (64, 28, 28, 1))}
+    unet = networks.UNet(channels=32, multipliers=(1, 2), blocks=1, attention=())
+    rows = {
+        "perceptron of width 64, 256 points": (networks.ConcatMLP(width=64, depth=3), flat, 300),
+        "U-Net of 32 channels, 64 of 28 x 28": (unet, images, 4),
+    }
+    for name, (module, batch, steps) in rows.items():
+        spent = step_seconds(networks.linen(module), batch, rounds, steps)
+        plain, between, ahead = (1e3 * statistics.median(series) for series in spent.values())
+        added = f"{ahead - plain:.2f} / {between - plain:.2f} = {(ahead - plain) / (between - plain):.2f}"
+        shown.add_row(name, *(f"{ms:.2f}" for ms in (plain, between, ahead)), added)
+    return shown
+
+
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("costs", "conditions"))
+    parser.add_argument("what", choices=("costs", "conditions", "pipelined"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=6_000)
     given = parser.parse_args()
     console = Console(width=120)
-    console.print(costs(given.rounds) if given.what == "costs" else conditions(given.steps))
+    tables = {
+        "costs": lambda: costs(given.rounds),
+        "conditions": lambda: conditions(given.steps),
+        "pipelined": lambda: pipelined(given.rounds),
+    }
+    console.print(tables[given.what]())
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from benchmarks.task import Task
 
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scipy",
-    "torch", "torchcfm", "flow_matching", "torchdiffeq", "pot",
+    "torch", "torchcfm", "flow_matching", "torchdiffeq", "diffusers", "pot",
     "stix-ml", "hackable-diffusion", "kauldron", "ott-jax",
 )  # fmt: skip
 

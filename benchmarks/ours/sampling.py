@@ -16,6 +16,19 @@ from jaxflow import data, draws, losses, paths, sampling, velocities
 from jaxflow.training import program, trainer
 from jaxflow.types import Array, Params, Solution, Velocity
 
+# Where diffusers starts its 20 steps of a flow.
+FROM_NOISE = np.linspace(1e-3, 1, 21)
+LINEAR = paths.linear()
+
+
+def stochastic(velocity: Velocity, x0: Array) -> Solution:
+    """By the SDE form of DPM-Solver++."""
+    keys = jax.random.split(jax.random.key(0), len(x0))
+    return sampling.fixed_step(
+        velocity, x0, FROM_NOISE, method=sampling.sde_dpm_solver(LINEAR), keys=keys
+    )
+
+
 SAMPLERS: dict[str, Callable[[Velocity, Array], Solution]] = {
     "euler": lambda v, x0: sampling.fixed_step(
         v, x0, sampling.grids.uniform(50), method=sampling.euler()
@@ -28,6 +41,11 @@ SAMPLERS: dict[str, Callable[[Velocity, Array], Solution]] = {
     "default": sampling.adaptive,
     "tsit5 shared": lambda v, x0: sampling.adaptive(v, x0, per_sample=False),
     "tsit5 shared rms": lambda v, x0: sampling.adaptive(v, x0, per_sample=False, norm="rms"),
+    "dpm_solver": lambda v, x0: sampling.fixed_step(
+        v, x0, FROM_NOISE, method=sampling.dpm_solver(LINEAR)
+    ),
+    "sde_dpm_solver": stochastic,
+    "unipc": lambda v, x0: sampling.fixed_step(v, x0, FROM_NOISE, method=sampling.unipc(LINEAR)),
 }
 
 
@@ -36,11 +54,7 @@ def sample(sampler: str, weights: str, n: int = 10_000, checked: bool = False) -
 
     `checked` adds their error against a solve to 1e-10.
     """
-    network, _ = perceptron()
-    if not Path(weights).exists():
-        train(weights)
-    params = as_linen(moons.layers(weights))
-    velocity = velocities.from_network(network, params, path=paths.linear())
+    velocity, params = trained_velocity(weights)
     x0 = jnp.asarray(reference.noise(n))
     solve = jax.jit(SAMPLERS[sampler])
     solution = solve(velocity, x0)
@@ -51,6 +65,8 @@ def sample(sampler: str, weights: str, n: int = 10_000, checked: bool = False) -
         "success": bool(jnp.all(solution.success)),
         "mean |x|": float(jnp.mean(jnp.abs(solution.x))),
     }
+    if sampler in ("dpm_solver", "unipc"):
+        facts |= {"points": np.asarray(solution.x[:8]).tolist()}
     if checked:
         reference.write(velocity, weights, n)
         facts |= {"calls": facts["mean nfe"], **reference.facts(np.asarray(solution.x), weights)}
@@ -60,6 +76,15 @@ def sample(sampler: str, weights: str, n: int = 10_000, checked: bool = False) -
             jax.block_until_ready(solve(velocity, x0).x)
 
     return Task(run, facts)
+
+
+def trained_velocity(weights: str) -> tuple[Velocity, Params]:
+    """The perceptron's, and its parameters; trained here unless their file is there already."""
+    network, _ = perceptron()
+    if not Path(weights).exists():
+        train(weights)
+    params = as_linen(moons.layers(weights))
+    return velocities.from_network(network, params, path=LINEAR), params
 
 
 def train(weights: str, steps: int = 5000) -> None:

@@ -16,6 +16,7 @@ COUPLINGS = {
     "independent": couplings.independent(),
     "on_host": couplings.optimal_transport(on_host=True),
     "compiled": couplings.optimal_transport(),
+    "sinkhorn": couplings.sinkhorn(0.05),
 }
 
 

@@ -16,9 +16,9 @@ from experiments.setup.components import component
 from jaxflow import paths
 from jaxflow.training import processes
 from jaxflow.training.checkpoint import Read, read_params
-from jaxflow.types import Params
+from jaxflow.types import Array, Key, Keys, Params, Velocity
 
-__all__ = ["Generator", "Samples", "average", "conditions", "generator", "joined", "spread"]
+__all__ = ["Generator", "Samples", "average", "conditions", "generator", "joined", "spread", "starts"]
 
 NOISE = 0x5DE  # apart from the key of the start
 
@@ -120,15 +120,25 @@ def generator(config: ConfigDict, num: int) -> Generator:
     return Generator(rows, lowered, lambda params: jax.device_put(params, whole), size)
 
 
+def starts(config: ConfigDict) -> Callable[[Velocity, Key, Array], tuple[Keys, Array]]:
+    """`(velocity, key, index) -> keys, x0`: the keys and the states in which samples start."""
+    event_shape = dataset.example_batch(config)["x1"].shape[1:]
+    source = component("source", config.source)
+
+    def begin(velocity: Velocity, key: Key, index: Array) -> tuple[Keys, Array]:
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+        return keys, paths.start(velocity.path, source.sample(keys, event_shape))
+
+    return begin
+
+
 def _compiled(config: ConfigDict, mesh: Mesh) -> Any:
     """One batch over the devices of a mesh, without a collective."""
-    event_shape = dataset.example_batch(config)["x1"].shape[1:]
-    source, sample = component("source", config.source), build.sampler(config)
+    begin, sample = starts(config), build.sampler(config)
     takes_keys = "keys" in inspect.signature(sample).parameters
 
     def batch(velocity, key, index, cond):  # type: ignore[no-untyped-def]
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-        x0 = paths.start(velocity.path, source.sample(keys, event_shape))
+        keys, x0 = begin(velocity, key, index)
         noise = {"keys": jax.vmap(lambda k: jax.random.fold_in(k, NOISE))(keys)}
         solution = sample(velocity, x0, cond=cond, **(noise if takes_keys else {}))
         return solution.x, solution.nfe, solution.success

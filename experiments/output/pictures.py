@@ -10,7 +10,7 @@ from PIL import Image
 
 from jaxflow.data.transforms import pixels
 
-__all__ = ["draw_frontier", "draw_loss", "draw_samples", "is_image"]
+__all__ = ["draw_frontier", "draw_loss", "draw_samples", "grid_of", "is_image"]
 
 SMALLEST_SIDE = 32
 
@@ -24,7 +24,7 @@ def draw_samples(path: epath.Path, x: np.ndarray, columns: int = 10) -> None:
     """A grid of images in [-1, 1], or a scatter of points; other shapes as a line a sample."""
     if is_image(x):
         with path.open("wb") as file:
-            _grid(x, columns).save(file, "PNG")
+            grid_of(x, columns).save(file, "PNG")
         return
     figure, axes = _figure(5, 5)
     if x.ndim == 2 and x.shape[1] == 2:
@@ -35,8 +35,8 @@ def draw_samples(path: epath.Path, x: np.ndarray, columns: int = 10) -> None:
     _save(figure, path)
 
 
-def _grid(x: np.ndarray, columns: int) -> Image.Image:
-    """Row by row, with a white pixel between; small images enlarged."""
+def grid_of(x: np.ndarray, columns: int) -> Image.Image:
+    """Images in [-1, 1], row by row, with a white pixel between; small images enlarged."""
     n = len(x) // columns * columns or len(x)
     columns = min(columns, n)
     levels = pixels(x[:n])

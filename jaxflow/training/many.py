@@ -51,6 +51,7 @@ class Many:
         self,
         one: Callable[..., Any],
         held: Arrays,
+        settle: Callable[[TrainState], TrainState],
         *,
         donate: bool,
         on_host: bool,
@@ -62,6 +63,7 @@ class Many:
             donate_argnums=1 if donate else (),
         )
         self._held = held
+        self._settle = settle
         self._on_host = on_host
         self._whole = whole
         self._count = lru_cache(lambda n: processes.distribute(np.int32(n), whole))
@@ -82,12 +84,17 @@ class Many:
         if not self._room or (n > self._room and self._room < CAPACITY):
             self._room = n if not self._room else max(n, CAPACITY)
         if n == self._room:
+            state = self._settle(state)
             return self._run(self._held.placed, state, stream, self._count(n), room=n)
         pieces = []
         while n > 0:
             taken = min(n, self._room)
             state, metrics = self._run(
-                self._held.placed, state, stream, self._count(taken), room=self._room
+                self._held.placed,
+                self._settle(state),
+                stream,
+                self._count(taken),
+                room=self._room,
             )
             pieces.append({k: np.asarray(a)[:taken] for k, a in metrics.items()})
             n -= taken

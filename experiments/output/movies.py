@@ -1,0 +1,128 @@
+"""Moving pictures of a flow, from its source to its samples."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+from PIL import Image
+
+from experiments.output.generate import conditions, starts
+from experiments.output.pictures import grid_of, is_image
+from experiments.setup import build
+from jaxflow import sampling
+from jaxflow.types import Params
+
+__all__ = ["check_shown", "draw_ways", "film", "followed", "frames_of"]
+
+TOLERANCE = 1e-4
+SHOWN, WAYS, TRAIL, BINS = 1_000, 300, 8, 96
+
+
+def followed(config: ConfigDict, params: Params, seed: int, num: int, frames: int) -> Any:
+    """The states of samples `0` to `num - 1` at equal steps of time, `[frames, num, ...]`.
+
+    They start as those of `generator`, and follow the flow of `sampler.guidance` to a tolerance,
+    whatever the sampler. Also their times, `[frames]`.
+    """
+    velocity, begin = build.velocity(config, params), starts(config)
+    times = np.linspace(0, 1, frames)
+
+    def solve(velocity, index, cond):  # type: ignore[no-untyped-def]
+        x0 = begin(velocity, jax.random.key(seed), index)[1]
+        made = sampling.adaptive(velocity, x0, times, rtol=TOLERANCE, atol=TOLERANCE, cond=cond)
+        return made.xs
+
+    run, cond = jax.jit(solve), conditions(config, num)
+    size = min(config.sampler.batch_size, num)
+    pieces = []
+    for first in range(0, num, size):
+        index = np.minimum(np.arange(first, first + size), num - 1)
+        part = {name: value[index] for name, value in cond.items()}
+        pieces.append(np.asarray(run(velocity, jnp.asarray(index), part))[:, : num - first])
+    return np.concatenate(pieces, axis=1), times
+
+
+def check_shown(event_shape: Sequence[int]) -> None:
+    """Whether there is a moving picture of such samples.
+
+    Raises:
+        ValueError: where they are neither points in the plane nor images.
+    """
+    shape = tuple(event_shape)
+    if shape != (2,) and not is_image(np.empty((1, *shape))):
+        raise ValueError(
+            "a movie shows points in the plane, [2], or images, [height, width, 1 or 3]; the "
+            f"samples of this run are {list(shape)}"
+        )
+
+
+def frames_of(xs: np.ndarray, times: np.ndarray) -> Iterator[Image.Image]:
+    """One picture a time: a grid of images, or points with their trails beside their density."""
+    if is_image(xs[0]):
+        for x in xs:
+            yield grid_of(np.clip(x, -1, 1), 10)
+        return
+    limits = _limits(xs)
+    densities = [_density(x, limits) for x in xs]
+    for i, t in enumerate(times):
+        yield _plane(xs[max(0, i - TRAIL) : i + 1], densities[i], limits, f"t = {t:.2f}")
+
+
+def _limits(xs: np.ndarray) -> tuple[float, float, float, float]:
+    """A square that holds all but a few of the points, at every time."""
+    low, high = np.quantile(xs, (0.001, 0.999), axis=(0, 1))
+    centre, half = (low + high) / 2, 0.55 * (high - low).max()
+    (left, bottom), (right, top) = centre - half, centre + half
+    return float(left), float(right), float(bottom), float(top)
+
+
+def _density(x: np.ndarray, limits: tuple[float, float, float, float]) -> np.ndarray:
+    """Shares of the points in cells of the square, rows from the bottom."""
+    counts = np.histogram2d(*x.T, bins=BINS, range=[limits[:2], limits[2:]])[0]
+    return counts.T / len(x)
+
+
+def _plane(trail: np.ndarray, density: np.ndarray, limits: Any, title: str) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.6), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(trail[:, :SHOWN, 0], trail[:, :SHOWN, 1], color="0.8", linewidth=0.4, zorder=0)
+    left.scatter(*trail[-1, :SHOWN].T, s=2, color="tab:blue")
+    shade = {"origin": "lower", "extent": limits, "cmap": "magma"}
+    right.imshow(density, vmax=max(np.quantile(density, 0.999), 1e-9), **shade)
+    for axes in (left, right):
+        axes.set(xlim=limits[:2], ylim=limits[2:], xticks=[], yticks=[], aspect="equal")
+    figure.suptitle(title, fontsize="medium")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def draw_ways(path: epath.Path, xs: np.ndarray) -> None:
+    """Points in the plane: the ways of some of them, from black dots to blue ones."""
+    from matplotlib.figure import Figure
+
+    figure, some = Figure(figsize=(5, 5)), xs[:, :WAYS]
+    axes = figure.add_subplot()
+    axes.plot(some[..., 0], some[..., 1], color="0.75", linewidth=0.4, zorder=0)
+    axes.scatter(*some[0].T, s=4, color="black")
+    axes.scatter(*some[-1].T, s=4, color="tab:blue")
+    axes.set_aspect("equal")
+    with path.open("wb") as file:
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
+
+
+def film(path: epath.Path, frames: Sequence[Image.Image], seconds: float) -> None:
+    """Write a GIF that starts again without end and rests at its last frame."""
+    each = 1000 * seconds / len(frames)
+    lasting = [each] * (len(frames) - 1) + [1500]
+    with path.open("wb") as file:
+        frames[0].save(
+            file, "GIF", save_all=True, append_images=frames[1:], duration=lasting, loop=0
+        )
