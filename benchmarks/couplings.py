@@ -262,8 +262,9 @@ def pipelined(rounds: int) -> Table:
     for name, (module, batch, steps) in rows.items():
         spent = step_seconds(networks.linen(module), batch, rounds, steps)
         plain, between, ahead = (1e3 * statistics.median(series) for series in spent.values())
-        added = f"{ahead - plain:.2f} / {between - plain:.2f} = {(ahead - plain) / (between - plain):.2f}"
-        shown.add_row(name, *(f"{ms:.2f}" for ms in (plain, between, ahead)), added)
+        added = ahead - plain, between - plain
+        share = f"{added[0]:.2f} / {added[1]:.2f} = {added[0] / added[1]:.2f}"
+        shown.add_row(name, *(f"{ms:.2f}" for ms in (plain, between, ahead)), share)
     return shown
 
 

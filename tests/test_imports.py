@@ -36,6 +36,7 @@ HOUSE = {
     "sample": {"setup", "output", "run"},
     "evaluate": {"setup", "output", "run"},
     "frontier": {"setup", "output", "run"},
+    "movie": {"setup", "output", "run"},
     "report": {"setup", "output", "run"},
     "prepare": {"formats", "run"},
     "__init__": set(),

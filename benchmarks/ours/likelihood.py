@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from benchmarks import moons
 from benchmarks.ours.sampling import trained_velocity
 from benchmarks.task import Task
-from jaxflow import metrics
+from jaxflow import sampling
 
 SOLVERS = {
     "default": {},
@@ -19,7 +19,7 @@ def log_prob(solver: str, weights: str, n: int = 1_000) -> Task:
     """Of `n` points of the data, in nats."""
     velocity, params = trained_velocity(weights)
     x1 = jnp.asarray(moons.draw(jax.random.key(1), n))
-    solve = jax.jit(lambda v, x: metrics.log_prob(v, x, **SOLVERS[solver]))
+    solve = jax.jit(lambda v, x: sampling.log_prob(v, x, **SOLVERS[solver]))
     found = solve(velocity, x1)
     facts = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),

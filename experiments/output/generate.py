@@ -18,7 +18,16 @@ from jaxflow.training import processes
 from jaxflow.training.checkpoint import Read, read_params
 from jaxflow.types import Array, Key, Keys, Params, Velocity
 
-__all__ = ["Generator", "Samples", "average", "conditions", "generator", "joined", "spread", "starts"]
+__all__ = [
+    "Generator",
+    "Samples",
+    "average",
+    "conditions",
+    "generator",
+    "joined",
+    "spread",
+    "starts",
+]
 
 NOISE = 0x5DE  # apart from the key of the start
 
