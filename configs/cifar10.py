@@ -37,6 +37,8 @@ def get_config() -> ConfigDict:
     config.path = {"name": "linear", "kwargs": {}}
     config.drop = {"rate": 0.0, "null": {}}
     config.network = {"name": "unet", "kwargs": {"dropout": 0.1, "dtype": "bfloat16"}}
+    config.preconditioned = {"sigma_data": 0.0}
+    config.self_condition = {"rate": 0.0}
     config.loss = {"name": "flow_matching", "kwargs": {"prediction": "velocity"}}
     config.optimizer = {
         "name": "adam",

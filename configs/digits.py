@@ -31,6 +31,8 @@ def get_config() -> ConfigDict:
         "name": "mlp",
         "kwargs": {"width": 256, "depth": 3, "num_classes": 10, "dropout": 0.0},
     }
+    config.preconditioned = {"sigma_data": 0.0}
+    config.self_condition = {"rate": 0.0}
     config.loss = {"name": "flow_matching", "kwargs": {"prediction": "velocity"}}
     config.optimizer = {
         "name": "adam",

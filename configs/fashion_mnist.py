@@ -46,6 +46,8 @@ def get_config() -> ConfigDict:
             "num_classes": 10,
         },
     }
+    config.preconditioned = {"sigma_data": 0.0}
+    config.self_condition = {"rate": 0.0}
     config.loss = {"name": "flow_matching", "kwargs": {"prediction": "velocity"}}
     config.optimizer = {
         "name": "adam",

@@ -26,6 +26,8 @@ def get_config() -> ConfigDict:
     config.path = {"name": "linear", "kwargs": {}}
     config.drop = {"rate": 0.0, "null": {}}
     config.network = {"name": "concat_mlp", "kwargs": {"width": 128, "depth": 4}}
+    config.preconditioned = {"sigma_data": 0.0}
+    config.self_condition = {"rate": 0.0}
     config.loss = {"name": "flow_matching", "kwargs": {"prediction": "velocity"}}
     config.optimizer = {
         "name": "adam",

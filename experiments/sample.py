@@ -27,7 +27,17 @@ from experiments.setup.check import check_parts
 from jaxflow.training import processes
 from jaxflow.training.fingerprint import fingerprint
 
-SHAPING = ("source", "data", "drop", "network", "path", "loss", "sampler")
+SHAPING = (
+    "source",
+    "data",
+    "drop",
+    "network",
+    "preconditioned",
+    "self_condition",
+    "path",
+    "loss",
+    "sampler",
+)
 
 _CONFIG = command.config_of_run()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")

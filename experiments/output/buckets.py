@@ -145,8 +145,7 @@ def _of_gaussian(config: ConfigDict, x1: np.ndarray) -> Loss | None:
         kinds = {"source": "velocity", "target": prediction}
         return velocities.convert(exact(t, x), t, x, path=path, **kinds)
 
-    own = {"network": network, "path": path, "drawn": build.times(config)}
-    return component("loss", config.loss, **own)
+    return component("loss", config.loss, network=network, **build.of_weight(config))
 
 
 def norms_by_time(config: ConfigDict, params: Params, num: int) -> Norms:
@@ -215,9 +214,10 @@ def saturation(config: ConfigDict, params: Params, num: int) -> Saturation | Non
 
 
 def _undropped(config: ConfigDict) -> ConfigDict:
+    """Its draw leaves conditions as a sampler has them: none dropped, no coins among them."""
     changed = config.copy_and_resolve_references()
     with changed.unlocked():
-        changed.drop.rate = 0.0
+        changed.drop.rate = changed.self_condition.rate = 0.0
     return changed
 
 

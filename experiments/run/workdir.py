@@ -11,6 +11,8 @@ tensorboard/       the same, as events
 samples/*.png      pictures as training goes
 loss.png           the loss curve
 evaluation.json    what `evaluate` found
+frontier.json      what `frontier` measured, and frontier.png, a picture of it
+report.html        the page of `report`
 """
 
 import fcntl
@@ -45,6 +47,12 @@ MAY_CHANGE = (
     "sampler",
     "evaluation",
 )
+# Keys that configs of earlier runs lack, with what those did.
+SINCE = {
+    "parallel.keep_gathered": False,
+    "preconditioned.sigma_data": 0.0,
+    "self_condition.rate": 0.0,
+}
 
 
 def create(workdir: epath.Path, config: ConfigDict) -> None:
@@ -134,7 +142,7 @@ def _locks(file: IO[Any]) -> bool:
 
 
 def read_config(workdir: epath.Path) -> ConfigDict:
-    """The config of the run in a folder.
+    """The config of the run in a folder, whole where it was written by an earlier version.
 
     Raises:
         FileNotFoundError: where there is no run.
@@ -146,11 +154,22 @@ def read_config(workdir: epath.Path) -> ConfigDict:
             f"python -m experiments.train --config=configs/NAME.py --workdir={workdir}"
         )
     try:
-        return ConfigDict(json.loads(snapshot.read_text()))
+        config = ConfigDict(json.loads(snapshot.read_text()))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{snapshot} is damaged ({error}): restore it or use a new folder"
         ) from None
+    _complete(config)
+    return config
+
+
+def _complete(config: ConfigDict) -> None:
+    for name, value in SINCE.items():
+        section, key = name.split(".")
+        if section not in config:
+            config[section] = {}
+        if isinstance(config[section], ConfigDict) and key not in config[section]:
+            config[section][key] = value
 
 
 def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from experiments.setup import dataset
 from experiments.setup.components import bound, component
 from jaxflow import draws, networks, training, velocities
 from jaxflow.draws.chain import on_host
-from jaxflow.networks.adapters import Linen
+from jaxflow.networks.adapters import Linen, SelfConditioned
 from jaxflow.types import (
     Array,
     Batch,
@@ -26,6 +26,7 @@ from jaxflow.types import (
     TrainState,
     Velocity,
 )
+from jaxflow.velocities.preconditioned import Preconditioned
 
 
 def layout(config: ConfigDict, devices: Sequence[Any] | None = None) -> training.Layout:
@@ -45,9 +46,15 @@ def path(config: ConfigDict) -> Path:
     return component("path", config.path)
 
 
-def network(config: ConfigDict) -> Linen:
-    """The network, as a pure function with `.init`."""
-    return networks.linen(component("network", config.network))
+def network(config: ConfigDict) -> Linen | Preconditioned | SelfConditioned:
+    """The network, as a pure function with `.init`, in what the config wraps it in.
+
+    Where it is preconditioned and reads its own estimate, that is one of the data.
+    """
+    found: Any = networks.linen(component("network", config.network))
+    if config.preconditioned.sigma_data:
+        found = velocities.preconditioned(found, path(config), config.preconditioned.sigma_data)
+    return networks.self_conditioned(found) if config.self_condition.rate else found
 
 
 def draw(config: ConfigDict) -> Draw:
@@ -60,9 +67,12 @@ def draw(config: ConfigDict) -> Draw:
         times=times(config),
         drop=drop,
     )
-    if config.loss.name != "contrastive":
-        return usual
-    return draws.chain(usual, draws.negatives("label" if "label" in config.data.cond else None))
+    others = []
+    if config.self_condition.rate:
+        others.append(draws.self_condition(config.self_condition.rate))
+    if config.loss.name == "contrastive":
+        others.append(draws.negatives("label" if "label" in config.data.cond else None))
+    return draws.chain(usual, *others) if others else usual
 
 
 def times(config: ConfigDict) -> Times:
@@ -71,9 +81,15 @@ def times(config: ConfigDict) -> Times:
 
 
 def loss(config: ConfigDict) -> Loss:
-    """The loss of the network on the path, with a weight that may be that of the times."""
-    own = {"network": network(config), "path": path(config), "drawn": times(config)}
-    return component("loss", config.loss, **own)
+    """The loss of the network on the path."""
+    return component("loss", config.loss, network=network(config), **of_weight(config))
+
+
+def of_weight(config: ConfigDict) -> dict[str, Any]:
+    """What a loss and its weight may be of: the path, the times, the deviation of the data."""
+    own = {"path": path(config), "drawn": times(config)}
+    deviation = config.preconditioned.sigma_data
+    return {**own, "sigma_data": deviation} if deviation else own
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:

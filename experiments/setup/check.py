@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from experiments.setup import build, dataset
 from experiments.setup.components import component
 from experiments.setup.labels import check_null_label
+from experiments.setup.wrapped import check_wrapped
 from jaxflow import training
 
 __all__ = ["check", "check_parts"]
@@ -25,6 +26,8 @@ OTHERS = (
     "data.on_device",
     "drop.rate",
     "drop.null",
+    "preconditioned.sigma_data",
+    "self_condition.rate",
     "optimizer.ema_decay",
     "sampler.guidance",
     "parallel.layout",
@@ -95,6 +98,7 @@ def check_parts(config: ConfigDict) -> None:
     _check_numbers(config)
     _check_rate(config)
     _check_rollbacks(config)
+    check_wrapped(config)
     _check_score(config, build.trainer(config))
     build.sampler(config)
     _check_guidance(config)
@@ -120,7 +124,8 @@ def _check_noise(config: ConfigDict) -> None:
 
 def _check_score(config: ConfigDict, trainer: Any) -> None:
     """Refuse a loss that would read a score of pairs that tell none."""
-    if "score" in (trainer.loss.prediction, trainer.loss.regress) and not _tells_score(config):
+    spaces = (trainer.loss.prediction, getattr(trainer.loss, "regress", None))
+    if "score" in spaces and not _tells_score(config):
         raise ValueError(
             "config.loss reads a score, but none is known where config.source is "
             f"{config.source.name!r} and config.coupling {config.coupling.name!r}: it needs "

@@ -43,10 +43,20 @@ class Preconditioned:
         """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
         return getattr(self.network, "gathers", False)
 
+    @property
+    def evaluations(self) -> int:
+        """Those of the network: 2 where it reads its own estimate."""
+        return getattr(self.network, "evaluations", 1)
+
     def init(self, key: Key | None, t: Any, x: Any, **cond: Any) -> Params:
         """The parameters of the network."""
         network: Any = self.network
         return network.init(key, t, x, **cond)
+
+    def init_on_host(self, key: Key | None, t: Any, x: Any, **cond: Any) -> Params:
+        """The same as NumPy arrays, where the network has such."""
+        network: Any = self.network
+        return network.init_on_host(key, t, x, **cond)
 
     def scales(self, t: Time) -> tuple[Time, Time, Time, Time]:
         """`(c_skip, c_out, c_in, c_noise)` of (2) and (3), one a time."""

@@ -1,5 +1,6 @@
 """Wrong inputs end in one sentence with the remedy, and lose nothing."""
 
+import json
 import os
 import subprocess
 import sys
@@ -260,6 +261,21 @@ def test_unwritable_folder(tmp_path: Path) -> None:
             {"name": "flow_matching", "kwargs": {"prediction": "data", "regress": "velocity"}},
             r"a few examples make the loss: give weight=losses\.weights\.sigma\(path\)",
         ),
+        (
+            "loss",
+            {"name": "contrastive", "kwargs": {"repulsion": 1.0}},
+            "config.loss: contrastive needs 0 <= repulsion < 1; got 1.0",
+        ),
+        ("preconditioned.sigma_data", -1.0, "sigma_data must be .*positive, .*or 0 .*it is -1.0"),
+        ("preconditioned.sigma_data", "half", "config.preconditioned.sigma_data must .*is 'half'"),
+        ("preconditioned.sigma_data", np.nan, "config.preconditioned.sigma_data must .*is nan"),
+        (
+            "preconditioned.sigma_data",
+            0.5,
+            r"sigma_data is 0.5, .*\(flow_matching\) takes .* the velocity: .*prediction=data, or",
+        ),
+        ("self_condition.rate", 1.5, r"config.self_condition.rate must .*\[0, 1\], .*it is 1.5"),
+        ("self_condition.rate", "often", "config.self_condition.rate must .*it is 'often'"),
         ("parallel.axes.tensor", 0, "tensor=0"),
         ("batch_size", 12, "a batch of 12 does not divide over 8 devices"),
     ],
@@ -326,6 +342,33 @@ def test_guidance_may_be_a_component(config: ConfigDict) -> None:
             check(config)
 
 
+@pytest.mark.parametrize("name", ["unet", "dit"])
+def test_a_network_without_a_place_for_its_estimate(config: ConfigDict, name: str) -> None:
+    config.network = {"name": name, "kwargs": {"num_classes": 10}}
+    check(config)
+    config.self_condition.rate = 0.5
+    words = r"^config\.self_condition\.rate is 0\.5, but .*'estimate'.*\(mlp, concat_mlp\).* to 0$"
+    with pytest.raises(ValueError, match=words):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "words"),
+    [
+        ("path", "bridge", r"is 0\.7, but config\.path \(bridge\) has no schedule: .* 'edm', or"),
+        ("loss", "contrastive", r"is 0\.7, so .*\(contrastive\) takes its output for the velocity"),
+    ],
+)
+def test_what_does_not_go_with_preconditioning(
+    config: ConfigDict, section: str, name: str, words: str
+) -> None:
+    config.preconditioned.sigma_data, config.loss.kwargs.prediction = 0.7, "data"
+    check(config)
+    config[section] = {"name": name, "kwargs": {"sigma": 0.5} if name == "bridge" else {}}
+    with pytest.raises(ValueError, match=r"^config\.preconditioned\.sigma_data " + words):
+        check(config)
+
+
 def test_samples_are_drawn_on_devices_that_could_not_train(config: ConfigDict) -> None:
     config.parallel.layout, config.parallel.axes.fsdp = "hybrid", 3
     with pytest.raises(ValueError, match="8 devices"):
@@ -371,6 +414,25 @@ def test_folder_of_another_run_is_left_alone(config: ConfigDict, tmp_path: Path)
     assert (tmp_path / "config.json").read_text() == before
     config.steps, config.data.workers, config.data.source.kwargs.data_dir = 99, 1, "elsewhere"
     workdir.create(tmp_path, config)
+
+
+def test_the_config_of_an_earlier_version(config: ConfigDict, tmp_path: Path) -> None:
+    """Of which keys were not known yet: its run goes on, and is looked at, as it was."""
+    workdir.create(tmp_path, config)
+    old = json.loads((tmp_path / "config.json").read_text())
+    for section in ("preconditioned", "self_condition"):
+        del old[section]
+    del old["parallel"]["keep_gathered"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    (tmp_path / "checkpoints" / "10").mkdir()
+    found = workdir.read_config(epath.Path(tmp_path))
+    check_parts(found)
+    assert json.loads(found.to_json()) == json.loads(config.to_json())
+    workdir.create(tmp_path, config)
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    config.self_condition.rate = 0.5
+    with pytest.raises(ValueError, match=r"self_condition.rate was 0.0 and is 0.5"):
+        workdir.create(tmp_path, config)
 
 
 @pytest.mark.parametrize("content", [b"[]", b"3", b'"x"', b"\xff", b"{"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxflow import draws, losses, paths, velocities
-from jaxflow.networks import ConcatMLP, linen
+from jaxflow.networks import ConcatMLP, linen, self_conditioned
 from tests.problems import CURVES, points
 
 T = np.array([0.05, 0.3, 0.5, 0.8, 0.95])
@@ -105,6 +105,19 @@ def test_it_trains_as_any_network():
         ):
             assert jnp.all(jnp.isfinite(leaf))
     assert network.gathers == module.gathers
+    on_host = network.init_on_host(jax.random.key(1), jnp.zeros(4), x)
+    jax.tree.map(np.testing.assert_array_equal, on_host, params)
+
+
+def test_it_counts_the_calls_of_what_it_wraps():
+    """Either way around, a network that reads its own estimate is called twice."""
+    path = paths.linear()
+    for network, calls in ((zero, 1), (self_conditioned(zero), 2)):
+        wrapped = velocities.preconditioned(network, path)
+        velocity = velocities.from_network(wrapped, None, path=path, prediction="data")
+        assert velocity.evaluations == calls
+    outer = self_conditioned(velocities.preconditioned(zero, path))
+    assert velocities.from_network(outer, None).evaluations == 2
 
 
 @pytest.mark.usefixtures("unchecked")
