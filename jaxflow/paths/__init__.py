@@ -14,6 +14,7 @@ from jaxflow.paths.affine import (
     vp,
 )
 from jaxflow.paths.diffusion import drift, log_snr, squared_diffusion, time_of_log_snr
+from jaxflow.paths.fitted import fitted
 from jaxflow.paths.interpolant import Interpolant, bridge, interpolant
 from jaxflow.paths.knots import discrete, monotone
 from jaxflow.paths.product import Product, product
@@ -30,6 +31,7 @@ __all__ = [
     "discrete",
     "drift",
     "edm",
+    "fitted",
     "gammas",
     "interpolant",
     "inverse_cosine",

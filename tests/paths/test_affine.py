@@ -36,6 +36,11 @@ TABLE = {
     ],
     "discrete": [{"betas": [0.25, 0.5, 0.75]}],
     "monotone": [{"log_snr": [-9.0, -1.0, 0.5, 8.0]}],
+    "fitted": [
+        {"path": paths.linear(), "x1": points(5, 3)},
+        {"path": paths.vp(), "x1": points(3, 8), "knots": 8},
+        {"path": paths.shifted(paths.linear_vp(), 3.0), "x1": points(5, 1), "floor": 0.01},
+    ],
     "affine": [{"schedule": schedules.Custom(_half, _one)}],
     "product": [],  # of paths: tests/paths/test_product.py
     "interpolant": [],  # not affine: tests/paths/test_interpolant.py

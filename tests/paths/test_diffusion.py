@@ -20,6 +20,7 @@ ARRAYS = {
     "monotone": paths.monotone([-9.0, -1.0, 0.5, 8.0]),
     "shifted discrete": paths.shifted(paths.discrete(np.linspace(0.01, 0.4, 20)), 2.0),
     "custom": paths.affine(lambda t: (t**2, 1 - t)),
+    "fitted": paths.fitted(paths.linear(), points(5), knots=4),
 }
 ALL = {name: curve.path for name, curve in CURVES.items()} | ARRAYS
 
@@ -60,12 +61,15 @@ def test_rates_of_the_papers(name, x64):
 def test_the_forward_process_makes_the_path(name, x64):
     """Mean and variance of (1), integrated from data to noise by Runge-Kutta, are the schedule's.
 
-    From inside a piece of those that are lines, whose rates jump where the lines meet.
+    From inside a piece of those that have pieces, whose rates or their slopes jump between.
     """
     path = ALL[name]
-    first, last = {"discrete": (0.801, 0.849), "shifted discrete": (0.834, 0.849)}.get(
-        name, (0.36, 0.63)
-    )
+    pieces = {
+        "discrete": (0.801, 0.849),
+        "shifted discrete": (0.834, 0.849),
+        "fitted": (0.501, 0.727),
+    }
+    first, last = pieces.get(name, (0.36, 0.63))
 
     @jax.jit
     def solve(path, m, v):
@@ -211,7 +215,7 @@ def test_the_step_of_every_time_fits_float32():
         assert np.float32(1 - 1 / n) <= high < 1 - 1 / n + 1e-6
 
 
-@pytest.mark.parametrize("name", ["discrete", "monotone"])
+@pytest.mark.parametrize("name", ["discrete", "monotone", "fitted"])
 def test_knots_are_leaves_with_right_gradients(name, x64):
     """Of a number of a sample of the path, against differences."""
     path, t = ARRAYS[name], jnp.asarray(T)
