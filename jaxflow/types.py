@@ -236,13 +236,15 @@ class Method:
     `init(v, t, x) -> memory`, and `step(v, t, t_next, x, memory, keys=None) -> (x_next, memory)`,
     where `v(t, x)` is the velocity with its conditions bound, times are `[batch]` (or
     `[batch, *lead]`) and `keys [batch]` are this step's, one a sample, for a stochastic method;
-    None where the sampler was given none. A step costs `calls` of the velocity.
+    None where the sampler was given none. A step costs `calls` of the velocity. `grid [times]` is
+    the one that a method was made for, where no other will do.
     """
 
     init: Callable[..., Any]
     step: Callable[..., tuple[Any, Any]]
     calls: int = static()
     order: int = static()
+    grid: Float[AnyArray, "times"] | None = None
 
 
 @record
