@@ -235,14 +235,15 @@ class Method:
 
     `init(v, t, x) -> memory`, and `step(v, t, t_next, x, memory, keys=None) -> (x_next, memory)`,
     where `v(t, x)` is the velocity with its conditions bound, times are `[batch]` (or
-    `[batch, *lead]`) and `keys [batch]` are this step's, one a sample, for a stochastic method;
-    None where the sampler was given none. A step costs `calls` of the velocity.
+    `[batch, *lead]`) and `keys [batch]` are this step's, for a stochastic method, or None. A step
+    costs `calls` of the velocity. `grid` is the one that a method was made for, if it has one.
     """
 
     init: Callable[..., Any]
     step: Callable[..., tuple[Any, Any]]
     calls: int = static()
     order: int = static()
+    grid: Float[AnyArray, "times"] | None = None
 
 
 @record
@@ -266,8 +267,7 @@ class Solution:
 class LogProb:
     """A log-likelihood: `value [batch]` in nats, and the standard error of its estimate.
 
-    The standard error is zero for an exact divergence and NaN for a single Hutchinson probe,
-    from which no spread can be told.
+    The latter is zero for an exact divergence and NaN for a single probe, which tells no spread.
     """
 
     value: Float[Array, "batch"]

@@ -2,6 +2,7 @@
 
 from jaxflow.sampling import diffusions, grids
 from jaxflow.sampling.adaptive import adaptive
+from jaxflow.sampling.bespoke import Bespoke, bespoke
 from jaxflow.sampling.diagnostics import path_cost
 from jaxflow.sampling.fixed_step import fixed_step
 from jaxflow.sampling.flow_map import flow_map
@@ -25,10 +26,12 @@ from jaxflow.sampling.precision import PRECISIONS
 from jaxflow.sampling.sde import sde
 
 __all__ = [
+    "Bespoke",
     "PRECISIONS",
     "ab2",
     "ab3",
     "adaptive",
+    "bespoke",
     "churn",
     "ddim",
     "diffusions",

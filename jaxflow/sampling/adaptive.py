@@ -196,7 +196,7 @@ def _without_batch(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda a: a[0], tree)
 
 
-def _squares(y: PyTree) -> Array:
+def mean_squares(y: PyTree) -> Array:
     """Mean square of each sample over all its values, `[batch]`."""
     leaves = jax.tree.leaves(y)
     sizes = [a[0].size for a in leaves]
@@ -206,12 +206,12 @@ def _squares(y: PyTree) -> Array:
 
 def _worst(y: PyTree) -> Array:
     """The largest root mean square of a sample."""
-    return _root(jnp.max(_squares(y)))
+    return _root(jnp.max(mean_squares(y)))
 
 
 def _rms(y: PyTree) -> Array:
     """The root mean square over all samples."""
-    return _root(jnp.mean(_squares(y)))
+    return _root(jnp.mean(mean_squares(y)))
 
 
 def _root(square: Array) -> Array:

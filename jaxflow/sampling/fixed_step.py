@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from jaxflow.arrays import at_least_float32, check_keys
+from jaxflow.arrays import at_least_float32, check_keys, is_concrete
 from jaxflow.checks import check_batch, check_made
 from jaxflow.records import traceable
 from jaxflow.sampling.ends import check_grid
@@ -60,8 +61,9 @@ def fixed_step(
 
     Raises:
         ValueError: for a grid of another shape, one that is not monotone in [0, 1] or lies beyond
-            the interval in more than its end, a condition that does not lead with the batch, or an
-            unknown precision.
+            the interval in more than its end, another grid than that of a method that has one of
+            its own (its number of steps alone where times are traced), a condition that does not
+            lead with the batch, or an unknown precision.
 
     >>> from jaxflow import sampling
     >>> exact = jnp.exp(1.0)
@@ -77,6 +79,7 @@ def fixed_step(
         check_keys(keys, n)
     times, past = check_grid(velocity, grid, x0)
     method = heun() if method is None else method
+    _check_own(method, times)
     velocity, products = computing(velocity, precision)
     arguments = traceable((velocity, method)), x0, times, cond, keys
     with products:
@@ -127,6 +130,25 @@ def _fixed_step(
         xs = jax.tree.map(lambda first, *rest: _stack(first, *rest), *ends)
     nfe = jnp.full((n,), calls, jnp.int32)
     return Solution(x, given if save else None, xs, nfe, all_finite(x))
+
+
+def _check_own(method: Method, times: Array | np.ndarray) -> None:
+    """Refuse another grid than a method's own, as far as its times are known."""
+    own = method.grid
+    if own is None:
+        return
+    if times.shape != own.shape:
+        raise ValueError(
+            f"the method was made for the {len(own) - 1} steps of its own grid, but the grid has "
+            f"shape {times.shape}: pass that of the same record, as learned.grid beside "
+            "method=learned.method"
+        )
+    known = is_concrete(times) and is_concrete(own)
+    if known and not np.allclose(times, own, rtol=0.0, atol=1e-6):
+        raise ValueError(
+            f"the method was made for its own grid {np.asarray(own)} alone; got {times}: pass that "
+            "of the same record, as learned.grid beside method=learned.method"
+        )
 
 
 def _time_dtype(x: PyTree) -> Any:

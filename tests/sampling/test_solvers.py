@@ -24,8 +24,8 @@ def test_every_method_and_grid_is_in_a_table():
 
     assert public(methods) == {name.split(".")[0] for name in METHODS}
     assert public(sampling) == {
-        *public(methods), "adaptive", "fixed_step", "flow_map", "exact", "hutchinson", "log_prob",
-        "path_cost", "sde",
+        *public(methods), "adaptive", "bespoke", "fixed_step", "flow_map", "exact", "hutchinson",
+        "log_prob", "path_cost", "sde",
     }  # fmt: skip
 
 
