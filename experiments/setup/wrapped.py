@@ -5,14 +5,12 @@ import math
 from ml_collections import ConfigDict
 
 from experiments.setup import build
-from experiments.setup.components import TABLES, component
-from jaxflow.networks.adapters.modules import arguments, check_conditions
 
 __all__ = ["check_wrapped"]
 
 
 def check_wrapped(config: ConfigDict) -> None:
-    """Refuse numbers that are none, and a path, loss or network that does not go with them.
+    """Refuse numbers that are none, and a path or loss that does not go with them.
 
     Raises:
         ValueError: naming the key, its value and the remedy.
@@ -30,8 +28,6 @@ def check_wrapped(config: ConfigDict) -> None:
         )
     if sigma_data:
         _check_preconditioned(config)
-    if rate:
-        _check_estimate(config)
 
 
 def _check_preconditioned(config: ConfigDict) -> None:
@@ -49,20 +45,3 @@ def _check_preconditioned(config: ConfigDict) -> None:
             f"takes its output for the {prediction}: name 'flow_matching' with "
             "--config.loss.kwargs.prediction=data, or set it to 0"
         )
-
-
-def _check_estimate(config: ConfigDict) -> None:
-    """Of a network with a condition of that name."""
-    try:
-        check_conditions(component("network", config.network), {"estimate": None})
-    except ValueError as error:
-        takes = [name for name, of in TABLES["network"].items() if _takes_estimate(of)]
-        raise ValueError(
-            f"config.self_condition.rate is {config.self_condition.rate}, but {error}: name a "
-            f"network that takes one ({', '.join(takes)}) in config.network, or set it to 0"
-        ) from None
-
-
-def _takes_estimate(module: type) -> bool:
-    names, others = arguments(module.__call__)
-    return others or "estimate" in names

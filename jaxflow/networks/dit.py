@@ -22,6 +22,7 @@ from jaxflow.networks.embeddings import Conditioning, check_one_time, positions
 from jaxflow.networks.initialisers import zeros
 from jaxflow.networks.layers import (
     Attention,
+    beside,
     check_fields,
     column,
     dense,
@@ -41,7 +42,8 @@ Tokens = Float[Array, "batch tokens features"]
 class DiT(nn.Module):
     """A diffusion transformer for images `[batch, height, width, channels]`; zero when initialised.
 
-    With a second time `r`, it is told `t` and `r - t` (see `jaxflow.networks.embeddings`).
+    With a second time `r`, it is told `t` and `r - t` (see `jaxflow.networks.embeddings`). An
+    `estimate` of its own output (`self_conditioned`) comes in beside the image, as more channels.
 
     Attributes:
         patch: side of a patch; each becomes one token.
@@ -99,13 +101,15 @@ class DiT(nn.Module):
         *,
         r: Time | None = None,
         label: Labels | None = None,
+        estimate: Float[AnyArray, "batch height width _"] | None = None,
     ) -> Float[Array, "batch height width outward"]:
         self._check(x)
         check_one_time(t, x)
         _, height, width, channels = x.shape
         c = Conditioning(self.width, self.num_classes, name="conditioning")(t, x, label, r)
         c = nn.silu(c)
-        h = dense(self.width, dtype=self.dtype, name="inward")(_patches(x, self.patch))
+        patches = _patches(beside(x, estimate), self.patch)
+        h = dense(self.width, dtype=self.dtype, name="inward")(patches)
         h = h + positions(height // self.patch, width // self.patch, self.width).astype(h.dtype)
         h, _ = self._blocks()(h, c)
         shift, scale = jnp.split(

@@ -21,7 +21,16 @@ from jaxflow.networks.initialisers import ones, xavier, zeros
 from jaxflow.sharding import all_but_gathered, gathered, gathers_here, keeps_gathered
 from jaxflow.types import AnyArray, Array
 
-__all__ = ["Attention", "GroupNorm", "check_fields", "conv", "dense", "layer_norm", "modulate"]
+__all__ = [
+    "Attention",
+    "GroupNorm",
+    "beside",
+    "check_fields",
+    "conv",
+    "dense",
+    "layer_norm",
+    "modulate",
+]
 
 
 def at_use(tensor: int | None = None) -> Any:
@@ -62,6 +71,22 @@ dense = partial(nn.Dense, kernel_init=xavier, bias_init=zeros, promote_dtype=at_
 column = partial(dense, promote_dtype=at_use(-1))
 row = partial(dense, promote_dtype=at_use(-2))
 conv = partial(nn.Conv, kernel_init=xavier, bias_init=zeros, promote_dtype=at_use())
+
+
+def beside(x: Any, estimate: Any) -> Any:
+    """The image with an estimate of its own, if there is one, as more channels.
+
+    Raises:
+        ValueError: where the estimate is of another size.
+    """
+    if estimate is None:
+        return x
+    if estimate.shape[:-1] != x.shape[:-1]:
+        raise ValueError(
+            f"estimate has shape {estimate.shape} beside x of {x.shape}: it is what the network "
+            "said of x, and differs in channels at most"
+        )
+    return jnp.concatenate([x, estimate], axis=-1)
 
 
 def check_fields(module: nn.Module, **least: int) -> None:

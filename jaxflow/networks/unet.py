@@ -12,7 +12,15 @@ import jax.numpy as jnp
 
 from jaxflow.networks.embeddings import Conditioning, check_one_time
 from jaxflow.networks.initialisers import zeros
-from jaxflow.networks.layers import Attention, GroupNorm, check_fields, conv, dense, regathering
+from jaxflow.networks.layers import (
+    Attention,
+    GroupNorm,
+    beside,
+    check_fields,
+    conv,
+    dense,
+    regathering,
+)
 from jaxflow.networks.resampling import double, doubling_conv, halve
 from jaxflow.types import AnyArray, Array, Float, Labels, Time
 
@@ -28,7 +36,8 @@ class UNet(nn.Module):
     The defaults are the CIFAR-10 network of Tong et al., 2023, Improving and Generalizing
     Flow-Based Generative Models with Minibatch Optimal Transport, arXiv:2302.00482, parameter for
     parameter (35,746,307). With a second time `r`, it is told `t` and `r - t` (see
-    `jaxflow.networks.embeddings`).
+    `jaxflow.networks.embeddings`). An `estimate` of its own output (`self_conditioned`) comes in
+    beside the image, as more channels.
 
     Attributes:
         channels: of the finest level.
@@ -73,6 +82,7 @@ class UNet(nn.Module):
         *,
         r: Time | None = None,
         label: Labels | None = None,
+        estimate: Float[AnyArray, "batch height width _"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "batch height width outward"]:
         self._check(x)
@@ -94,7 +104,8 @@ class UNet(nn.Module):
                 return block(h, h.shape[-1], name, resize)
             return _Resample(resize, self.dtype, name=name)(h)
 
-        h = conv(self.channels * self.multipliers[0], (3, 3), dtype=self.dtype, name="inward")(x)
+        inward = conv(self.channels * self.multipliers[0], (3, 3), dtype=self.dtype, name="inward")
+        h = inward(beside(x, estimate))
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):
             if level:

@@ -342,16 +342,6 @@ def test_guidance_may_be_a_component(config: ConfigDict) -> None:
             check(config)
 
 
-@pytest.mark.parametrize("name", ["unet", "dit"])
-def test_a_network_without_a_place_for_its_estimate(config: ConfigDict, name: str) -> None:
-    config.network = {"name": name, "kwargs": {"num_classes": 10}}
-    check(config)
-    config.self_condition.rate = 0.5
-    words = r"^config\.self_condition\.rate is 0\.5, but .*'estimate'.*\(mlp, concat_mlp\).* to 0$"
-    with pytest.raises(ValueError, match=words):
-        check(config)
-
-
 @pytest.mark.parametrize(
     ("section", "name", "words"),
     [

@@ -8,7 +8,9 @@ import optax
 import pytest
 
 from jaxflow import draws, losses, networks, paths, sampling, sources, training, velocities
+from jaxflow.networks.layers import beside
 from jaxflow.types import Network
+from tests.networks.small import SMALL, inputs, perturbed
 
 PATH = paths.linear()
 X = jax.random.normal(jax.random.key(0), (4, 2))
@@ -107,3 +109,26 @@ def test_a_module_trains_by_a_usual_loss():
     run = training.program(training.trainer(loss, optax.adam(1e-2), draw=draw, microbatches=2))
     _, metrics = run.steps(run.init(params, jax.random.key(1)), lambda step: {"x1": x1}, 100)
     assert metrics["loss"][-10:].mean() < 0.3 * metrics["loss"][:5].mean()
+
+
+@pytest.mark.parametrize("name", ["unet", "dit"])
+def test_image_networks_read_an_estimate_beside_the_image(name):
+    """As a network of twice the channels reads both; without one they are as they were."""
+    module, event = SMALL[name]
+    t, x, cond = inputs(name)
+    network = networks.linen(module)
+    seen = 0.3 * jax.random.normal(jax.random.key(7), x.shape)
+    params = perturbed(network.init(jax.random.key(1), t, x, estimate=seen, **cond))
+    wider = networks.linen(module.clone(out_channels=event[-1]))
+    both = wider(params, t, jnp.concatenate([x, seen], -1), **cond)
+    np.testing.assert_array_equal(network(params, t, x, estimate=seen, **cond), both)
+    twice = networks.self_conditioned(network)
+    first = network(params, t, x, estimate=jnp.zeros_like(x), **cond)
+    again = network(params, t, x, estimate=first, **cond)
+    np.testing.assert_allclose(twice(params, t, x, **cond), again, rtol=1e-6, atol=1e-6)
+    assert np.abs(again - first).max() > 1e-3
+
+
+def test_an_estimate_of_another_size_is_told():
+    with pytest.raises(ValueError, match="differs in channels at most"):
+        beside(jnp.ones((2, 4, 4, 3)), jnp.ones((2, 4, 2, 3)))
