@@ -13,6 +13,7 @@ loss.png           the loss curve
 evaluation.json    what `evaluate` found
 frontier.json      what `frontier` measured, and frontier.png, a picture of it
 report.html        the page of `report`
+movie.gif          what `movie` filmed, and movie.png, the ways of points
 """
 
 import fcntl

@@ -1,5 +1,7 @@
 """The time to the first step, of a run that is as small as runs get."""
 
+import pytest
+
 from benchmarks import first_step
 
 TINY = (
@@ -8,6 +10,7 @@ TINY = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_both_runs_are_told_of(capsys):
     first_step.main(["--config=configs/digits.py", "--set", *TINY])
     cold, warm, ratio = capsys.readouterr().out.splitlines()

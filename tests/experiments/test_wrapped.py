@@ -79,7 +79,11 @@ def test_a_config_builds_what_python_composes(
 @pytest.mark.usefixtures("sharing")
 @pytest.mark.parametrize(
     ("sigma_data", "rate", "layout", "mode"),
-    [(DATA, 0.0, "data", "jit"), (0.0, 0.5, "data", "pmap"), (DATA, 0.5, "fsdp", "jit")],
+    [
+        (DATA, 0.5, "fsdp", "jit"),
+        pytest.param(DATA, 0.0, "data", "jit", marks=pytest.mark.slow),
+        pytest.param(0.0, 0.5, "data", "pmap", marks=pytest.mark.slow),
+    ],
 )
 def test_it_trains_resumes_and_samples(
     config: ConfigDict, tmp_path: Path, sigma_data: float, rate: float, layout: str, mode: str

@@ -57,7 +57,9 @@ def values(schedule, t):
     return schedule.alpha(t), schedule.sigma(t)
 
 
-@pytest.mark.parametrize(("mean", "deviation"), [(0.7, 0.5), (-1.0, 2.0)])
+@pytest.mark.parametrize(
+    ("mean", "deviation"), [(0.7, 0.5), pytest.param(-1.0, 2.0, marks=pytest.mark.slow)]
+)
 def test_the_speed_of_a_gaussian_is_constant(mean, deviation, x64):
     """And is the length of its curve; what is left falls as the cube of the knots' distance.
 
@@ -205,7 +207,7 @@ def gaussian(path):
     )
 
 
-@pytest.mark.parametrize("name", ["linear", "vp"])
+@pytest.mark.parametrize("name", ["linear", pytest.param("vp", marks=pytest.mark.slow)])
 def test_a_flow_on_a_fitted_path(name, x64):
     """Carried there or back it is the exact one."""
     own = CURVES[name].path
