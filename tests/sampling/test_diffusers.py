@@ -10,7 +10,7 @@ import pytest
 
 from jaxflow import paths, sampling
 from jaxflow.sampling import fixed_step
-from jaxflow.velocities import gaussian_mixture
+from jaxflow.velocities import from_diffusion, gaussian_mixture
 from tests.problems import COVARIANCES, CURVES, MEANS, WEIGHTS, marginal, points
 
 diffusers = pytest.importorskip("diffusers")
@@ -54,3 +54,28 @@ def test_the_ends_agree(name, n, x64):
     method = METHODS.get(name, getattr(sampling, name.split(".")[0]))(path)
     ours = fixed_step(flow, jnp.asarray(x0), times, method=method, keys=KEYS).x
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [5, 10, 20])
+def test_a_network_of_noise_and_betas_ends_where_ddim_does(n, x64):
+    """One random network of timesteps, called by both sides."""
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=1e-4, beta_end=0.02, clip_sample=False, timestep_spacing="trailing"
+    )
+    rng = np.random.default_rng(0)
+    wide, back = rng.normal(size=(3, 32)), rng.normal(size=(32, 2)) / 6
+
+    def network(params, k, x, *, key=None):
+        told = jnp.concatenate([x, k[:, None] / 500.0], axis=1)
+        return jnp.tanh(told @ params[0]) @ params[1]
+
+    params, x0 = (jnp.asarray(wide), jnp.asarray(back)), points(4)
+    scheduler.set_timesteps(n)
+    theirs = torch.tensor(x0)
+    for k in scheduler.timesteps:
+        noise = network(params, jnp.full(4, float(k)), jnp.asarray(theirs.numpy()))
+        theirs = scheduler.step(torch.tensor(np.array(noise)), k, theirs).prev_sample
+    flow = from_diffusion(network, params, betas=np.linspace(1e-4, 0.02, 1000))
+    method = sampling.ddim(flow.path)
+    ours = fixed_step(flow, jnp.asarray(x0), sampling.grids.uniform(n), method=method).x
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-5)
