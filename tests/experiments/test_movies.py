@@ -20,16 +20,17 @@ def points():
     return config, build.initial_state(config, run).params
 
 
-def test_the_movie_ends_at_the_samples(points):
+def test_the_movie_ends_at_the_samples(points, monkeypatch):
     """It starts from the noise of `generator`, and its flow ends where that ends."""
     config, params = points
+    monkeypatch.setattr(movies, "TOLERANCE", 1e-6)
     xs, times = movies.followed(config, params, 3, 40, 5)
     assert xs.shape == (5, 40, 2)
     np.testing.assert_array_equal(times, [0, 0.25, 0.5, 0.75, 1])
     with config.unlocked():
         config.sampler.kwargs.rtol = config.sampler.kwargs.atol = movies.TOLERANCE
     made = generator(config, 40)(params, 3, 40)
-    np.testing.assert_allclose(xs[-1], made.x, atol=1e-3)
+    np.testing.assert_allclose(xs[-1], made.x, rtol=1e-4, atol=1e-4)
     assert np.abs(xs[-1] - xs[0]).max() > 0.05
 
 
