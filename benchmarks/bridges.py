@@ -4,9 +4,10 @@
     python -m benchmarks.bridges cells --source=krumsiek11.txt [--peer PYTHON]
 
 `moons` goes from eight Gaussians to two moons, as torchcfm's tutorial; `cells` follows simulated
-cells through eight times. Every row trains perceptrons of width 64 on one list of batches of 256,
-by Adam with one schedule; `--peer` is a Python that has torchcfm (`make bench` makes one), which
-then trains on the same list. Ours samples by the average of its parameters, as `trainer` keeps one.
+cells from each of eight times to the next. Every row trains perceptrons of width 64 on one list of
+batches of 256, by Adam with one schedule; `--peer` is a Python that has torchcfm (`make bench`
+makes one), which then trains from the same parameters on the same list. Ours samples by the average
+of its parameters, as `trainer` keeps one.
 
 W2 is the exact distance of the samples from those of the data, a mean over times: that of two
 samples of the data is its floor. The energy is that of the flow's ways, `sum |dx|^2 / dt` a sample,
@@ -20,7 +21,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,10 +42,11 @@ from jaxflow.types import Array, Batch, Coupling, Key, Loss, Network, Params
 
 STEPS, WIDTH, RATE = 100, 64, 2e-3
 GRID = sampling.grids.uniform(STEPS)
+PERCEPTRON = networks.linen(networks.ConcatMLP(width=WIDTH, depth=3))
 FLOWS = ("I-CFM", "OT-CFM", "[SF]2M, flow")
 PROCESS = "[SF]2M, process"
 
-Ways = dict[str, np.ndarray]  # [K * STEPS + 1, samples, dim] a row
+Ways = dict[str, np.ndarray]  # [K, STEPS + 1, samples, dim] a row
 
 
 class Found(NamedTuple):
@@ -91,55 +93,59 @@ def trained(problem: Problem, loss: Loss, path: Any, coupling: Coupling, params:
     return state.ema
 
 
-def followed(problem: Problem, velocity: Any, **options: Any) -> np.ndarray:
-    """The ways of the first distribution's samples through all intervals."""
-    x, ways = jnp.asarray(problem.ends[0]), [problem.ends[0][None]]
-    for k in range(problem.intervals):
+def followed(problem: Problem, velocity: Any, options: Callable[[int], Any]) -> np.ndarray:
+    """The ways of every distribution's samples to the next one."""
+    ways = []
+    for k, x in enumerate(problem.ends[:-1]):
         cond = {"start": jnp.full(len(x), k)}
-        ways.append(sampling.fixed_step(velocity, x, GRID, save=True, cond=cond, **options).xs[1:])
-        x = jnp.asarray(ways[-1][-1])
-    return np.concatenate(ways)
+        found = sampling.fixed_step(
+            velocity, jnp.asarray(x), GRID, save=True, cond=cond, **options(k)
+        )
+        ways.append(found.xs)
+    return np.stack(ways)
 
 
 def process(problem: Problem, velocity: Any, score: Any, sigma: float) -> np.ndarray:
     """The same by the bridge's own SDE, whose last step adds no noise."""
-    x, ways = jnp.asarray(problem.ends[0]), [problem.ends[0][None]]
-    for k in range(problem.intervals):
-        cond = {"start": jnp.full(len(x), k)}
-        keys = jax.random.split(jax.random.key(k), len(x))
+
+    def options(k: int) -> Any:
+        n = len(problem.ends[k])
         method = sampling.euler_maruyama(
             lambda t: jnp.where(t < 1 - 1.5 / STEPS, sigma, 0.0),
-            score=lambda t, x, cond=cond: score(t, x, **cond),
+            score=lambda t, x: score(t, x, start=jnp.full(n, k)),
         )
-        found = sampling.fixed_step(
-            velocity, x, GRID, method=method, keys=keys, save=True, cond=cond
-        )
-        ways.append(found.xs[1:])
-        x = jnp.asarray(ways[-1][-1])
-    return np.concatenate(ways)
+        return {"method": method, "keys": jax.random.split(jax.random.key(k), n)}
+
+    return followed(problem, velocity, options)
+
+
+def initial(problem: Problem, seed: int) -> dict[str, Params]:
+    """Where both sides start."""
+    example = jnp.zeros(1), jnp.zeros((1, problem.dim))
+    keys = jax.random.split(jax.random.key(seed), 2)
+    return {
+        part: PERCEPTRON.init(key, *example)
+        for part, key in zip(("flow", "score"), keys, strict=True)
+    }
 
 
 def ours(problem: Problem, seed: int, sigma: float) -> Ways:
     """Every row by jaxflow."""
-    perceptron = networks.linen(networks.ConcatMLP(width=WIDTH, depth=3))
-    network = Timed(perceptron, problem.intervals)
-    example = jnp.zeros(1), jnp.zeros((1, problem.dim))
-    keys = jax.random.split(jax.random.key(seed), 2)
-    params = dict(
-        zip(("flow", "score"), (perceptron.init(key, *example) for key in keys), strict=True)
-    )
+    network, params = Timed(PERCEPTRON, problem.intervals), initial(problem, seed)
     transport = couplings.conditional_optimal_transport()
     line, ways = paths.linear(), {}
     for name, coupling in zip(FLOWS[:2], (couplings.independent(), transport), strict=True):
         loss = losses.flow_matching(network, line)
         learned = trained(problem, loss, line, coupling, params["flow"])
-        ways[name] = followed(problem, velocities.from_network(network, learned, path=line))
+        ways[name] = followed(
+            problem, velocities.from_network(network, learned, path=line), lambda _: {}
+        )
     path = paths.bridge(sigma)
     loss = losses.flow_and_score(network, network, path)
     learned = trained(problem, loss, path, transport, params)
     velocity = velocities.from_network(network, learned["flow"], path=path)
     score = velocities.score_from_network(network, learned["score"], path)
-    ways[FLOWS[2]] = followed(problem, velocity)
+    ways[FLOWS[2]] = followed(problem, velocity, lambda _: {})
     ways[PROCESS] = process(problem, velocity, score, sigma)
     return ways
 
@@ -152,7 +158,13 @@ def theirs(problem: Problem, seed: int, sigma: float, python: str) -> Ways:
     """
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder, "problem.npz"), Path(folder, "ways.npz")
-        np.savez(given, **problem._asdict() | {"ends": problem.ends[0]})
+        layers = {
+            f"{part}_{i}_{name}": array
+            for part, params in initial(problem, seed).items()
+            for i in range(len(params))
+            for name, array in params[f"Dense_{i}"].items()
+        }
+        np.savez(given, **problem._asdict(), **layers)
         arguments = [given, made, seed, sigma, STEPS, RATE, problem.intervals]
         command = [python, "-m", "benchmarks.peers.bridges", *map(str, arguments)]
         subprocess.run(command, check=True, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"})
@@ -173,10 +185,10 @@ def transport_cost(problem: Problem) -> float:
 
 def figures(problem: Problem, ways: np.ndarray) -> Found:
     """Of one row."""
-    there = ways[STEPS::STEPS]
-    ends = problem.ends[1:]
-    distances = [wasserstein_squared(x, y) ** 0.5 for x, y in zip(there, ends, strict=True)]
-    energy = float(np.sum(np.diff(ways.astype(float), axis=0) ** 2, axis=2).mean(1).sum() * STEPS)
+    pairs = zip(ways[:, -1], problem.ends[1:], strict=True)
+    distances = [wasserstein_squared(x, y) ** 0.5 for x, y in pairs]
+    moves = np.sum(np.diff(ways.astype(float), axis=1) ** 2, axis=-1)
+    energy = float(moves.mean(axis=2).sum() * STEPS)
     return Found(float(np.mean(distances)), energy)
 
 
@@ -186,7 +198,7 @@ def draw_figure(every: Ways, file: Path) -> None:
 
     figure = Figure(figsize=(3 * len(every), 3.2))
     for axes, (name, ways) in zip(figure.subplots(1, len(every)), every.items(), strict=True):
-        some = ways[:, :300]
+        some = ways[0, :, :300]
         axes.plot(some[..., 0], some[..., 1], color="0.75", linewidth=0.3, zorder=0)
         axes.scatter(*some[0, :, :2].T, s=3, color="black")
         axes.scatter(*some[-1, :, :2].T, s=3, color="tab:blue")

@@ -3,7 +3,6 @@
 Both sides of `benchmarks.bridges` read them, so nothing here needs JAX's data or a peer.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +19,14 @@ class Problem(NamedTuple):
     """`K + 1` distributions, at times 0 to K.
 
     `x0` and `x1` are batches of consecutive ones, `[steps, batch, dim]`, and `start` says of each
-    example which, `[steps, batch]`; `ends` are samples of every distribution, `[K + 1][n, dim]`,
+    example which, `[steps, batch]`; `ends` are samples of every distribution, `[K + 1, n, dim]`,
     that none of the batches holds.
     """
 
     x0: np.ndarray
     x1: np.ndarray
     start: np.ndarray
-    ends: Sequence[np.ndarray]
+    ends: np.ndarray
 
     @property
     def intervals(self) -> int:
@@ -46,7 +45,7 @@ def moons(seed: int, steps: int, samples: int = 2048) -> Problem:
     x0, x1 = _eight_gaussians(rng, steps * BATCH), _two_moons(rng, steps * BATCH)
     shape = steps, BATCH, 2
     start = np.zeros(shape[:2], np.int32)
-    ends = [_eight_gaussians(rng, samples), _two_moons(rng, samples)]
+    ends = np.stack([_eight_gaussians(rng, samples), _two_moons(rng, samples)])
     return Problem(x0.reshape(shape), x1.reshape(shape), start, ends)
 
 
@@ -82,7 +81,8 @@ def cells(file: Path, seed: int, steps: int) -> Problem:
     rng = np.random.default_rng(seed)
     start = np.tile(np.arange(BATCH, dtype=np.int32) % (BINS - 1), (steps, 1))
     x0, x1 = (_rows(rng, np.stack(trained), start + later) for later in (0, 1))
-    return Problem(x0, x1, start, [genes[(of == k) & (time % 2 == 1)] for k in range(BINS)])
+    judged = [genes[(of == k) & (time % 2 == 1)] for k in range(BINS)]
+    return Problem(x0, x1, start, np.stack(judged))
 
 
 def _rows(rng: np.random.Generator, every: np.ndarray, which: np.ndarray) -> np.ndarray:

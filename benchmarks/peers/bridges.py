@@ -7,7 +7,7 @@ own; those of `benchmarks.bridges` are written out here.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -18,9 +18,14 @@ from torchdiffeq import odeint
 Field = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def network(dim: int) -> MLP:
-    """The tutorial's perceptron."""
-    return MLP(dim=dim, time_varying=True)
+def network(problem: Mapping[str, np.ndarray], part: str) -> MLP:
+    """The tutorial's perceptron, at the given parameters."""
+    model = MLP(dim=problem["x0"].shape[-1], time_varying=True)
+    linear = [layer for layer in model.net if isinstance(layer, torch.nn.Linear)]
+    for i, layer in enumerate(linear):
+        layer.weight.data = torch.from_numpy(problem[f"{part}_{i}_kernel"].T.copy())
+        layer.bias.data = torch.from_numpy(problem[f"{part}_{i}_bias"])
+    return model
 
 
 def field(model: MLP, intervals: int) -> Field:
@@ -59,23 +64,28 @@ def fit(matcher, models, batches, intervals: int, rate: float, score: bool) -> N
 
 
 @torch.no_grad()
-def flow(v: Field, x: torch.Tensor, intervals: int, steps: int) -> np.ndarray:
-    """Ways by the ODE, as torchdyn's tutorial solver, dopri5."""
-    times = torch.linspace(0, intervals, intervals * steps + 1)
-    return odeint(v, x, times, method="dopri5", rtol=1e-5, atol=1e-5).numpy()
+def flow(v: Field, ends: torch.Tensor, steps: int) -> np.ndarray:
+    """Ways from every distribution by the ODE, as torchdyn's tutorial solver, dopri5."""
+    ways = []
+    for k, x in enumerate(ends[:-1]):
+        times = torch.linspace(k, k + 1, steps + 1)
+        ways.append(odeint(v, x, times, method="dopri5", rtol=1e-5, atol=1e-5))
+    return torch.stack(ways).numpy()
 
 
 @torch.no_grad()
-def process(v: Field, s: Field, x: torch.Tensor, sigma: float, intervals: int, steps: int):
-    """Ways by Euler and Maruyama; the score's network is `sigma^2 / 2` times the score."""
-    ways, h = [x], 1 / steps
-    for i in range(intervals * steps):
-        time = torch.tensor(i / steps)
-        is_last = (i + 1) % steps == 0
-        noise = 0.0 if is_last else sigma * h**0.5 * torch.randn_like(x)
-        drift = v(time, x) if is_last else v(time, x) + s(time, x)
-        x = x + h * drift + noise
-        ways.append(x)
+def process(v: Field, s: Field, ends: torch.Tensor, sigma: float, steps: int) -> np.ndarray:
+    """The same by Euler and Maruyama; the score's network is `sigma^2 / 2` times the score."""
+    ways, h = [], 1 / steps
+    for k, x in enumerate(ends[:-1]):
+        way = [x]
+        for i in range(steps):
+            time = torch.tensor(k + i / steps)
+            is_last = i + 1 == steps
+            drift = v(time, x) if is_last else v(time, x) + s(time, x)
+            x = x + h * drift + (0.0 if is_last else sigma * h**0.5 * torch.randn_like(x))
+            way.append(x)
+        ways.append(torch.stack(way))
     return torch.stack(ways).numpy()
 
 
@@ -86,23 +96,23 @@ def main() -> None:
     sigma, rate = float(sys.argv[4]), float(sys.argv[6])
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (torchcfm's sampler of plans draws from it)
-    with np.load(given) as problem:
-        batches = [torch.from_numpy(problem[name]) for name in ("x0", "x1", "start")]
-        first = torch.from_numpy(problem["ends"])
-    ways, dim = {}, first.shape[1]
+    with np.load(given) as file:
+        problem = dict(file)
+    batches = [torch.from_numpy(problem[name]) for name in ("x0", "x1", "start")]
+    ends, ways = torch.from_numpy(problem["ends"]), {}
     for name, kind in (
         ("I-CFM", cfm.ConditionalFlowMatcher),
         ("OT-CFM", cfm.ExactOptimalTransportConditionalFlowMatcher),
     ):
-        model = network(dim)
+        model = network(problem, "flow")
         fit(kind(sigma=0.0), [model], batches, intervals, rate, score=False)
-        ways[name] = flow(field(model, intervals), first, intervals, steps)
-    models = [network(dim), network(dim)]
+        ways[name] = flow(field(model, intervals), ends, steps)
+    models = [network(problem, part) for part in ("flow", "score")]
     matcher = cfm.SchrodingerBridgeConditionalFlowMatcher(sigma=sigma, ot_method="exact")
     fit(matcher, models, batches, intervals, rate, score=True)
     fields = [field(model, intervals) for model in models]
-    ways["[SF]2M, flow"] = flow(fields[0], first, intervals, steps)
-    ways["[SF]2M, process"] = process(*fields, first, sigma, intervals, steps)
+    ways["[SF]2M, flow"] = flow(fields[0], ends, steps)
+    ways["[SF]2M, process"] = process(*fields, ends, sigma, steps)
     np.savez(made, **ways)
 
 

@@ -28,10 +28,10 @@ def test_cells_are_judged_by_times_that_do_not_train(tmp_path):
 def test_straight_ways_cost_what_transport_does():
     """Of a shift, whose cheapest pairs are straight: no distance, and the energy of transport."""
     x = np.random.default_rng(0).standard_normal((16, 2)).astype(np.float32)
-    ends = [x, x + 1, x + 3]
+    ends = np.stack([x, x + 1, x + 3])
     problem = marginals.Problem(x[None], x[None], np.zeros((1, 16)), ends)
-    shares = np.linspace(0, 1, STEPS + 1)[1:, None, None]
-    ways = np.concatenate([x[None], x + shares, x + 1 + 2 * shares])
+    shares = np.linspace(0, 1, STEPS + 1)[:, None, None]
+    ways = np.stack([x + shares, x + 1 + 2 * shares])
     found = figures(problem, ways)
     assert found.distance == pytest.approx(0, abs=1e-3)
     assert found.energy == pytest.approx(2 + 8, rel=1e-4)
