@@ -60,8 +60,8 @@ def get_config() -> ConfigDict:
     config.sampler = {
         "name": "fixed_step",
         "kwargs": {
-            "grid": {"name": "uniform", "kwargs": {"n": 25}},
-            "method": {"name": "heun", "kwargs": {}},
+            "grid": {"name": "uniform", "kwargs": {"n": 16}},
+            "method": {"name": "ab2", "kwargs": {}},
             "precision": "network",
         },
         "guidance": 1.0,

@@ -75,8 +75,8 @@ def get_config() -> ConfigDict:
     config.sampler = {
         "name": "fixed_step",
         "kwargs": {
-            "grid": {"name": "uniform", "kwargs": {"n": 10}},
-            "method": {"name": "heun", "kwargs": {}},
+            "grid": {"name": "uniform", "kwargs": {"n": 16}},
+            "method": {"name": "ab2", "kwargs": {}},
             "precision": "network",
         },
         "guidance": 1.5,
