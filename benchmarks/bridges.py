@@ -33,9 +33,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import marginals
+from benchmarks.couplings import wasserstein
 from benchmarks.marginals import Problem
 from jaxflow import couplings, draws, losses, networks, paths, sampling, velocities
-from jaxflow.couplings.assignment import assign_on_host
 from jaxflow.records import record
 from jaxflow.training import program, trainer
 from jaxflow.types import Array, Batch, Coupling, Key, Loss, Network, Params
@@ -172,21 +172,15 @@ def theirs(problem: Problem, seed: int, sigma: float, python: str) -> Ways:
             return dict(ways)
 
 
-def wasserstein_squared(x: np.ndarray, y: np.ndarray) -> float:
-    """The exact cost of pairing two samples of one size."""
-    cost = np.sum((x[:, None].astype(float) - y[None]) ** 2, axis=-1)
-    return float(cost[np.arange(len(x)), assign_on_host(cost)].mean())
-
-
 def transport_cost(problem: Problem) -> float:
     """Of carrying the samples of every distribution to those of the next."""
-    return sum(wasserstein_squared(x, y) for x, y in itertools.pairwise(problem.ends))
+    return sum(wasserstein(x, y) ** 2 for x, y in itertools.pairwise(problem.ends))
 
 
 def figures(problem: Problem, ways: np.ndarray) -> Found:
     """Of one row."""
     pairs = zip(ways[:, -1], problem.ends[1:], strict=True)
-    distances = [wasserstein_squared(x, y) ** 0.5 for x, y in pairs]
+    distances = [wasserstein(x, y) for x, y in pairs]
     moves = np.sum(np.diff(ways.astype(float), axis=1) ** 2, axis=-1)
     energy = float(moves.mean(axis=2).sum() * STEPS)
     return Found(float(np.mean(distances)), energy)

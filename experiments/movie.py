@@ -13,8 +13,8 @@ from absl import flags
 from etils import epath
 
 from experiments.output.generate import average
-from experiments.output.movies import check_shown, draw_ways, film, followed, frames_of
-from experiments.output.pictures import is_image
+from experiments.output.movies import check_shown, film, followed, frames_of
+from experiments.output.pictures import draw_ways, is_image
 from experiments.run import command
 from experiments.run.reporting import table
 from experiments.setup import dataset

@@ -16,10 +16,10 @@ from experiments.setup import build
 from jaxflow import sampling
 from jaxflow.types import Params
 
-__all__ = ["check_shown", "draw_ways", "film", "followed", "frames_of"]
+__all__ = ["check_shown", "film", "followed", "frames_of"]
 
 TOLERANCE = 1e-4
-SHOWN, WAYS, TRAIL, BINS = 1_000, 300, 8, 96
+SHOWN, TRAIL, BINS = 1_000, 8, 96
 
 
 def followed(config: ConfigDict, params: Params, seed: int, num: int, frames: int) -> Any:
@@ -67,9 +67,9 @@ def frames_of(xs: np.ndarray, times: np.ndarray) -> Iterator[Image.Image]:
             yield grid_of(np.clip(x, -1, 1), 10)
         return
     limits = _limits(xs)
-    densities = [_density(x, limits) for x in xs]
     for i, t in enumerate(times):
-        yield _plane(xs[max(0, i - TRAIL) : i + 1], densities[i], limits, f"t = {t:.2f}")
+        trail = xs[max(0, i - TRAIL) : i + 1]
+        yield _plane(trail, _density(xs[i], limits), limits, f"t = {t:.2f}")
 
 
 def _limits(xs: np.ndarray) -> tuple[float, float, float, float]:
@@ -102,20 +102,6 @@ def _plane(trail: np.ndarray, density: np.ndarray, limits: Any, title: str) -> I
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def draw_ways(path: epath.Path, xs: np.ndarray) -> None:
-    """Points in the plane: the ways of some of them, from black dots to blue ones."""
-    from matplotlib.figure import Figure
-
-    figure, some = Figure(figsize=(5, 5)), xs[:, :WAYS]
-    axes = figure.add_subplot()
-    axes.plot(some[..., 0], some[..., 1], color="0.75", linewidth=0.4, zorder=0)
-    axes.scatter(*some[0].T, s=4, color="black")
-    axes.scatter(*some[-1].T, s=4, color="tab:blue")
-    axes.set_aspect("equal")
-    with path.open("wb") as file:
-        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
 
 
 def film(path: epath.Path, frames: Sequence[Image.Image], seconds: float) -> None:

@@ -10,9 +10,10 @@ from PIL import Image
 
 from jaxflow.data.transforms import pixels
 
-__all__ = ["draw_frontier", "draw_loss", "draw_samples", "grid_of", "is_image"]
+__all__ = ["draw_frontier", "draw_loss", "draw_samples", "draw_ways", "grid_of", "is_image"]
 
 SMALLEST_SIDE = 32
+WAYS = 300
 
 
 def is_image(x: np.ndarray) -> bool:
@@ -59,6 +60,17 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 def _save(figure: Any, path: epath.Path) -> None:
     with path.open("wb") as file:
         figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
+
+
+def draw_ways(path: epath.Path, xs: np.ndarray) -> None:
+    """Points in the plane: the ways of some of them, from black dots to blue ones."""
+    figure, axes = _figure(5, 5)
+    some = xs[:, :WAYS]
+    axes.plot(some[..., 0], some[..., 1], color="0.75", linewidth=0.4, zorder=0)
+    axes.scatter(*some[0].T, s=4, color="black")
+    axes.scatter(*some[-1].T, s=4, color="tab:blue")
+    axes.set_aspect("equal")
+    _save(figure, path)
 
 
 def draw_loss(path: epath.Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from configs.two_moons import get_config
-from experiments.output import movies
+from experiments.output import movies, pictures
 from experiments.output.generate import generator
 from experiments.setup import build
 
@@ -43,7 +43,7 @@ def test_frames_are_pictures_of_one_size(points, tmp_path):
     with Image.open(tmp_path / "m.gif") as film:
         assert film.n_frames == 4
         assert film.size == frames[0].size
-    movies.draw_ways(tmp_path / "m.png", xs)
+    pictures.draw_ways(tmp_path / "m.png", xs)
     assert (tmp_path / "m.png").stat().st_size > 1000
 
 
