@@ -25,6 +25,7 @@ __all__ = [
     "conditions",
     "generator",
     "joined",
+    "padded",
     "spread",
     "starts",
 ]
@@ -109,9 +110,8 @@ def generator(config: ConfigDict, num: int) -> Generator:
 
     def prepared(params: Params, seed: int, first: int, stop: int) -> tuple[Any, ...]:
         velocity = jax.device_put(build.velocity(config, params), whole)
-        index = np.minimum(np.arange(first, first + size), stop - 1)
-        part = {name: value[index] for name, value in cond.items()}
-        return velocity, jax.random.key(seed), *jax.device_put((index, part), split)
+        given = padded(cond, first, size, stop)
+        return velocity, jax.random.key(seed), *jax.device_put(given, split)
 
     def rows(params: Params, seed: int, start: int, stop: int) -> Samples:
         pieces = []
@@ -127,6 +127,14 @@ def generator(config: ConfigDict, num: int) -> Generator:
         return run.lower(*prepared(params, seed, 0, num))
 
     return Generator(rows, lowered, lambda params: jax.device_put(params, whole), size)
+
+
+def padded(
+    cond: dict[str, np.ndarray], first: int, size: int, stop: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The numbers of `size` samples from `first` on and their conditions, the last one repeated."""
+    index = np.minimum(np.arange(first, first + size), stop - 1)
+    return index, {name: value[index] for name, value in cond.items()}
 
 
 def starts(config: ConfigDict) -> Callable[[Velocity, Key, Array], tuple[Keys, Array]]:

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments.output.generate import conditions, starts
+from experiments.output.generate import conditions, padded, starts
 from experiments.output.pictures import grid_of, is_image
 from experiments.setup import build
 from jaxflow import sampling
@@ -40,9 +39,8 @@ def followed(config: ConfigDict, params: Params, seed: int, num: int, frames: in
     size = min(config.sampler.batch_size, num)
     pieces = []
     for first in range(0, num, size):
-        index = np.minimum(np.arange(first, first + size), num - 1)
-        part = {name: value[index] for name, value in cond.items()}
-        pieces.append(np.asarray(run(velocity, jnp.asarray(index), part))[:, : num - first])
+        made = run(velocity, *padded(cond, first, size, num))
+        pieces.append(np.asarray(made)[:, : num - first])
     return np.concatenate(pieces, axis=1), times
 
 
