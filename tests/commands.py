@@ -71,6 +71,9 @@ class Child:
     def running(self) -> bool:
         return self.process.poll() is None
 
+    def failed(self) -> bool:
+        return self.process.poll() not in (None, 0)
+
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
@@ -133,9 +136,17 @@ def finish(module: str, *arguments: str, log: Path, n: int = 1, **env: Any) -> s
             assert code == 0, child.output()
             return child.output()
     with several(n, module, *arguments, log=log, **env) as children:
-        codes = [child.wait(280) for child in children]
-        assert codes == [0] * n, "\n".join(child.output() for child in children)
+        end = time.monotonic() + 280
+        while any(child.running() for child in children) and time.monotonic() < end:
+            # One that failed leaves the others waiting for it.
+            assert not any(child.failed() for child in children), outputs(children)
+            time.sleep(0.1)
+        assert all(child.process.poll() == 0 for child in children), outputs(children)
         return children[0].output()
+
+
+def outputs(children: Sequence[Child]) -> str:
+    return "\n".join(f"[{i}] {child.output()}" for i, child in enumerate(children))
 
 
 def free_port() -> int:

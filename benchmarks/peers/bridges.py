@@ -24,7 +24,7 @@ def network(problem: Mapping[str, np.ndarray], part: str) -> MLP:
     linear = [layer for layer in model.net if isinstance(layer, torch.nn.Linear)]
     for i, layer in enumerate(linear):
         layer.weight.data = torch.from_numpy(problem[f"{part}_{i}_kernel"].T.copy())
-        layer.bias.data = torch.from_numpy(problem[f"{part}_{i}_bias"])
+        layer.bias.data = torch.from_numpy(problem[f"{part}_{i}_bias"].copy())
     return model
 
 

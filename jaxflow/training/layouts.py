@@ -77,6 +77,17 @@ class Layout:
         """How many parts a batch is split into."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
+    def settled(self, results: PyTree) -> PyTree:
+        """What a program of these devices gave: there already, where they share one CPU.
+
+        Such devices share a pool of threads, and each waits on one of them for the others of its
+        collective. Of two programs at once neither may find enough, and XLA ends the process after
+        40 seconds. Devices of their own need not wait.
+        """
+        devices = self.mesh.devices
+        simulated = devices.size > 1 and devices.flat[0].platform == "cpu"
+        return jax.block_until_ready(results) if simulated else results
+
     @property
     def share(self) -> tuple[int, int]:
         """`(i, n)`: this process reads the `i`-th of `n` equal runs of rows of every batch.

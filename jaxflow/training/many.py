@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxflow.records import traceable
 from jaxflow.training import processes
+from jaxflow.training.layouts import Layout
 from jaxflow.types import Array, Batch, Stream, TrainState
 
 __all__ = ["Arrays", "Many", "check_state"]
@@ -51,11 +52,10 @@ class Many:
         self,
         one: Callable[..., Any],
         held: Arrays,
-        settle: Callable[[TrainState], TrainState],
+        layout: Layout,
         *,
         donate: bool,
         on_host: bool,
-        whole: jax.sharding.Sharding,
     ):
         self._run = jax.jit(
             lambda *arguments, room: _many(one, *arguments, room=room),
@@ -63,10 +63,9 @@ class Many:
             donate_argnums=1 if donate else (),
         )
         self._held = held
-        self._settle = settle
+        self._layout = layout
         self._on_host = on_host
-        self._whole = whole
-        self._count = lru_cache(lambda n: processes.distribute(np.int32(n), whole))
+        self._count = lru_cache(lambda n: processes.distribute(np.int32(n), layout.whole))
         self._room = 0
 
     def __call__(
@@ -84,27 +83,24 @@ class Many:
         if not self._room or (n > self._room and self._room < CAPACITY):
             self._room = n if not self._room else max(n, CAPACITY)
         if n == self._room:
-            state = self._settle(state)
-            return self._run(self._held.placed, state, stream, self._count(n), room=n)
+            return self._take(state, stream, n)
         pieces = []
         while n > 0:
             taken = min(n, self._room)
-            state, metrics = self._run(
-                self._held.placed,
-                self._settle(state),
-                stream,
-                self._count(taken),
-                room=self._room,
-            )
+            state, metrics = self._take(state, stream, taken)
             pieces.append({k: np.asarray(a)[:taken] for k, a in metrics.items()})
             n -= taken
         # Put, since `jnp.asarray` compiles a copy for every length.
         joined = {k: np.concatenate([piece[k] for piece in pieces]) for k in pieces[0]}
         return state, jax.device_put(joined)
 
+    def _take(self, state: TrainState, stream: Any, n: int) -> Any:
+        found = self._run(self._held.placed, state, stream, self._count(n), room=self._room)
+        return self._layout.settled(found)
+
     def lower(self, state: Any, stream: Any, n: int) -> Any:
         """The lowered program with room for `n` steps, as `jax.jit` gives it."""
-        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._whole)
+        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._layout.whole)
         return self._run.lower(self._held.shapes, state, traceable(stream), count, room=n)
 
 

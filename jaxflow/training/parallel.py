@@ -133,37 +133,17 @@ def program(
 
     def init(params: Params, key: Key, frozen: Params = None) -> TrainState:
         params, frozen = (processes.distribute(p, layout.split(p)) for p in (params, frozen))
-        return begin(params, key, frozen)
+        return layout.settled(begin(params, key, frozen))
 
-    settle = _settled if _is_simulated(layout) else _as_it_is
     place = partial(_place, layout, on_host)
     if mode == "pmap":
         step = bodies.pmapped(tree, layout, jax.jit(complete), donate)
-        checked = _Checked(step, held, on_host, settle)
+        checked = _Checked(step, held, layout, on_host)
         return Program(init, checked, _no_scan, place, layout, on_host, mode, trainer)
     step = jax.jit(one, donate_argnums=1 if donate else ())
-    many = Many(one, held, settle, donate=donate, on_host=on_host, whole=layout.whole)
-    checked = _Checked(step, held, on_host, settle)
+    many = Many(one, held, layout, donate=donate, on_host=on_host)
+    checked = _Checked(step, held, layout, on_host)
     return Program(init, checked, many, place, layout, on_host, mode, trainer)
-
-
-def _is_simulated(layout: Layout) -> bool:
-    """Whether its devices are several of one CPU.
-
-    They share a pool of threads, and each waits on one of them for the others of its collective. Of
-    two programs at once neither may find enough, and XLA ends the process after 40 seconds: so a
-    step begins when the one before it has ended. Devices of their own need no such order.
-    """
-    devices = layout.mesh.devices
-    return devices.size > 1 and devices.flat[0].platform == "cpu"
-
-
-def _settled(state: TrainState) -> TrainState:
-    return jax.block_until_ready(state)
-
-
-def _as_it_is(state: TrainState) -> TrainState:
-    return state
 
 
 class _Checked:
@@ -173,10 +153,10 @@ class _Checked:
         self,
         step: Callable[..., Any],
         held: Arrays,
+        layout: Layout,
         on_host: bool,
-        settle: Callable[[TrainState], TrainState],
     ):
-        self._step, self._held, self._on_host, self._settle = step, held, on_host, settle
+        self._step, self._held, self._layout, self._on_host = step, held, layout, on_host
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Mapping[str, Array]]:
         check_state(state)
@@ -189,7 +169,7 @@ class _Checked:
                 "a part of this draw runs on the host, so the step takes batches that are drawn "
                 "already: for batch in training.ahead(trainer.draw, keys, batches)"
             )
-        return self._step(self._held.placed, self._settle(state), batch)
+        return self._layout.settled(self._step(self._held.placed, state, batch))
 
     def lower(self, state: Any, batch: Any) -> Any:
         """The lowered program, for shapes or arrays, as `jax.jit` gives it."""

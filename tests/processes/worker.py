@@ -5,16 +5,17 @@ python -m tests.processes.worker --checkpoints=FOLDER --coordinator=...
 """
 
 import argparse
+import importlib
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxflow.training import processes
 from jaxflow.training.checkpoint import Checkpoints
-from tests.training import test_layouts as cases
 
 
-def gradient(name: str, dtype: str) -> dict[str, np.ndarray]:
+def gradient(cases: Any, name: str, dtype: str) -> dict[str, np.ndarray]:
     """Of one step on rows that each process brings its own part of."""
     over = cases.laid(name, jax.device_count())
     run = cases.compiled(over)
@@ -31,7 +32,7 @@ def gradient(name: str, dtype: str) -> dict[str, np.ndarray]:
 FROZEN = {"kernel": np.arange(32 * 64, dtype=np.float32).reshape(32, 64)}
 
 
-def keep(folder: str) -> None:
+def keep(cases: Any, folder: str) -> None:
     """Save two steps with what is frozen, each process its part, and read the last one back."""
     over = cases.laid("fsdp", jax.device_count())
     run = cases.compiled(over)
@@ -59,14 +60,16 @@ def main() -> None:
     parser.add_argument("--process_id", type=int)
     given = parser.parse_args()
     processes.connect(given.coordinator, given.num_processes, given.process_id)
+    # Not before: it builds paths whose ends are sought, and that touches a device.
+    cases = importlib.import_module("tests.training.test_layouts")
     if given.checkpoints:
-        keep(given.checkpoints)
+        keep(cases, given.checkpoints)
         return
     found = {}
     for name in given.layout.split(","):
         for dtype in ("float32", "float64"):
             with jax.enable_x64(dtype == "float64"):
-                got = gradient(name, dtype)
+                got = gradient(cases, name, dtype)
             found |= {f"{name}|{dtype}|{path}": a for path, a in got.items()}
     if processes.is_first():
         np.savez(given.output, **found)
