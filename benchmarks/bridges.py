@@ -240,6 +240,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     is_cells = options.problem == "cells"
     if is_cells != (options.source is not None):
         parser.error("cells read --source=krumsiek11.txt, and moons none")
+    if is_cells and not options.source.is_file():
+        parser.error(f"--source={options.source} is no file: krumsiek11.txt comes with scanpy")
     sigma = options.sigma if options.sigma is not None else (0.1 if is_cells else 1.0)
     problems = [
         marginals.cells(options.source, seed, options.steps)
