@@ -166,6 +166,7 @@ class Sinkhorn:
     cost: Any
     epsilon: float = static()
     unbalanced: float | None = static()
+    relative: bool = static()
     iterations: int = static()
     tolerance: float = static()
 
@@ -182,7 +183,7 @@ class Sinkhorn:
         x0, x1 = jax.tree.map(jnp.asarray, (x0, x1))
         cost = cost_matrix(self.cost, x0, x1)
         unit = jnp.mean(jnp.abs(cost))
-        unit = jnp.where(unit > 0, unit, 1)
+        unit = jnp.where(self.relative & (unit > 0), unit, 1)
         return sinkhorn_plan(
             cost / unit,
             self.epsilon,
@@ -205,6 +206,7 @@ def sinkhorn(
     *,
     cost: Cost | None = None,
     unbalanced: float | None = None,
+    relative: bool = True,
     iterations: int = 2000,
     tolerance: float = 1e-3,
 ) -> Coupling:
@@ -217,10 +219,13 @@ def sinkhorn(
     not converge is used as it is; `.plan(x0, x1)` of what is returned tells.
 
     Args:
-        epsilon: of the entropy, in units of the batch's mean absolute cost.
+        epsilon: of the entropy, in units of the batch's mean absolute cost. `2 sigma^2`, not
+            relative, of the squared distance is that of the Schroedinger bridge of diffusion
+            `sigma`, whose path is `paths.bridge(sigma)`.
         cost: as in `optimal_transport`.
         unbalanced: what a marginal's KL divergence costs, in the same units; None holds both
             marginals. Far data are then left with less mass, but still draw one source each.
+        relative: whether both are in units of the mean cost; those of the cost itself where False.
         iterations: at most about so many.
         tolerance: on the marginals, see (4).
 
@@ -233,8 +238,9 @@ def sinkhorn(
     Array([0., 1., 2.], dtype=float32)
 
     Tong et al., Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal
-    Transport, 2024, arXiv:2302.00482; and those of `sinkhorn_plan`.
+    Transport, 2024, arXiv:2302.00482; Simulation-free Schroedinger bridges via score and flow
+    matching, 2023, arXiv:2307.03672; and those of `sinkhorn_plan`.
     """
     check_cost(cost)
     _check_options(epsilon, unbalanced, iterations, tolerance)
-    return Sinkhorn(traceable(cost), epsilon, unbalanced, iterations, tolerance)
+    return Sinkhorn(traceable(cost), epsilon, unbalanced, relative, iterations, tolerance)

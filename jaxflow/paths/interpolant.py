@@ -142,8 +142,9 @@ def interpolant(schedule: Any = None, *, gamma: Gamma) -> Interpolant:
 def bridge(sigma: float = 1.0) -> Interpolant:
     """The Brownian bridge (6), `t x1 + (1 - t) x0 + sigma sqrt(t (1 - t)) z`.
 
-    Between pairs of entropic transport of regularisation `2 sigma^2` its marginals are those of the
-    Schroedinger bridge whose reference is a Brownian motion of diffusion `sigma`.
+    Between pairs of entropic transport, `couplings.sinkhorn(2 * sigma**2, relative=False)`, its
+    marginals are those of the Schroedinger bridge whose reference is a Brownian motion of diffusion
+    `sigma`.
 
     Args:
         sigma: diffusion of the Brownian motion, in the units of the data.

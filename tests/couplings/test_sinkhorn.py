@@ -7,7 +7,7 @@ import pytest
 from scipy import linalg, stats
 from scipy.optimize import linear_sum_assignment
 
-from jaxflow import couplings
+from jaxflow import couplings, draws, paths
 from jaxflow.couplings import sinkhorn_plan
 
 solve = jax.jit(sinkhorn_plan, static_argnames=("iterations", "tolerance"))
@@ -176,6 +176,58 @@ def test_epsilon_is_relative_to_the_mean_cost():
         np.testing.assert_allclose(plan.log_plan, whole.log_plan, atol=2e-3)
     other = couplings.sinkhorn(1e3).plan(x0, x1)
     np.testing.assert_allclose(other.log_plan, -2 * np.log(40), atol=1e-2)
+
+
+def test_or_in_units_of_the_cost():
+    """Of both penalties, whatever the scale of the batch."""
+    x0, x1 = (jnp.asarray(x, jnp.float32) for x in (X0, X1))
+    scale = float(COST.mean())
+    for options in ({}, {"unbalanced": 2.0}):
+        own = couplings.sinkhorn(0.7, relative=False, tolerance=1e-5, **options)
+        whole = sinkhorn_plan(COST, 0.7, tolerance=1e-5, **options)
+        np.testing.assert_allclose(own.plan(x0, x1).log_plan, whole.log_plan, atol=2e-3)
+        shares = {name: value / scale for name, value in options.items()}
+        same = couplings.sinkhorn(0.7 / scale, tolerance=1e-5, **shares).plan(x0, x1)
+        np.testing.assert_allclose(same.log_plan, whole.log_plan, atol=2e-3)
+        far = own.plan(3 * x0, 3 * x1)
+        apart = sinkhorn_plan(9 * COST, 0.7, tolerance=1e-5, **options)
+        np.testing.assert_allclose(far.log_plan, apart.log_plan, atol=2e-2)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.5])
+def test_pairs_and_path_of_the_schroedinger_bridge(sigma):
+    """Between `N(0, a)` and `N(0, b)`, of a Brownian motion of diffusion `sigma`.
+
+    The motion ends at `y` from `x` with density `exp(-(x - y)^2 / epsilon)`, `epsilon = 2 sigma^2`.
+    Scaled by functions of `x` and of `y` the pair is normal, with `2 / epsilon` off the diagonal of
+    its precision; so `c / (a b - c^2) = 2 / epsilon`, `c = sqrt(a b + (epsilon / 4)^2) - epsilon /
+    4`. The bridge adds `sigma^2 / 4` to `(a + b + 2 c) / 4` at half time, where by Bunne et al.,
+    2022, arXiv:2202.05722, the variance is `(a + b + sqrt(4 a b + sigma^4)) / 4`.
+    """
+    a, b, n, batches = 1.0, 2.25, 512, 48
+    epsilon, path = 2 * sigma**2, paths.bridge(sigma)
+    covariance = np.sqrt(a * b + (epsilon / 4) ** 2) - epsilon / 4
+    variance = (a + b + np.sqrt(4 * a * b + sigma**4)) / 4
+    assert (a + b + 2 * covariance + sigma**2) / 4 == pytest.approx(variance)
+
+    @jax.jit
+    def moments(key, coupling):
+        first, second, third = jax.random.split(key, 3)
+        x0 = np.sqrt(a) * jax.random.normal(first, (n, 1))
+        x1 = np.sqrt(b) * jax.random.normal(second, (n, 1))
+        draw = draws.chain(draws.couple(coupling), draws.latent(path))
+        pair = draw(third, {"x0": x0, "x1": x1})
+        x = path(jnp.full(n, 0.5), pair["x0"], pair["x1"], pair["z"]).x
+        return jnp.mean(pair["x0"] * pair["x1"]), jnp.mean(x**2)
+
+    def scores(coupling):
+        keys = jax.random.split(jax.random.key(3), batches)
+        found = np.array([moments(key, coupling) for key in keys], np.float64)
+        error = found.std(axis=0, ddof=1) / np.sqrt(batches)
+        return (found.mean(axis=0) - [covariance, variance]) / error
+
+    assert np.abs(scores(couplings.sinkhorn(epsilon, relative=False))).max() < 4
+    assert np.abs(scores(couplings.sinkhorn(epsilon))).min() > 8  # in units of the mean cost
 
 
 def test_several_at_once_are_each_by_itself(x64):
