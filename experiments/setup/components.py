@@ -102,6 +102,7 @@ TABLES: Mapping[str, Table] = {
         "brownian": gammas.brownian,
         "quadratic": gammas.quadratic,
         "sine_squared": gammas.sine_squared,
+        "constant": gammas.constant,
     },
     "network": {
         "mlp": networks.MLP,

@@ -11,6 +11,7 @@ $\lambda\, (o + \bar\gamma z / \gamma) = \lambda\, o + z$
 
 Nothing in the second part is divided by $\gamma$: it is at most $(|o| + |z|)^2$ at every time.
 Its minimum is $\lambda o = -E[z \mid x_t]$, which by (1) is the marginal score, for every coupling.
+Where $\gamma$ is constant $\lambda$ is 1, and the marginals at the ends too are widened by it.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,13 +1,15 @@
-r"""How wide the noise of an interpolant is: functions of time that vanish at both ends.
+r"""How wide the noise of an interpolant is: functions of time that vanish at both ends, but one.
 
 | gamma | $\gamma(t)$ | slope at the ends | interval |
 |---|---|---|---|
 | brownian | $\sigma \sqrt{t (1 - t)}$ | infinite | $[10^{-5}, 1 - 10^{-5}]$ |
 | quadratic | $c\, t (1 - t)$ | $\pm c$ | $[0, 1]$ |
 | sine_squared | $c \sin^2(\pi t)$ | 0 | $[0, 1]$ |
+| constant | $\sigma$ | 0 | $[0, 1]$ |
 
 `interval` is where the slope is finite; a function without one is taken to be so on $[0, 1]$.
-Values at the ends are exactly zero all the same.
+Values at the ends are exactly zero all the same, but for `constant`, whose path begins at the
+source and ends at the data, both widened by $N(0, \sigma^2)$.
 """
 
 import math
@@ -20,7 +22,7 @@ from jaxflow.paths.schedules import At
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Interval
 
-__all__ = ["Gamma", "brownian", "custom", "quadratic", "sine_squared"]
+__all__ = ["Gamma", "brownian", "constant", "custom", "quadratic", "sine_squared"]
 
 Gamma = Callable[[At], At]
 
@@ -66,6 +68,18 @@ class SineSquared:
 
 
 @record
+class Constant:
+    """One width at all times, the ends among them."""
+
+    sigma: float = static()
+
+    interval = (0.0, 1.0)
+
+    def __call__(self, t: At) -> At:
+        return jnp.full_like(t, self.sigma)
+
+
+@record
 class Custom:
     """A function of time with the interval where its slope is finite."""
 
@@ -104,6 +118,26 @@ def sine_squared(scale: float = 1.0) -> SineSquared:
         ValueError: where `scale` is not positive and finite.
     """
     return SineSquared(_positive("sine_squared", "scale", scale))
+
+
+def constant(sigma: float = 0.1) -> Constant:
+    """One width at all times: I-CFM's `x_t = t x1 + (1 - t) x0 + sigma z` with `u_t = x1 - x0`.
+
+    It does not vanish at the ends, so the path leads from the source to the data, each widened by
+    `N(0, sigma^2)`. Its velocity is learned for starts `x0 + sigma z`: begin there, by
+    `x0 + sigma * path.latent(key, x0)`, where `sigma` is not small beside the source. Samples are
+    data with that noise in them. The score of a pair, `-z / sigma`, is finite at all times.
+
+    Raises:
+        ValueError: where `sigma` is not positive and finite; without noise a path is affine.
+
+    Tong et al., Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal
+    Transport, 2024, arXiv:2302.00482, eq. 14 and 15.
+
+    >>> constant(0.5)(jnp.array([0.0, 0.5, 1.0]))
+    Array([0.5, 0.5, 0.5], dtype=float32)
+    """
+    return Constant(_positive("constant", "sigma", sigma))
 
 
 def custom(function: Gamma, interval: Interval = (0.0, 1.0)) -> Custom:

@@ -1,7 +1,7 @@
 r"""Two-sided stochastic interpolants and Brownian bridges: paths with noise of their own.
 
 (1) $x_t = \alpha(t)\, x_1 + \sigma(t)\, x_0 + \gamma(t)\, z$, where $z \sim N(0, I)$ is independent
-of the pair and $\gamma(0) = \gamma(1) = 0$
+of the pair and $\gamma(0) = \gamma(1) = 0$, or $\gamma$ is constant, see (7)
 
 (2) $u_t = \dot\alpha(t)\, x_1 + \dot\sigma(t)\, x_0 + \dot\gamma(t)\, z$
 
@@ -22,6 +22,10 @@ $m = t x_1 + (1 - t) x_0$,
 $u_t = \frac{1 - 2t}{2 t (1 - t)} (x_t - m) + x_1 - x_0$ and
 $\nabla \log p_t(x_t \mid x_0, x_1) = (m - x_t) / (\sigma_B^2\, t (1 - t))$.
 
+(7) I-CFM, $\gamma = \sigma_C$ at all times: $u_t = x_1 - x_0$ for linear shares, and $v$ and the
+process above carry $p_0 * N(0, \sigma_C^2)$ to $p_1 * N(0, \sigma_C^2)$, both ends widened. The
+score (3) is $-z / \sigma_C$, finite at the ends too.
+
 These paths are not affine: a velocity tells neither data nor noise nor score. One-sided
 interpolants, $\alpha x_1 + \sigma x_0$ with a normal $x_0$, are: they stand in `affine`.
 """
@@ -36,7 +40,7 @@ from jaxflow.arrays import at_least_float32, expand, is_concrete, per_sample
 from jaxflow.checks import check_made
 from jaxflow.paths.affine import Affine
 from jaxflow.paths.ends import as_schedule, where_large
-from jaxflow.paths.gammas import Gamma, brownian, custom
+from jaxflow.paths.gammas import Constant, Gamma, brownian, custom
 from jaxflow.paths.schedules import Linear
 from jaxflow.records import record, static, traceable
 from jaxflow.types import AnyArray, Data, Dependent, Interval, Key, PathSample, Schedule, Time
@@ -105,7 +109,7 @@ def interpolant(schedule: Any = None, *, gamma: Gamma) -> Interpolant:
     Args:
         schedule: the shares of data and source, as `affine` takes them; linear where None.
         gamma: the width of the noise, one of `gammas` or a function of times that is zero at both
-            ends and positive between them.
+            ends and positive between them. `gammas.constant` alone has noise at the ends, (7).
 
     Raises:
         TypeError: for a gamma that is no function, or a schedule that is none.
@@ -170,6 +174,8 @@ def _measured(gamma: Gamma, interval: Interval) -> tuple[Interval, float]:
                 lambda a: jnp.asarray(np.asarray(a), jnp.result_type(float)), gamma
             )
             values, _ = _values_and_slopes(gamma, (0.0, 1.0))
+            if not isinstance(gamma, Constant):
+                _check_ends(values)
             _check_gamma(values, *_values_and_slopes(gamma, interval))
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
         widest = float(np.max(values))
@@ -183,16 +189,20 @@ def _values_and_slopes(gamma: Gamma, interval: Interval) -> tuple[Any, Any]:
     return np.asarray(values), np.asarray(slopes)
 
 
-def _check_gamma(values: np.ndarray, inner: np.ndarray, slopes: np.ndarray) -> None:
-    """Refuse a gamma that is no width of noise, by its values on [0, 1] and on its interval."""
-    largest = np.max(np.abs(values))
+def _check_ends(values: np.ndarray) -> None:
+    """Refuse a gamma that leaves noise at an end, by its values on [0, 1]."""
     ends = values[[0, -1]]
-    if not np.all(np.abs(ends) <= _ZERO * largest):
+    if not np.all(np.abs(ends) <= _ZERO * np.max(np.abs(values))):
         raise ValueError(
             f"gamma is {ends[0]:.4g} at t = 0 and {ends[1]:.4g} at t = 1, but vanishes at both "
-            "ends of an interpolant; noise at the source alone is an affine path's x0"
+            "ends of an interpolant; noise at the source alone is an affine path's x0, and noise "
+            "of one width at all times is paths.gammas.constant(sigma)"
         )
-    if not (np.all(values[1:-1] > 0) and np.isfinite(largest)):
+
+
+def _check_gamma(values: np.ndarray, inner: np.ndarray, slopes: np.ndarray) -> None:
+    """Refuse a gamma that is no width of noise, by its values on [0, 1] and on its interval."""
+    if not (np.all(values[1:-1] > 0) and np.all(np.isfinite(values))):
         raise ValueError(
             "gamma must be positive and finite between t = 0 and 1: without noise a path is affine"
         )

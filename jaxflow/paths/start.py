@@ -3,7 +3,9 @@ r"""Where a sampler starts on a path: noise alone, in the size that the path giv
 (1) $x(t_0) = \sigma(t_0)\, x_0$, with $t_0$ the first time of the path's interval
 
 A path begins at $\alpha(t_0)\, x_1 + \sigma(t_0)\, x_0$. The data's share is 0 for most paths and
-.0066 for vp; ve and edm keep it at 1, and drown it in noise of size $\sigma(0)$.
+.0066 for vp; ve and edm keep it at 1, and drown it in noise of size $\sigma(0)$. A path with noise
+of its own begins at $x_0$; where that noise is constant (`gammas.constant`) the law at $t = 0$ is
+the source widened by it, and to add it is the caller's.
 
 (2) $\log p(x) = \log p_{source}(x / \sigma(t_0)) - d \log \sigma(t_0)$
 """

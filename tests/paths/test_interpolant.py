@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 
 from jaxflow import couplings, draws, losses, paths, sampling, velocities
 from jaxflow.paths import gammas
@@ -66,6 +66,7 @@ WIDTHS = {
         lambda t: 0.8 * math.sin(math.pi * t) ** 2,
         lambda t: 0.8 * math.pi * math.sin(2 * math.pi * t),
     ),
+    "constant": Width(gammas.constant(0.5), lambda t: 0.5, lambda t: 0.0),
     "custom": Width(
         gammas.custom(_semicircle),
         lambda t: math.sin(math.pi * t),
@@ -166,7 +167,7 @@ def test_the_bridge_is_that_of_brownian_motion(x64):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("path", ALL)
 def test_ends_are_exact_and_without_nan(path, dtype):
-    """No noise is left at t = 0 and 1, though gamma's slope may be infinite there."""
+    """No noise is left at t = 0 and 1, though gamma's slope may be infinite there, or all of it."""
     with jax.enable_x64(dtype == jnp.float64):
         t = jnp.array([0.0, 1.0], dtype)
         x0, x1 = jnp.array([[3.0, 0.0]] * 2, dtype), jnp.array([[0.0, -2.0]] * 2, dtype)
@@ -174,7 +175,9 @@ def test_ends_are_exact_and_without_nan(path, dtype):
         slopes, values = _values_and_slopes(path, t, x0, x1, z)
         alpha, sigma = path.shares.alpha(t)[:, None], path.shares.sigma(t)[:, None]
         left = 1e-6 if isinstance(path.gamma, gammas.Custom) else 0.0  # float32's sin(pi)
-        np.testing.assert_allclose(values["x"], alpha * x1 + sigma * x0, rtol=0, atol=left)
+        noise = 0.5 * z if isinstance(path.gamma, gammas.Constant) else 0.0
+        expected = alpha * x1 + sigma * x0 + noise
+        np.testing.assert_allclose(values["x"], expected, rtol=0, atol=left)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((values, slopes)))
 
 
@@ -320,13 +323,47 @@ def test_the_probability_flow_carries_one_end_to_the_other(width, x64):
     velocity = Exact(of("linear", width))
     ends = velocity.interval
     first, last = (law(CURVES["linear"], WIDTHS[width], t) for t in np.clip(ends, 1e-12, 1 - 1e-12))
-    np.testing.assert_allclose(first.covariance, COVARIANCE[:D, :D], atol=1e-4)
-    np.testing.assert_allclose(last.covariance, COVARIANCE[D:, D:], atol=1e-4)
+    wide = 0.5**2 * np.eye(D) if width == "constant" else 0.0
+    np.testing.assert_allclose(first.covariance, COVARIANCE[:D, :D] + wide, atol=1e-4)
+    np.testing.assert_allclose(last.covariance, COVARIANCE[D:, D:] + wide, atol=1e-4)
     x0 = first.mean + jnp.concatenate([jnp.zeros((1, D)), jnp.eye(D)])
     x = sampling.fixed_step(velocity, x0, np.linspace(*ends, 201), method=sampling.rk4()).x
     matrix = (x[1:] - x[0]).T
     np.testing.assert_allclose(x[0], last.mean, atol=1e-8)
     np.testing.assert_allclose(matrix @ first.covariance @ matrix.T, last.covariance, atol=1e-8)
+
+
+def test_constant_noise_is_that_of_independent_flow_matching(x64):
+    """I-CFM: `u = x1 - x0` and `-z / sigma`, the ends too; flow and density between widened ends.
+
+    Of independent `N(0, 1)` and `N(0, s^2)` the variance is `q = (1 - t)^2 + s^2 t^2 + sigma^2`:
+    the flow multiplies by `sqrt(q(1) / q(0))`. Begun at the source as it is, it ends with the
+    variance `(s^2 + sigma^2) / (1 + sigma^2)`, and that is the density which `log_prob` tells.
+    """
+    sigma, s = 0.5, 3.0
+    path = paths.interpolant(gamma=gammas.constant(sigma))
+    x0, x1, z = (jnp.asarray(points(5, 3, seed=i)) for i in range(3))
+    t = jnp.array([0.0, 0.2, 0.5, 0.9, 1.0])
+    sample = path(t, x0, x1, z)
+    mean = t[:, None] * x1 + (1 - t[:, None]) * x0
+    np.testing.assert_allclose(sample.x, mean + sigma * z, atol=1e-12)
+    np.testing.assert_allclose(sample.u, x1 - x0, atol=1e-12)
+    np.testing.assert_allclose(sample.score, -z / sigma, atol=1e-12)
+    assert (path.interval, path.noisy, path.widest) == ((0.0, 1.0), (0.0, 1.0), sigma)
+    assert interval_of(path) == (0.0, 1.0)
+    assert paths.start(path, x0) is x0
+
+    def slope(p, t, x, key=None):
+        q = (1 - t) ** 2 + (s * t) ** 2 + sigma**2
+        return ((s**2 * t - (1 - t)) / q)[:, None] * x
+
+    velocity = velocities.from_network(slope, None, path=path)
+    end = sampling.fixed_step(velocity, x0, sampling.grids.uniform(200), method=sampling.rk4())
+    ratio = np.sqrt((s**2 + sigma**2) / (1 + sigma**2))
+    np.testing.assert_allclose(end.x, ratio * x0, rtol=1e-8)
+    assert end.nfe.tolist() == [800] * 5  # no last step to a posterior mean
+    found = sampling.log_prob(velocity, x1, rtol=1e-9, atol=1e-9).value
+    np.testing.assert_allclose(found, norm.logpdf(x1, scale=ratio).sum(1), rtol=1e-6)
 
 
 def test_samplers_end_at_the_interval(x64):
@@ -480,6 +517,12 @@ FLOW = velocities.from_network(lambda p, t, x, key=None: x, None, path=BRIDGE)
         (lambda: paths.bridge(0.0), ValueError, r"^brownian needs a positive, finite sigma; got 0"),
         (lambda: gammas.quadratic(-1.0), ValueError, r"^quadratic needs .* scale; got -1\.0$"),
         (lambda: gammas.sine_squared(math.inf), ValueError, "^sine_squared needs .*; got inf$"),
+        (lambda: gammas.constant(0.0), ValueError, r"^constant needs a positive, .*; got 0\.0$"),
+        (
+            lambda: paths.interpolant(gamma=gammas.custom(gammas.constant(0.2))),
+            ValueError,
+            r"^gamma is 0\.2 at t = 0 and 0\.2 at t = 1, .* is paths\.gammas\.constant\(sigma\)$",
+        ),
         (lambda: paths.interpolant(gamma=0.5), TypeError, r"^gamma is a function .*; got 0\.5$"),
         (
             lambda: paths.interpolant(gamma=gammas.brownian),
