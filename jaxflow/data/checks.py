@@ -23,7 +23,7 @@ def check(batch: Batch) -> Batch:
     """
     if "x1" not in batch:
         raise ValueError(f"a batch needs its data under 'x1'; this one has {sorted(batch)}")
-    entries = {name: batch[name] for name in ("x1", "x0") if name in batch}
+    entries = {name: batch[name] for name in ("x1", "x0", "mask") if name in batch}
     entries |= {f"cond[{name!r}]": value for name, value in batch.get("cond", {}).items()}
     for name, value in entries.items():
         _check_type(name, value.dtype)

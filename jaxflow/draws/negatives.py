@@ -21,7 +21,7 @@ class Negatives:
         if n < 2:
             raise ValueError(f"a batch of {n} has no other example to keep away from")
         other = _others(key, n) if self.differing is None else self._of_another_kind(key, batch, n)
-        pair = {name: batch[name] for name in ("x0", "x1", "z") if name in batch}
+        pair = {name: batch[name] for name in ("x0", "x1", "z", "mask") if name in batch}
         return {**batch, "negative": jax.tree.map(lambda a: jnp.asarray(a)[other], pair)}
 
     def _of_another_kind(self, key: Key, batch: Batch, n: int) -> Array:
@@ -44,7 +44,7 @@ def _others(key: Key, n: int) -> Array:
 
 
 def negatives(differing: str | None = None) -> Draw:
-    """Adds `"negative"` to a batch whose pairs are drawn: another example's `x0`, `x1` and `z`.
+    """Adds `"negative"` to a batch of drawn pairs: `x0`, `x1`, `z` and `mask` of another example.
 
     Comes last in a chain, `draws.chain(draws.standard(path), draws.negatives("label"))`, and on
     the global batch, as every draw.

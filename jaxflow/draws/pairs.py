@@ -57,10 +57,21 @@ class Couple:
 
     def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
         x0, x1, cond = self.coupling(key, batch["x0"], batch["x1"], batch.get("cond", {}))
+        if "mask" in batch and not _same_arrays(x1, batch["x1"]):
+            raise ValueError(
+                f"{self.coupling!r} gives data of its own or in another order, which batch['mask'] "
+                "does not follow: carry the mask as a condition, and make it batch['mask'] by a "
+                "draw after this one"
+            )
         batch = {**batch, "x0": x0, "x1": x1, "cond": cond}
         return (
             batch if getattr(self.coupling, "independent", False) else {**batch, "z": Dependent()}
         )
+
+
+def _same_arrays(a: Any, b: Any) -> bool:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(one is other for one, other in pairs)
 
 
 @record
@@ -119,6 +130,7 @@ def couple(coupling: Coupling) -> Draw:
 
     Raises:
         TypeError: for what is no function.
+        ValueError: (when called) for a batch with a mask, where the coupling moves its data.
     """
     check_made("coupling", coupling)
     if not callable(coupling):

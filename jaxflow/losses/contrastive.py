@@ -18,8 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import event_mean
 from jaxflow.checks import check_made, check_network
+from jaxflow.losses.errors import squared_error
 from jaxflow.losses.flow_matching import check_alike, check_complete
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path
@@ -57,19 +57,16 @@ class Contrastive:
                 "draws.chain(draws.standard(path), draws.negatives())"
             )
         sample = self.path(batch["t"], batch["x0"], batch["x1"], batch.get("z"))
-        other = self.path(batch["t"], **batch["negative"])
+        mask, pair = batch.get("mask"), dict(batch["negative"])
+        both = jax.tree.map(jnp.logical_and, mask, pair.pop("mask", mask))
+        other = self.path(batch["t"], **pair)
         output = self.network(params, sample.t, sample.x, key=key, **batch.get("cond", {}))
         check_alike(output, sample.x)
-        own, others = (_errors(output, each.u) for each in (sample, other))
+        own = squared_error(output, sample.u, mask=mask)
+        others = squared_error(output, other.u, mask=both)
         per_example = own - self.repulsion * others
         told = {"attraction": jnp.mean(own), "repulsion": jnp.mean(others)}
         return jnp.mean(per_example), {"per_example": per_example, **told}
-
-
-def _errors(output: Any, target: Any) -> Array:
-    """Of each example, the sum over its parts."""
-    squares = jax.tree.map(lambda a, b: event_mean(jnp.square(a - b)), output, target)
-    return jnp.sum(jnp.stack(jax.tree.leaves(squares)), axis=0)
 
 
 def contrastive(network: Network, path: Path, *, repulsion: float = 0.05) -> Loss:
@@ -81,7 +78,8 @@ def contrastive(network: Network, path: Path, *, repulsion: float = 0.05) -> Los
         repulsion: the weight `lambda` of the other pair, below 1.
 
     Returns:
-        A loss for batches with `"negative"`, which `draws.negatives` adds.
+        A loss for batches with `"negative"`, which `draws.negatives` adds. `batch["mask"]` says
+        which entries count, as in `flow_matching`; away from another pair, those of both.
 
     Raises:
         ValueError: unless `0 <= repulsion < 1`.

@@ -20,9 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, event_mean, expand
+from jaxflow.arrays import at_least_float32, expand
 from jaxflow.checks import check_made, check_network
-from jaxflow.losses.flow_matching import check_alike, check_complete, checked_weight
+from jaxflow.losses.errors import squared_error
+from jaxflow.losses.flow_matching import check_alike, check_complete
 from jaxflow.paths.interpolant import Interpolant
 from jaxflow.records import record, traceable
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path, Time
@@ -63,7 +64,7 @@ class FlowAndScore:
                 f"got {found}"
             )
         check_complete(batch)
-        z = batch.get("z")
+        z: Any = batch.get("z")
         sample = self.path(batch["t"], batch["x0"], batch["x1"], z)
         keys = {} if key is None else dict(zip(PARTS, jax.random.split(key), strict=True))
         outputs = {
@@ -75,17 +76,12 @@ class FlowAndScore:
         for output in outputs.values():
             check_alike(output, sample.x)
         t: Any = at_least_float32(batch["t"])
-        share = self.path.gamma(t) / self.path.widest
-        flow = self._error(t, outputs["flow"] - sample.u)
-        score = self._error(t, expand(share, sample.x) * outputs["score"] + z)
+        share = expand(self.path.gamma(t) / self.path.widest, sample.x)
+        how = {"t": t, "weight": self.weight, "mask": batch.get("mask")}
+        flow = squared_error(outputs["flow"], sample.u, **how)
+        score = squared_error(share * outputs["score"], -z, **how)
         per_example = flow + score
         return jnp.mean(per_example), {"per_example": per_example, "flow": flow, "score": score}
-
-    def _error(self, t: Time, difference: Array) -> Array:
-        error = jnp.square(difference)
-        if self.weight is None:
-            return event_mean(error)
-        return event_mean(expand(checked_weight(self.weight(t), t), error) * error)
 
 
 def flow_and_score(
@@ -110,6 +106,7 @@ def flow_and_score(
 
     Returns:
         A loss; `aux` holds the error of each example, `per_example`, and its parts `flow`, `score`.
+        `batch["mask"]` says which entries count, as in `flow_matching`.
 
     Raises:
         TypeError: for a network that is none, or a path without noise of its own.

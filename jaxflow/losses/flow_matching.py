@@ -6,6 +6,10 @@ where $y_t$ is the conditional velocity $u_t$, the data $x_1$, the noise $x_0$, 
 score or Salimans & Ho's v. Its gradient is that of the regression on the marginal quantity, so its
 minimum is the marginal velocity $v(t, x) = E[u_t \mid x_t = x]$ (or the posterior mean of the data,
 ...). Of a sample of several parts the errors (1) of all parts are added.
+
+Sets, padded sequences and partly observed data have entries that do not count. With `batch["mask"]`
+the mean over $d$ in (1) is that over the $d_i$ entries of example $i$ which do, and an example with
+none weighs nothing. The loss stays a plain mean over examples.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import event_mean, expand
 from jaxflow.checks import check_made, check_network
+from jaxflow.losses.errors import squared_error
 from jaxflow.paths.ends import interval_of, nonzero_interval, schedule_of
 from jaxflow.records import record, static, traceable
 from jaxflow.types import (
@@ -33,7 +37,7 @@ from jaxflow.types import (
 )
 from jaxflow.velocities.prediction import check_kind, convert, divisors, salimans_ho
 
-__all__ = ["check_alike", "check_complete", "checked_weight", "flow_matching"]
+__all__ = ["check_alike", "check_complete", "flow_matching"]
 
 
 @record
@@ -58,7 +62,8 @@ class FlowMatching:
 
         Raises:
             ValueError: where the network's output differs from the data in shape, the batch was
-                not completed by a draw, or a score is wanted of pairs that tell none.
+                not completed by a draw, a score is wanted of pairs that tell none, or the mask has
+                another shape.
         """
         check_complete(batch)
         sample = self.path(batch["t"], batch["x0"], batch["x1"], batch.get("z"))
@@ -67,7 +72,9 @@ class FlowMatching:
         check_alike(output, sample.x)
         kinds = {"source": self.prediction, "target": self.regress}
         predicted = convert(output, sample.t, sample.x, path=self.path, **kinds)
-        per_example = self._errors(sample.t, predicted, target)
+        per_example = squared_error(
+            predicted, target, t=sample.t, weight=self.weight, mask=batch.get("mask")
+        )
         return jnp.mean(per_example), {"per_example": per_example}
 
     def _target(self, sample: PathSample, z: Any) -> Any:
@@ -89,17 +96,6 @@ class FlowMatching:
             raise ValueError(f"{self.path!r} has no {self.regress} for the loss to regress on")
         return target
 
-    def _errors(self, t: Any, predicted: Any, target: Any) -> Array:
-        """(1) of each example, the sum over its parts."""
-        if isinstance(predicted, Mapping):
-            times = t if isinstance(t, Mapping) else dict.fromkeys(predicted, t)
-            parts = [self._errors(times[k], predicted[k], target[k]) for k in sorted(predicted)]
-            return jnp.sum(jnp.stack(parts), axis=0)
-        error = jnp.square(predicted - target)
-        if self.weight is None:
-            return event_mean(error)
-        return event_mean(expand(checked_weight(self.weight(t), t), error) * error)
-
 
 def _has_dependent(z: Any) -> bool:
     leaves = jax.tree.leaves(z, is_leaf=lambda part: isinstance(part, Dependent))
@@ -118,20 +114,6 @@ def check_complete(batch: Batch) -> None:
             f"the batch lacks {', '.join(missing)}: complete it with a draw, "
             "draws.standard(path)(key, batch)"
         )
-
-
-def checked_weight(weight: Any, t: Any) -> Array:
-    """The weight, known to be one a time.
-
-    Raises:
-        ValueError: with both shapes.
-    """
-    if jnp.shape(weight) != jnp.shape(t):
-        raise ValueError(
-            f"the weight of times of shape {jnp.shape(t)} has shape {jnp.shape(weight)}: a weight "
-            "is a function of t alone, one a time"
-        )
-    return jnp.asarray(weight)
 
 
 def check_alike(output: Any, x: Any) -> None:
@@ -191,7 +173,10 @@ def flow_matching(
             module: functions are compared by identity.
 
     Returns:
-        A loss; `aux["per_example"]` holds the mean squared error of each example.
+        A loss; `aux["per_example"]` holds the mean squared error of each example. Where the batch
+        has a `"mask"`, bools `[batch, *leading event axes]` (a mapping of them, for several parts),
+        it is the mean over the entries that are True, and no gradient comes from the others. The
+        network is not told: give it what it needs among the conditions.
 
     Raises:
         ValueError: for an unknown prediction or space, two that differ on a path without

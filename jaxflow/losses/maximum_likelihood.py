@@ -51,8 +51,13 @@ class MaximumLikelihood:
         """The mean over examples in nats a dimension, and `{"per_example": [batch]}`.
 
         Raises:
-            ValueError: for Hutchinson's divergence where the batch has no `"keys"`.
+            ValueError: for Hutchinson's divergence where the batch has no `"keys"`, or for a mask.
         """
+        if "mask" in batch:
+            raise ValueError(
+                "maximum_likelihood is that of whole samples and takes no mask: leave "
+                "batch['mask'] out, or train by losses.flow_matching"
+            )
         x = jax.tree.map(at_least_float32, batch["x1"])
         keys = batch.get("keys")
         if keys is None and self.divergence.probes:
