@@ -142,7 +142,16 @@ TABLES: Mapping[str, Table] = {
         name: getattr(velocities, name) for name in ("classifier_free", "composed", "thresholded")
     },
     "rule": {
-        name: getattr(velocities, name) for name in ("plain", "rescaled", "zero_star", "projected")
+        name: getattr(velocities, name)
+        for name in (
+            "plain",
+            "rescaled",
+            "zero_star",
+            "projected",
+            "frequency_decoupled",
+            "magnitude_aware",
+            "tangential",
+        )
     },
     "solver": {
         "bosh3": diffrax.Bosh3,

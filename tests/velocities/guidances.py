@@ -94,6 +94,9 @@ GUIDANCES = {
     "rescaled": rule(velocities.rescaled(0.7)),
     "zero_star": rule(velocities.zero_star()),
     "projected": rule(velocities.projected(0.2, norm=1.5)),
+    "frequency_decoupled": rule(velocities.frequency_decoupled(0.3, width=0.8)),
+    "magnitude_aware": rule(velocities.magnitude_aware(0.5)),
+    "tangential": rule(velocities.tangential()),
     "autoguidance": lambda v, s: velocities.autoguidance(v, Weaker(v), scale=s),
     "composed": lambda v, s: velocities.composed(v, scales={"label": s}, null=NULL),
     "guided_by": lambda v, s: velocities.guided_by(
@@ -112,7 +115,11 @@ FACTORY = dict.fromkeys(GUIDANCES, "classifier_free") | {
     "dynamic": "thresholded",
 }
 EVALUATIONS = dict.fromkeys(GUIDANCES, 2) | {"guided_by": 1, "thresholded": 1, "dynamic": 1}
-PER_EVENT = {"rescaled", "zero_star", "projected", "dynamic"}  # one number a sample is read off
+# Whose value at a place depends on the rest of the event.
+PER_EVENT = {
+    "rescaled", "zero_star", "projected", "frequency_decoupled", "magnitude_aware", "tangential",
+    "dynamic",
+}  # fmt: skip
 
 
 def one(s):

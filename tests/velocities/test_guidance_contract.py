@@ -222,7 +222,12 @@ def test_new_numbers_do_not_retrace():
         return v(t, x, **cond)
 
     for k in (1, 2):
-        for rule in (velocities.rescaled(k / 4), velocities.projected(k / 4, norm=float(k))):
+        for rule in (
+            velocities.rescaled(k / 4),
+            velocities.projected(k / 4, norm=float(k)),
+            velocities.frequency_decoupled(k / 4, width=float(k)),
+            velocities.magnitude_aware(float(k)),
+        ):
             run(
                 velocities.classifier_free(
                     learned(), scale=float(k), null={"label": 0.0}, rule=rule,
@@ -231,7 +236,7 @@ def test_new_numbers_do_not_retrace():
                 T, X, LABEL,
             )  # fmt: skip
         run(velocities.thresholded(learned(), bound=k / 2, percentile=80.0 + k), T, X, LABEL)
-    assert len(traces) == 3
+    assert len(traces) == 5
 
 
 def test_guidance_of_guidance_counts_and_composes(x64):
@@ -316,6 +321,13 @@ WRONG = {
     ),
     "a share of more": (lambda: velocities.rescaled(1.5), r"in \[0, 1\]; got 1.5"),
     "a time of more": (lambda: velocities.zero_star(2.0), r"in \[0, 1\]; got 2.0"),
+    "a negative share of low frequencies": (
+        lambda: velocities.frequency_decoupled(-0.1), "got low=-0.1, width=1.5"
+    ),
+    "an infinite blur": (
+        lambda: velocities.frequency_decoupled(width=np.inf), "got low=0.5, width=inf"
+    ),
+    "a negative rate": (lambda: velocities.magnitude_aware(-1.0), "got -1.0"),
     "a norm of zero": (lambda: velocities.projected(norm=0.0), "got 0.0"),
 }  # fmt: skip
 

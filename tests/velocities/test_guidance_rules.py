@@ -18,9 +18,10 @@ SCALE = np.array([0.0, 1.0, 2.5, 7.0]).reshape(N, 1, 1, 1)
 OVER = (1, 2, 3)
 
 
-def on(rule, *more, path=None):
+def on(rule, wanted=WANTED, unwanted=UNWANTED, scale=SCALE, path=None):
     rule = rule if path is None else rule.along(path)
-    return np.asarray(jax.jit(lambda rule, *a: rule(*a))(rule, T, X, WANTED, UNWANTED, SCALE))
+    t, x = T[: len(wanted)], X[: len(wanted)]
+    return np.asarray(jax.jit(lambda rule, *a: rule(*a))(rule, t, x, wanted, unwanted, scale))
 
 
 PLAIN = (1 - SCALE) * UNWANTED + SCALE * WANTED
@@ -121,6 +122,84 @@ def test_projected_keeps_all_where_it_is_told_to(x64):
     np.testing.assert_allclose(found, PLAIN, rtol=1e-10, atol=1e-12)
 
 
+def test_magnitude_aware_holds_back_where_the_fields_differ_by_much(x64):
+    """The scale of each sample, by the lengths of the difference and of the unwanted field."""
+    size = np.array([0.1, 0.5, 1.0, 4.0]).reshape(SCALE.shape)
+    ratio = np.linalg.norm((WANTED - UNWANTED).reshape(N, -1), axis=1).reshape(SCALE.shape)
+    ratio = ratio / np.linalg.norm((size * UNWANTED).reshape(N, -1), axis=1).reshape(SCALE.shape)
+    for alpha in (0.0, 0.4, 8.0):
+        wanted = size * UNWANTED + WANTED - UNWANTED
+        found = on(velocities.magnitude_aware(alpha), wanted, size * UNWANTED)
+        scale = 1 + (SCALE - 1) * np.exp(-alpha * ratio)
+        expected = size * UNWANTED + scale * (WANTED - UNWANTED)
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(on(velocities.magnitude_aware(0.0)), PLAIN, rtol=1e-10, atol=1e-12)
+    alone = on(velocities.magnitude_aware(0.4), WANTED, 0 * UNWANTED)
+    np.testing.assert_array_equal(alone, WANTED)
+
+
+def test_tangential_is_the_singular_value_decomposition_of_the_pair(x64):
+    """As published, by the decomposition itself, where either field is the longer."""
+    length = np.array([0.01, 0.8, 1.2, 30.0]).reshape(SCALE.shape)
+    unwanted = length * UNWANTED
+    aligned = []
+    for pair in zip(WANTED.reshape(N, -1), unwanted.reshape(N, -1), strict=True):
+        _, _, right = np.linalg.svd(np.stack(pair), full_matrices=False)
+        aligned.append(right[0] @ pair[1] * right[0])
+    aligned = np.stack(aligned).reshape(WANTED.shape)
+    found = on(velocities.tangential(), WANTED, unwanted)
+    np.testing.assert_allclose(found, aligned + SCALE * (WANTED - aligned), rtol=1e-10, atol=1e-12)
+
+
+def test_tangential_of_fields_along_one_line_or_of_no_first_direction(x64):
+    """Nothing is taken from a multiple of the wanted field, nor where no direction is the first."""
+    multiple = np.array([-2.0, 0.5, 1.0, 3.0]).reshape(SCALE.shape) * WANTED
+    along = on(velocities.tangential(), WANTED, multiple)
+    np.testing.assert_allclose(along, multiple + SCALE * (WANTED - multiple), rtol=1e-10)
+    crossed = on(velocities.tangential(), *np.eye(2)[:, None], 3.0)
+    np.testing.assert_array_equal(crossed, [[3.0, -2.0]])
+
+
+def cosine(k, n):
+    return np.cos(np.pi * k * (np.arange(n) + 0.5) / n)
+
+
+def test_frequency_decoupled_has_a_scale_for_every_frequency(x64):
+    """Waves along each axis of an image are its eigenvectors; channels do not mix."""
+    h, w, low, width = 5, 8, 0.3, 1.2
+    unwanted = RNG.normal(size=(1, h, w, 2))
+    for i, j in ((0, 0), (1, 0), (0, 3), (4, 7)):
+        wave = (cosine(i, h)[:, None] * cosine(j, w))[None, ..., None] * np.array([1.0, -2.0])
+        kept = np.exp(-((np.pi * width) ** 2) * ((i / h) ** 2 + (j / w) ** 2) / 2)
+        scale = 1 + 4.0 * (1 - kept + low * kept)
+        rule = velocities.frequency_decoupled(low, width)
+        found = on(rule, unwanted + wave, unwanted, 5.0)
+        np.testing.assert_allclose(found, unwanted + scale * wave, rtol=1e-11, atol=1e-11)
+
+
+def test_frequency_decoupled_of_one_share_or_no_blur(x64):
+    """Plain where both scales are the same; all frequencies are low where nothing is blurred."""
+    np.testing.assert_allclose(
+        on(velocities.frequency_decoupled(1.0)), PLAIN, rtol=1e-10, atol=1e-12
+    )
+    whole = on(velocities.frequency_decoupled(0.3, width=0.0))
+    expected = WANTED + 0.3 * (SCALE - 1) * (WANTED - UNWANTED)
+    np.testing.assert_allclose(whole, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (7, 2), (3, 4, 5, 2)])
+def test_frequency_decoupled_of_events_of_any_rank(shape, x64):
+    """A constant is low whatever the event; one axis is of positions, the last of several not."""
+    rule, ones = velocities.frequency_decoupled(0.5, width=1e3), np.ones((1, *shape))
+    np.testing.assert_allclose(on(rule, ones, 0 * ones, 3.0), 2 * ones, rtol=1e-11)
+    if shape:
+        flat = RNG.normal(size=(1, *shape))
+        axes = tuple(range(1, max(2, len(shape))))
+        mean = flat.mean(axes, keepdims=True)
+        found = on(rule, flat, 0 * flat, 3.0)
+        np.testing.assert_allclose(found, 3 * flat - mean, rtol=1e-11, atol=1e-11)
+
+
 # A posterior mean far from the bounds: the first sample keeps within them, the others do not.
 FAR = np.array([0.05, 1.0, 3.0, 10.0]).reshape(N, 1, 1, 1) * RNG.normal(size=(N, *EVENT))
 
@@ -168,6 +247,9 @@ RULES = {
     "rescaled": velocities.rescaled(1.0),
     "zero_star": velocities.zero_star(),
     "projected": velocities.projected(0.0, 1.0).along(paths.linear()),
+    "frequency_decoupled": velocities.frequency_decoupled(),
+    "magnitude_aware": velocities.magnitude_aware(),
+    "tangential": velocities.tangential(),
 }
 
 

@@ -11,19 +11,29 @@ and so each guides another.
 from jaxflow.velocities.guidance.autoguidance import autoguidance
 from jaxflow.velocities.guidance.classifier_free import classifier_free
 from jaxflow.velocities.guidance.composed import composed
+from jaxflow.velocities.guidance.frequency import frequency_decoupled
 from jaxflow.velocities.guidance.gradient import guided_by
 from jaxflow.velocities.guidance.projected import projected
-from jaxflow.velocities.guidance.rules import plain, rescaled, zero_star
+from jaxflow.velocities.guidance.rules import (
+    magnitude_aware,
+    plain,
+    rescaled,
+    tangential,
+    zero_star,
+)
 from jaxflow.velocities.guidance.thresholded import thresholded
 
 __all__ = [
     "autoguidance",
     "classifier_free",
     "composed",
+    "frequency_decoupled",
     "guided_by",
+    "magnitude_aware",
     "plain",
     "projected",
     "rescaled",
+    "tangential",
     "thresholded",
     "zero_star",
 ]

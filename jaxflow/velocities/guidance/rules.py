@@ -7,11 +7,22 @@ r"""What becomes of a wanted field $v^+$ and an unwanted $v^-$: `(t, x, wanted, 
 (3) zero_star: $v = a v^- + s\,(v^+ - a v^-)$ with $a = \langle v^+, v^- \rangle / \|v^-\|^2$, which
     minimises $\|v^+ - a v^-\|$
 
+(4) magnitude_aware: $v = v^- + s'\,(v^+ - v^-)$ with
+    $s' = 1 + (s - 1)\,e^{-\alpha \|v^+ - v^-\| / \|v^-\|}$
+
+(5) tangential: $v = v^-_1 + s\,(v^+ - v^-_1)$ with $v^-_1$ the part of $v^-$ along the first right
+    singular vector of the matrix whose rows are $v^+$ and $v^-$
+
+The left singular vectors of two rows are a rotation by $\theta$, and so (5) needs three products:
+$v^-_1 = \sin\theta\cos\theta\, v^+ + \sin^2\theta\, v^-$ with
+$\tan 2\theta = 2 \langle v^+, v^- \rangle / (\|v^+\|^2 - \|v^-\|^2)$.
+
 Means, deviations and products run over the event of each sample, or over that of each part. A
 prediction of another kind is an affine function of the velocity whose slope depends on $t$ alone,
-so (1) is the same in every space; (2) and (3) are not, and act on the velocity.
+so (1) is the same in every space; (2) to (5) are not, and act on the velocity.
 """
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,7 +32,7 @@ from jaxflow.arrays import as_floats, event_mean, event_sum, expand
 from jaxflow.records import record
 from jaxflow.types import Array, Data, Time
 
-__all__ = ["plain", "rescaled", "root", "share", "zero_star"]
+__all__ = ["magnitude_aware", "plain", "rescaled", "root", "share", "tangential", "zero_star"]
 
 
 @record
@@ -55,6 +66,32 @@ class ZeroStar:
         unwanted = expand(a, unwanted) * unwanted
         v = unwanted + scale * (wanted - unwanted)
         return jnp.where(expand(t, v) < self.zero_until, 0.0, v)
+
+
+@record
+class MagnitudeAware:
+    """The rule (4)."""
+
+    alpha: Any
+
+    def __call__(self, t: Time, x: Data, wanted: Array, unwanted: Array, scale: ArrayLike) -> Array:
+        delta, size = wanted - unwanted, root(event_sum(unwanted**2))
+        ratio = share(root(event_sum(delta**2)), size, otherwise=0.0)
+        kept = jnp.where(size > 0, jnp.exp(-self.alpha * ratio), 0.0)
+        return wanted + (scale - 1) * expand(kept, delta) * delta
+
+
+@record
+class Tangential:
+    """The rule (5)."""
+
+    def __call__(self, t: Time, x: Data, wanted: Array, unwanted: Array, scale: ArrayLike) -> Array:
+        product, more = event_sum(wanted * unwanted), event_sum(wanted**2) - event_sum(unwanted**2)
+        length = root(more**2 + 4 * product**2)
+        crossed = share(product, length, otherwise=0.0)
+        straight = (1 - share(more, length, otherwise=-1.0)) / 2
+        aligned = expand(crossed, wanted) * wanted + expand(straight, unwanted) * unwanted
+        return aligned + scale * (wanted - aligned)
 
 
 def share(part: Array, whole: Array, *, otherwise: float) -> Array:
@@ -119,3 +156,37 @@ def zero_star(zero_until: float = 0.0) -> ZeroStar:
     if not 0 <= zero_until <= 1:
         raise ValueError(f"zero_star needs a time zero_until in [0, 1]; got {zero_until}")
     return ZeroStar(as_floats(zero_until))
+
+
+def magnitude_aware(alpha: float = 8.0) -> MagnitudeAware:
+    """The plain rule at a scale that is nearer to 1 where the fields differ by much (4).
+
+    Early on, where little is known, the difference may be as large as the field itself; there large
+    scales do the most harm. At scale 1 it is the wanted field, and so it is where the unwanted one
+    vanishes.
+
+    Args:
+        alpha: how fast the scale falls to 1 with the length of the difference in units of that of
+            the unwanted field; 0 is `plain()`.
+
+    Raises:
+        ValueError: for a rate that is negative or not finite.
+
+    Zhu et al., MAMBO-G: Magnitude-Aware Mitigation for Boosted Guidance, 2025, arXiv:2508.03442.
+    """
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"magnitude_aware needs a finite alpha of 0 or more; got {alpha}")
+    return MagnitudeAware(as_floats(alpha))
+
+
+def tangential() -> Tangential:
+    """The plain rule with the unwanted field less what does not lie along the pair (5).
+
+    Of the two directions of the pair the first is what the fields share, and the second, along
+    which they disagree, is taken out of the unwanted one. At scale 1 it is the wanted field. Where
+    no direction is the first (fields of one length, at right angles) it is `plain()`.
+
+    Kwon et al., TCFG: Tangential Damping Classifier-free Guidance, 2025, arXiv:2503.18137, there on
+    scores: here on velocities, which are what a flow's network predicts.
+    """
+    return Tangential()
