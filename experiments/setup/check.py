@@ -113,8 +113,9 @@ def _tells_score(config: ConfigDict) -> bool:
 
 def _check_noise(config: ConfigDict) -> None:
     """Refuse a stochastic sampler where pairs tell no score."""
-    method = config.sampler.kwargs.get("method", {}).get("name")
-    if (config.sampler.name == "sde" or method in STOCHASTIC) and not _tells_score(config):
+    method = config.sampler.kwargs.get("method", {})
+    is_noisy = method.get("name") in STOCHASTIC or method.get("kwargs", {}).get("eta", 0.0) > 0
+    if (config.sampler.name == "sde" or is_noisy) and not _tells_score(config):
         raise ValueError(
             f"config.sampler reads a score, but none is known where config.source is "
             f"{config.source.name!r} and config.coupling {config.coupling.name!r}: it needs "

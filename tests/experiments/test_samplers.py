@@ -78,6 +78,19 @@ def test_no_noise_where_no_score_is_known(parts):
         check_parts(config)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_ddim_reads_a_score_where_it_draws_noise(eta):
+    config = config_of(grid="uniform", method="ddim")
+    with config.unlocked():
+        config.coupling = {"name": "optimal_transport", "kwargs": {}}
+        config.sampler.kwargs.method.kwargs = {"eta": eta}
+    if eta == 0:
+        check_parts(config)
+    else:
+        with pytest.raises(ValueError, match=r"^config\.sampler reads a score"):
+            check_parts(config)
+
+
 def test_samples_have_noise_of_their_own():
     """By the commands' sampler too: in any batches, and not that of the start."""
     config = config_of(grid="uniform", method="sde_dpm_solver")

@@ -30,6 +30,8 @@ METHODS = {
     "ab2": Row(lambda path: sampling.ab2(), 1, 2),
     "ab3": Row(lambda path: sampling.ab3(), 1, 3),
     "ddim": Row(sampling.ddim, 1, 1, exponential=True),
+    "ddim.half": Row(lambda path: sampling.ddim(path, 0.5), 1, 1, keys=True),
+    "ddim.one": Row(lambda path: sampling.ddim(path, 1.0), 1, 1, keys=True),
     "dpm_solver": Row(sampling.dpm_solver, 1, 2, exponential=True),
     "unipc.1": Row(lambda path: sampling.unipc(path, 1), 1, 2, exponential=True),
     "unipc": Row(sampling.unipc, 1, 3, exponential=True),

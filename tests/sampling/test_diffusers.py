@@ -15,6 +15,7 @@ from tests.problems import COVARIANCES, CURVES, MEANS, WEIGHTS, marginal, points
 
 diffusers = pytest.importorskip("diffusers")
 torch = pytest.importorskip("torch")
+scheduling_ddpm = pytest.importorskip("diffusers.schedulers.scheduling_ddpm")
 
 CURVE = CURVES["cosine"]  # any path of unit variance: steps depend on the ratios alone
 KEYS = jax.random.split(jax.random.key(0), 4)
@@ -57,9 +58,12 @@ def test_the_ends_agree(name, n, x64):
 
 
 @pytest.mark.parametrize("n", [5, 10, 20])
-def test_a_network_of_noise_and_betas_ends_where_ddim_does(n, x64):
-    """One random network of timesteps, called by both sides."""
-    scheduler = diffusers.DDIMScheduler(
+@pytest.mark.parametrize(
+    ("name", "eta"), [("DDIM", 0.0), ("DDIM", 0.5), ("DDIM", 1.0), ("DDPM", 1.0)]
+)
+def test_a_network_of_noise_and_betas_ends_where_ddim_does(name, eta, n, x64, monkeypatch):
+    """One random network of timesteps, called by both sides, and one noise."""
+    scheduler = getattr(diffusers, f"{name}Scheduler")(
         beta_start=1e-4, beta_end=0.02, clip_sample=False, timestep_spacing="trailing"
     )
     rng = np.random.default_rng(0)
@@ -72,10 +76,14 @@ def test_a_network_of_noise_and_betas_ends_where_ddim_does(n, x64):
     params, x0 = (jnp.asarray(wide), jnp.asarray(back)), points(4)
     scheduler.set_timesteps(n)
     theirs = torch.tensor(x0)
-    for k in scheduler.timesteps:
+    for i, k in enumerate(scheduler.timesteps):
         noise = network(params, jnp.full(4, float(k)), jnp.asarray(theirs.numpy()))
-        theirs = scheduler.step(torch.tensor(np.array(noise)), k, theirs).prev_sample
+        drawn = [jax.random.normal(jax.random.fold_in(key, i), (2,)) for key in KEYS]
+        z = torch.tensor(np.stack(drawn))
+        settings = {"eta": eta, "variance_noise": z} if eta and name == "DDIM" else {}
+        monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, z=z, **__: z)
+        theirs = scheduler.step(torch.tensor(np.array(noise)), k, theirs, **settings).prev_sample
     flow = from_diffusion(network, params, betas=np.linspace(1e-4, 0.02, 1000))
-    method = sampling.ddim(flow.path)
-    ours = fixed_step(flow, jnp.asarray(x0), sampling.grids.uniform(n), method=method).x
+    method = sampling.ddim(flow.path, eta)
+    ours = fixed_step(flow, jnp.asarray(x0), sampling.grids.uniform(n), method=method, keys=KEYS).x
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-5)

@@ -6,7 +6,7 @@ r"""One step of a fixed-step solver each, from $t$ to $t + h$.
 | midpoint, heun | 2 | 2 | Runge-Kutta |
 | rk4 | 4 | 4 | Runge-Kutta |
 | ab2, ab3 | 1 | 2, 3 | Adams-Bashforth, on any grid |
-| ddim | 1 | 1 | exponential, for an affine path |
+| ddim | 1 | 1 | exponential, for an affine path; stochastic with `eta` |
 | dpm_solver | 1 | 2 | exponential |
 | unipc | 1 | 2 or 3 | exponential, predicted and corrected |
 | sde_dpm_solver | 1 | 2 weakly | exponential and stochastic |

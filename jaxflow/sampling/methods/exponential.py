@@ -23,10 +23,18 @@ The SDE that keeps the path's marginals and is the time reversal of its noising 
 (4) $x_s = \frac{\sigma_s}{\sigma_t} e^{-h} x_t + \alpha_s (1 - e^{-2h})\, D
     + \sigma_s \sqrt{1 - e^{-2h}}\; z$
 
+and with $\hat x_1$ in the place of $D$ it is the end $\eta = 1$ of a family whose other end is (2):
+
+(5) $x_s = \alpha_s \hat x_1 + \sqrt{\sigma_s^2 - \eta^2 \tau^2}\; \hat x_0 + \eta \tau z$ with
+    $\tau^2 = \sigma_s^2 (1 - e^{-2|h|})$
+
+Steps back, $h < 0$, of (5) at $\eta = 1$ are the path's own noising; its term of noise predicted
+is then $\frac{\alpha_s}{\alpha_t} \sigma_t$, and no model is left in it.
+
 Infinite $\lambda$. Where $\alpha_t = 0$ or $\sigma_s = 0$ (pure noise, no noise) $h$ is infinite,
-and (2) and (4) have the limits that their right-hand sides say, with $e^{-h} = 0$. In (3) a step of
-infinite length, and the one after, take $D = \hat x_1$: the former for want of a limit, the latter
-as its limit. So do steps back (encoding) to pure noise, and from data without noise.
+and (2), (4) and (5) have the limits that their right-hand sides say, with $e^{-h} = 0$. In (3) a
+step of infinite length, and the one after, take $D = \hat x_1$: the former for want of a limit, the
+latter as its limit. So do steps back (encoding) to pure noise, and from data without noise.
 Near such an end equal steps of $t$ are no small steps of $\lambda$: over the whole of [0, 1] the
 order 2 of (3) holds up to a factor $\log n$.
 """
@@ -48,6 +56,7 @@ from jaxflow.sampling.methods.levels import (
     noised,
     predictions,
     ratio,
+    root,
     second,
 )
 from jaxflow.sampling.methods.moves import Field, made, no_memory, normal, where
@@ -68,6 +77,34 @@ def _ddim(
         return where(s == t, x, blend(then.alpha, data, (then.sigma, noise)))
 
     return by_part(path, step, x, data, noise), memory
+
+
+def _noisy_ddim(
+    path: Path,
+    eta: Any,
+    v: Field,
+    t: Time,
+    s: Time,
+    x: PyTree,
+    memory: Any,
+    keys: Keys | None = None,
+) -> tuple[PyTree, Any]:
+    data, noise = predictions(path, v, t, x)
+    z = normal(keys, x, "ddim")
+
+    def step(schedule: Schedule, x: Array, data: Array, noise: Array, z: Array) -> Array:
+        now, then = level(schedule, t), level(schedule, s)
+        grows = ratio(now.sigma, then.sigma) * ratio(then.alpha, now.alpha)  # e^h
+        shrinks = ratio(then.sigma, now.sigma) * ratio(now.alpha, then.alpha)
+        is_back = then.log_ratio < now.log_ratio
+        square = jnp.minimum(jnp.where(is_back, grows, shrinks) ** 2, 1.0)
+        kept = then.sigma * root(1 - eta**2 + eta**2 * square)
+        drawn = then.sigma * eta * root(1 - square), z
+        forth = blend(then.alpha, data, (kept, noise), drawn)
+        back = blend(ratio(then.alpha, now.alpha), x, (kept - then.sigma * grows, noise), drawn)
+        return where(s == t, x, where(is_back, back, forth))
+
+    return by_part(path, step, x, data, noise, z), memory
 
 
 def _init(path: Path, v: Field, t: Time, x: PyTree) -> Any:
@@ -114,9 +151,9 @@ def _sde_dpm_solver(
         kept = ratio(then.sigma, now.sigma)
         shrinks = kept * ratio(now.alpha, then.alpha)  # e^-h
         spread = jnp.maximum(1 - shrinks**2, 0.0)
-        root = jnp.where(spread > 0, jnp.sqrt(jnp.where(spread > 0, spread, 1.0)), 0.0)
         mean = data + _change(now, then, data, memory)
-        moved = blend(kept * shrinks, x, (then.alpha * spread, mean), (then.sigma * root, z))
+        drawn = then.sigma * root(spread), z
+        moved = blend(kept * shrinks, x, (then.alpha * spread, mean), drawn)
         moved = where(then.log_ratio < now.log_ratio, noised(now, then, x, z), moved)
         return where(s == t, (x, memory), (moved, (data, now.log_ratio)))
 
@@ -124,19 +161,25 @@ def _sde_dpm_solver(
     return first(path, found), second(path, found)
 
 
-def ddim(path: Path) -> Method:
-    """The exponential Euler method (2): one call, order 1.
+def ddim(path: Path, eta: float = 0.0) -> Method:
+    r"""The exponential Euler method (2), or its stochastic kind (5): one call, order 1.
 
-    Exact, in any number of steps, for a data prediction that does not change, and for such a noise
-    prediction; on the path `linear` it is Euler's method.
+    Exact, in any number of steps, for a data prediction that does not change, and without noise for
+    such a noise prediction; on the path `linear` it is Euler's method. With `eta = 1` it is the
+    ancestral step of DDPM (of the smaller of its two variances) and SDE-DPM-Solver++(1).
 
     Args:
-        path: the affine path that the velocity was learned on, or a product of them.
+        path: the affine path that the velocity was learned on, or a product of them; with noise,
+            one from standard normal noise independent of the data.
+        eta: the share of noise that is drawn anew, from 0 for none to 1; keys are needed above 0.
 
     Raises:
-        ValueError: where the path has no schedule.
+        ValueError: where the path has no schedule, for a share outside [0, 1], and in sampling with
+            noise but without keys.
 
-    Song et al., Denoising Diffusion Implicit Models, 2021, arXiv:2010.02502, eq. 12 without noise.
+    Song et al., Denoising Diffusion Implicit Models, 2021, arXiv:2010.02502, eq. 12 and 16, there
+    on variance-preserving paths: $\eta\tau$ is the deviation of eq. 16, in terms of the ratios
+    alone, so that it serves every affine path.
 
     >>> import jax.numpy as jnp
     >>> from jaxflow import paths, sampling
@@ -147,7 +190,11 @@ def ddim(path: Path) -> Method:
     Array([[1.5]], dtype=float32)
     """
     check_affine(path)
-    return made(no_memory, Partial(_ddim, path), calls=1, order=1)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"ddim needs a share of new noise 0 <= eta <= 1; got eta={eta}")
+    if eta == 0:
+        return made(no_memory, Partial(_ddim, path), calls=1, order=1)
+    return made(no_memory, Partial(_noisy_ddim, path, eta), calls=1, order=1)
 
 
 def dpm_solver(path: Path, order: int = 2) -> Method:

@@ -34,6 +34,7 @@ __all__ = [
     "noised",
     "predictions",
     "ratio",
+    "root",
     "second",
 ]
 
@@ -61,6 +62,12 @@ def ratio(above: Array, below: Array) -> Array:
     return jnp.where(nonzero, above / jnp.where(nonzero, below, 1.0), 0.0)
 
 
+def root(square: Array) -> Array:
+    """The square root, of which nothing is left where rounding makes it negative."""
+    some = square > 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
+
+
 def new_share(now: Level, then: Level) -> Array:
     """The share (2) of a step; 0 where there is no noise to begin with."""
     return jnp.where(now.sigma > 0, then.alpha - now.alpha * ratio(then.sigma, now.sigma), 0.0)
@@ -80,9 +87,8 @@ def noised(now: Level, then: Level, x: Array, z: Array, scale: Any = 1.0) -> Arr
     The path's own noising, exactly, from `now` to a level `then` of more noise.
     """
     kept = ratio(then.alpha, now.alpha)
-    square = jnp.maximum(then.sigma**2 - (kept * now.sigma) ** 2, 0.0)
-    some = square > 0
-    return blend(kept, x, (scale * jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0), z))
+    square = then.sigma**2 - (kept * now.sigma) ** 2
+    return blend(kept, x, (scale * root(square), z))
 
 
 def predictions(path: Path, v: Field, t: Time, x: PyTree) -> tuple[PyTree, PyTree]:
