@@ -39,7 +39,7 @@ OTHERS = (
     "log.wandb_project",
     "evaluation.split",
 )
-STOCHASTIC = ("churn", "euler_maruyama", "sde_dpm_solver", "stochastic_heun")
+STOCHASTIC = ("churn", "corrected", "euler_maruyama", "sde_dpm_solver", "stochastic_heun")
 LEAST = {
     0: (
         "data.workers",

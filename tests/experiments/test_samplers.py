@@ -17,6 +17,7 @@ NEEDS = {
     "shifted": {"shift": 2.0},
     "flux": {"tokens": 64},
     "churn": {"gamma": 0.1},
+    "corrected": {"method": {"name": "ddim", "kwargs": {}}, "steps": 2},
     "euler_maruyama": {"diffusion": {"name": "sigma", "kwargs": {}}},
     "stochastic_heun": {"diffusion": 0.5},
 }
@@ -69,7 +70,10 @@ def test_the_sde(name):
     assert bool(build.sampler(config)(FLOW, X, keys=KEYS).success.all())
 
 
-@pytest.mark.parametrize("parts", [{"method": "churn"}, {"sampler": "sde", "diffusion": "sigma"}])
+@pytest.mark.parametrize(
+    "parts",
+    [{"method": "churn"}, {"method": "corrected"}, {"sampler": "sde", "diffusion": "sigma"}],
+)
 def test_no_noise_where_no_score_is_known(parts):
     config = config_of(grid="uniform", **parts)
     with config.unlocked():

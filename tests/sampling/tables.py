@@ -45,6 +45,13 @@ METHODS = {
     "stochastic_heun": Row(
         lambda path: sampling.stochastic_heun(diffusions.sigma(path), path=path), 2, 2, keys=True
     ),
+    "corrected": Row(lambda path: sampling.corrected(sampling.ddim(path), path), 2, 1, keys=True),
+    "corrected.twice": Row(
+        lambda path: sampling.corrected(sampling.sde_dpm_solver(path), path, steps=2, snr=0.1),
+        3,
+        2,
+        keys=True,
+    ),
 }
 EVERYWHERE = {name: row for name, row in METHODS.items() if not (row.keys or row.exponential)}
 EXACT = {name: row for name, row in METHODS.items() if row.exponential or not row.keys}

@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from jaxflow import paths, sampling
 from jaxflow.sampling import diffusions, fixed_step, grids
+from jaxflow.types import Method
 from jaxflow.velocities import gaussian_mixture, posterior_mean
 from tests.problems import COVARIANCES, CURVES, GAUSSIAN, MEANS, WEIGHTS, marginal, points
 from tests.sampling.tables import METHODS
 
+LINEAR = paths.linear()
 NAMES = [name for name, row in METHODS.items() if row.keys]
 DIFFUSIONS = {
     "number": lambda path: 0.7,
@@ -49,7 +52,7 @@ class Moments:
     def __init__(self, method, curve, most, monkeypatch):
         self.curve, self.most, self.size = curve, most, 3 + 2 * most
         velocity, drawn = gaussian(curve.path), {}
-        for name in ("churn", "exponential", "stochastic"):
+        for name in ("churn", "corrected", "exponential", "stochastic"):
             module = sys.modules[f"jaxflow.sampling.methods.{name}"]
             monkeypatch.setattr(module, "normal", lambda *_: drawn["z"])
 
@@ -168,6 +171,122 @@ def test_a_new_share_of_noise_does_not_retrace(key):
     assert len(traces) == 1
 
 
+def stay(v, t, s, x, memory, keys=None):
+    """A predictor that leaves all to what follows."""
+    return x, memory
+
+
+STILL = Method(Partial(lambda v, t, x: ()), Partial(stay), calls=0, order=1)
+
+
+@pytest.mark.parametrize("name", ["linear", "vp"])
+@pytest.mark.parametrize("snr", [0.16, 0.7])
+def test_langevin_steps_on_an_exact_score_in_closed_form(snr, name, x64, monkeypatch):
+    """They keep the mean and the biased variance of ULA, and bring any other nearer to it."""
+    curve, t, steps = CURVES[name], 0.6, 3
+    velocity, module = gaussian(curve.path), sys.modules["jaxflow.sampling.methods.corrected"]
+    method = sampling.corrected(STILL, curve.path, steps=steps, snr=snr)
+    mean, covariance = moments_at(curve, t)
+    values, axes = np.linalg.eigh(covariance)
+    added = (2 * snr * curve.sigma(t)) ** 2
+    shrinks = 1 - added / (2 * values)
+    biased = values / (1 - snr**2 * curve.sigma(t) ** 2 / values)
+    for variance in (biased, values, 3 * values):
+        x = np.tile(mean, (3 + 2 * steps, 1))
+        x[1:3] += np.sqrt(variance)[:, None] * axes.T
+        z = np.zeros((steps, *x.shape))
+        for i in range(steps):
+            z[i, 3 + 2 * i : 5 + 2 * i] = np.eye(2)
+        draws = iter(jnp.asarray(z))
+        monkeypatch.setattr(module, "normal", lambda *_, draws=draws: next(draws))
+        times = (jnp.full(len(x), u) for u in (0.3, t))
+        end, _ = method.step(velocity, *times, jnp.asarray(x), (), None)
+        slopes, expected = np.asarray(end[1:] - end[0]), variance
+        for _ in range(steps):
+            expected = shrinks**2 * expected + added
+        np.testing.assert_allclose(end[0], mean, atol=1e-12)
+        np.testing.assert_allclose(slopes.T @ slopes, (axes * expected) @ axes.T, atol=1e-12)
+        if variance is biased:
+            np.testing.assert_allclose(expected, biased, rtol=1e-12)
+
+
+def test_a_corrected_method_keeps_the_marginals_but_for_its_bias(x64, monkeypatch):
+    """On the way to data and back: variances too large by a share of `snr^2 / (1 - snr^2)` at most.
+
+    The bias of the variance is within that share at every time, and the flow carries shares along.
+    """
+    curve, snr = CURVES["linear"], 0.16
+    method = sampling.corrected(sampling.heun(), curve.path, snr=snr)
+    moments = Moments(method, curve, 64, monkeypatch)
+    for start, stop in ((0.1, 0.9), (0.9, 0.1)):
+        (mean, covariance), exact = moments(start, stop, 64), moments_at(curve, stop)
+        white = np.linalg.inv(np.linalg.cholesky(exact[1]))
+        shares = np.linalg.eigvalsh(white @ covariance @ white.T)
+        assert np.all(shares > 1 - 1e-3)
+        assert 1 + 1e-3 < shares.max() < 1 / (1 - snr**2) + 1e-3
+        np.testing.assert_allclose(mean, exact[0], atol=1e-3)
+
+
+def test_corrected_is_langevin_dynamics_on_the_score(x64, key):
+    """In NumPy, on a mixture, with keys of their own for the method and for each Langevin step."""
+    curve, keys, snr = CURVES["vp"], jax.random.split(key, 3), 0.3
+    x, grid = points(3), np.array([0.2, 0.5, 0.7])
+    for i, (t, s) in enumerate(pairwise(grid)):
+        own = [jax.random.split(jax.random.fold_in(k, i), 3) for k in keys]
+        z = np.array([[jax.random.normal(k, (2,)) for k in each] for each in own])
+        shrinks = curve.sigma(s) * curve.alpha(t) / (curve.sigma(t) * curve.alpha(s))
+        at = marginal(curve, t, x)
+        x = curve.alpha(s) * at.data + curve.sigma(s) * shrinks * at.noise
+        x = x + curve.sigma(s) * math.sqrt(1 - shrinks**2) * z[:, 0]
+        length = 2 * snr**2 * curve.sigma(s) ** 2
+        for j in (1, 2):
+            x = x + length * marginal(curve, s, x).score + math.sqrt(2 * length) * z[:, j]
+    method = sampling.corrected(sampling.ddim(curve.path, 1.0), curve.path, steps=2, snr=snr)
+    assert method.calls == 3
+    start = jnp.asarray(points(3))
+    found = fixed_step(mixture(curve.path), start, grid, method=method, keys=keys).x
+    np.testing.assert_allclose(found, x, atol=1e-9)
+
+
+def test_a_correction_mends_what_a_coarse_step_did(x64, monkeypatch):
+    """Euler's few steps leave the variance of a Gaussian wrong; Langevin steps bring it nearer."""
+    curve = CURVES["linear"]
+    errors = []
+    for steps in (0, 1):
+        method = sampling.euler()
+        if steps:
+            method = sampling.corrected(method, curve.path, snr=0.2)
+        errors.append(Moments(method, curve, 16, monkeypatch).error(0.1, 0.6, 16))
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_corrected_of_parts_goes_by_the_noise_of_each(x64, monkeypatch):
+    """A product of paths: each part as it would go alone."""
+    parts = {"a": LINEAR, "b": paths.vp()}
+    flows, path = {k: mixture(p) for k, p in parts.items()}, paths.product(parts)
+    x = {"a": jnp.asarray(points(3)), "b": jnp.asarray(points(3, seed=1))}
+    z = {"a": jnp.asarray(points(3, seed=2)), "b": jnp.asarray(points(3, seed=3))}
+    module = sys.modules["jaxflow.sampling.methods.corrected"]
+    times = jnp.full(3, 0.2), jnp.full(3, 0.5)
+
+    def end(v, path, x, z):
+        monkeypatch.setattr(module, "normal", lambda *_: z)
+        method = sampling.corrected(sampling.ddim(path), path)
+        return method.step(v, *times, x, (), None)[0]
+
+    both = end(lambda t, x: {k: flows[k](t, x[k]) for k in x}, path, x, z)
+    for k, p in parts.items():
+        np.testing.assert_allclose(both[k], end(flows[k], p, x[k], z[k]), atol=1e-13)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_method_is_not_corrected():
+    with pytest.raises(TypeError, match=r"^method is sampling.heun itself.*heun\(\.\.\.\)$"):
+        sampling.corrected(sampling.heun, LINEAR)
+    with pytest.raises(TypeError, match=r"^corrected needs a method to correct, .* got 'heun'$"):
+        sampling.corrected("heun", LINEAR)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_from_noise_to_data(name, key):
     """A joint chi-square of mean and covariance of what keys draw, |z| < 4."""
@@ -281,7 +400,8 @@ def test_sde_dpm_solver_is_that_of_the_paper(x64, key):
 
 
 @pytest.mark.parametrize(
-    "name", ["ddim.one", "euler_maruyama", "stochastic_heun", "sde_dpm_solver", "churn"]
+    "name",
+    ["ddim.one", "corrected", "euler_maruyama", "stochastic_heun", "sde_dpm_solver", "churn"],
 )
 def test_the_last_step_adds_no_noise(name, x64, key):
     """Where the path ends without noise it goes to the posterior mean from the time before."""
@@ -319,7 +439,6 @@ def run(method):
     return fixed_step(lambda t, x: -x, x, grids.uniform(2), method=method)
 
 
-LINEAR = paths.linear()
 REFUSALS = {
     "no path": (lambda: sampling.euler_maruyama(1.0), "^euler_maruyama needs the score"),
     "path and score": (
@@ -334,6 +453,18 @@ REFUSALS = {
     "ddim with noise and without keys": (
         lambda: run(sampling.ddim(LINEAR, 0.1)),
         r"^ddim draws noise at every step: pass keys=jax.random.split\(.*, 2\)",
+    ),
+    "a correction too strong": (
+        lambda: sampling.corrected(sampling.heun(), LINEAR, snr=1.0),
+        r"^corrected needs a ratio of signal to noise 0 < snr < 1, as 0\.16; got snr=1\.0$",
+    ),
+    "no correction": (
+        lambda: sampling.corrected(sampling.heun(), LINEAR, steps=0),
+        "^corrected needs a whole number of steps, 1 or more; got steps=0$",
+    ),
+    "a correction without schedule": (
+        lambda: sampling.corrected(sampling.heun(), lambda *a: None),
+        "an affine path is needed",
     ),
     "churn too strong": (lambda: sampling.churn(LINEAR, 0.5), r"got 0\.5$"),
     "churn out of order": (

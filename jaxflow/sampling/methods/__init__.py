@@ -13,6 +13,7 @@ r"""One step of a fixed-step solver each, from $t$ to $t + h$.
 | euler_maruyama | 1 | 1 weakly | stochastic |
 | stochastic_heun | 2 | 2 weakly | stochastic |
 | churn | 2 | 2 without noise | Heun's, after a step back to more noise |
+| corrected | `steps` more | its own | any of them, and Langevin steps after each of its steps |
 
 Times are `[batch]`, or `[batch, *lead]` for a grid of leading axes; states any pytree of arrays
 that lead with the batch. `keys` serve stochastic methods alone, and a method that needs them
@@ -20,6 +21,7 @@ refuses to go without.
 """
 
 from jaxflow.sampling.methods.churn import churn
+from jaxflow.sampling.methods.corrected import corrected
 from jaxflow.sampling.methods.exponential import ddim, dpm_solver, sde_dpm_solver
 from jaxflow.sampling.methods.multistep import ab2, ab3
 from jaxflow.sampling.methods.runge_kutta import euler, heun, midpoint, rk4
@@ -30,6 +32,7 @@ __all__ = [
     "ab2",
     "ab3",
     "churn",
+    "corrected",
     "ddim",
     "dpm_solver",
     "euler",
