@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.source = {"name": "normal", "kwargs": {}}
     config.coupling = {"name": "independent", "kwargs": {}}
     config.times = {"name": "logit_normal", "kwargs": {"mean": 1.2, "std": 1.2}}
+    config.spans = {"name": "spans", "kwargs": {"equal": 0.75}}
     config.path = {"name": "linear", "kwargs": {}}
     config.drop = {"rate": 0.0, "null": {}}
     config.network = {"name": "unet", "kwargs": {"dropout": 0.1, "dtype": "bfloat16"}}

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.source = {"name": "normal", "kwargs": {}}
     config.coupling = {"name": "independent", "kwargs": {}}
     config.times = {"name": "uniform", "kwargs": {}}
+    config.spans = {"name": "spans", "kwargs": {"equal": 0.75}}
     config.path = {"name": "linear", "kwargs": {}}
     config.drop = {"rate": 0.1, "null": {"label": 10}}
     config.network = {

@@ -69,7 +69,7 @@ def main() -> None:
     mine = shards.missing()[jax.process_index() :: jax.process_count()]
     processes.together("jaxflow parts shared out")
     params = run.place(read.params)
-    evaluations = build.velocity(config, params).evaluations
+    evaluations = build.flow(config, params).evaluations
     with counting("sampling", len(mine)) as update:
         for done, part in enumerate(mine):
             shards.write(part, run.rows(params, _SEED.value, *shards.rows(part)))

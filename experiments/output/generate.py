@@ -109,7 +109,7 @@ def generator(config: ConfigDict, num: int) -> Generator:
     run = _compiled(config, mesh)
 
     def prepared(params: Params, seed: int, first: int, stop: int) -> tuple[Any, ...]:
-        velocity = jax.device_put(build.velocity(config, params), whole)
+        velocity = jax.device_put(build.flow(config, params), whole)
         given = padded(cond, first, size, stop)
         return velocity, jax.random.key(seed), *jax.device_put(given, split)
 
@@ -121,7 +121,7 @@ def generator(config: ConfigDict, num: int) -> Generator:
         x, nfe, success = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
         x = np.clip(x, -1, 1) if is_image(x) else x
         part = {name: value[start:stop] for name, value in cond.items()}
-        return Samples(x, part, nfe, success, build.velocity(config, params).evaluations)
+        return Samples(x, part, nfe, success, build.flow(config, params).evaluations)
 
     def lowered(params: Params, seed: int) -> Any:
         return run.lower(*prepared(params, seed, 0, num))

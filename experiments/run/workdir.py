@@ -53,6 +53,8 @@ SINCE = {
     "parallel.keep_gathered": False,
     "preconditioned.sigma_data": 0.0,
     "self_condition.rate": 0.0,
+    "spans.name": "spans",
+    "spans.kwargs": {"equal": 0.75},
 }
 
 

@@ -13,11 +13,14 @@ from experiments.setup import dataset
 from experiments.setup.components import bound, component
 from jaxflow import draws, networks, training, velocities
 from jaxflow.draws.chain import on_host
+from jaxflow.losses import flow_maps
 from jaxflow.networks.adapters import Linen, SelfConditioned
+from jaxflow.paths.ends import interval_of
 from jaxflow.types import (
     Array,
     Batch,
     Draw,
+    FlowMap,
     Loss,
     Params,
     Path,
@@ -70,9 +73,17 @@ def draw(config: ConfigDict) -> Draw:
     others = []
     if config.self_condition.rate:
         others.append(draws.self_condition(config.self_condition.rate))
+    if learns_map(config):
+        own = {"times": times(config), "interval": interval_of(path(config))}
+        others.append(component("spans", config.spans, **own))
     if config.loss.name == "contrastive":
         others.append(draws.negatives("label" if "label" in config.data.cond else None))
     return draws.chain(usual, *others) if others else usual
+
+
+def learns_map(config: ConfigDict) -> bool:
+    """Whether the network learns a flow map, and so takes the time that a point is carried to."""
+    return config.loss.name in flow_maps.__all__
 
 
 def times(config: ConfigDict) -> Times:
@@ -82,7 +93,10 @@ def times(config: ConfigDict) -> Times:
 
 def loss(config: ConfigDict) -> Loss:
     """The loss of the network on the path."""
-    return component("loss", config.loss, network=network(config), **of_weight(config))
+    given = of_weight(config)
+    if learns_map(config) and config.drop.null:
+        given["null"] = config.drop.null.to_dict()
+    return component("loss", config.loss, network=network(config), **given)
 
 
 def of_weight(config: ConfigDict) -> dict[str, Any]:
@@ -154,7 +168,14 @@ def parameters(config: ConfigDict, key: Array) -> Params:
     """Fresh parameters for the shapes of the data, on the host."""
     batch = dataset.example_batch(config)
     x1 = jnp.asarray(batch["x1"])
-    return network(config).init_on_host(key, jnp.zeros(len(x1)), x1, **batch["cond"])
+    given = _conditions(config, batch)
+    return network(config).init_on_host(key, jnp.zeros(len(x1)), x1, **given)
+
+
+def _conditions(config: ConfigDict, batch: Batch) -> dict[str, Any]:
+    """Those of a batch, and the second time of a flow map."""
+    second = {"r": jnp.zeros(len(batch["x1"]))} if learns_map(config) else {}
+    return {**batch["cond"], **second}
 
 
 def shapes(config: ConfigDict, batch: Batch) -> Params:
@@ -162,7 +183,7 @@ def shapes(config: ConfigDict, batch: Batch) -> Params:
 
     def init(key: Array, batch: Batch) -> Params:
         x1 = batch["x1"]
-        return network(config).init(key, jnp.zeros(len(x1)), x1, **batch["cond"])
+        return network(config).init(key, jnp.zeros(len(x1)), x1, **_conditions(config, batch))
 
     return jax.eval_shape(init, jax.random.key(0), batch)
 
@@ -186,7 +207,9 @@ def initial_state(config: ConfigDict, compiled: training.Program) -> TrainState:
 
 
 def learned(config: ConfigDict, params: Params) -> Velocity:
-    """The velocity that was trained."""
+    """The velocity that was trained; of a flow map that at equal times."""
+    if learns_map(config):
+        return velocities.flow_map(network(config), params, path=path(config)).velocity
     trained: Any = loss(config)
     return velocities.from_network(
         network(config), params, path=path(config), prediction=trained.prediction
@@ -206,6 +229,13 @@ def velocity(config: ConfigDict, params: Params) -> Velocity:
     if guidance == 1.0:
         return trained
     return velocities.classifier_free(trained, scale=guidance, null=null)
+
+
+def flow(config: ConfigDict, params: Params) -> Velocity | FlowMap:
+    """What the sampler carries samples by: the velocity, or the flow map itself."""
+    if config.sampler.name == "flow_map":
+        return velocities.flow_map(network(config), params, path=path(config))
+    return velocity(config, params)
 
 
 def guidance_scale(config: ConfigDict) -> float:

@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 from experiments.setup import build, dataset
 from experiments.setup.components import component
 from experiments.setup.labels import check_null_label
+from experiments.setup.maps import check_maps
 from experiments.setup.wrapped import check_wrapped
 from jaxflow import training
 
 __all__ = ["check", "check_parts"]
 
-COMPONENTS = ("source", "coupling", "times", "path", "network", "loss", "optimizer", "sampler")
+COMPONENTS = ("source", "coupling", "times", "path", "network", "loss", "spans", "optimizer", "sampler")
 OTHERS = (
     "seed",
     "data.source",
@@ -99,6 +100,7 @@ def check_parts(config: ConfigDict) -> None:
     _check_rate(config)
     _check_rollbacks(config)
     check_wrapped(config)
+    check_maps(config)
     _check_score(config, build.trainer(config))
     build.sampler(config)
     _check_guidance(config)

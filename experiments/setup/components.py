@@ -14,8 +14,9 @@ import diffrax
 import optax
 from ml_collections import ConfigDict
 
-from jaxflow import couplings, losses, networks, paths, sampling, sources, times, velocities
+from jaxflow import couplings, draws, losses, networks, paths, sampling, sources, times, velocities
 from jaxflow.data import datasets, toy, transforms
+from jaxflow.losses import flow_maps
 from jaxflow.names import did_you_mean
 from jaxflow.paths import gammas, schedules
 from jaxflow.sampling import methods
@@ -110,7 +111,12 @@ TABLES: Mapping[str, Table] = {
         "unet": networks.UNet,
         "dit": networks.DiT,
     },
-    "loss": {"flow_matching": losses.flow_matching, "contrastive": losses.contrastive},
+    "loss": {
+        "flow_matching": losses.flow_matching,
+        "contrastive": losses.contrastive,
+        **{name: getattr(flow_maps, name) for name in flow_maps.__all__},
+    },
+    "spans": {"spans": draws.spans, "dyadic": draws.dyadic},
     "weight": {name: getattr(losses.weights, name) for name in losses.weights.__all__},
     "optimizer": {
         "adam": optax.adam,
@@ -124,6 +130,7 @@ TABLES: Mapping[str, Table] = {
         "fixed_step": sampling.fixed_step,
         "adaptive": sampling.adaptive,
         "sde": sampling.sde,
+        "flow_map": sampling.flow_map,
     },
     "grid": {
         "uniform": sampling.grids.uniform,

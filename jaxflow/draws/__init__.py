@@ -12,6 +12,7 @@ from jaxflow.draws.keys import keys
 from jaxflow.draws.negatives import negatives
 from jaxflow.draws.pairs import couple, latent, source, times
 from jaxflow.draws.self_condition import self_condition
+from jaxflow.draws.spans import dyadic, spans
 from jaxflow.draws.standard import standard
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "chain",
     "couple",
     "drop",
+    "dyadic",
     "keys",
     "latent",
     "negatives",
     "self_condition",
     "source",
+    "spans",
     "standard",
     "times",
 ]

@@ -3,15 +3,29 @@
 from jaxflow.losses import weights
 from jaxflow.losses.contrastive import contrastive
 from jaxflow.losses.flow_and_score import flow_and_score
+from jaxflow.losses.flow_maps import (
+    alpha_flow,
+    eulerian,
+    improved_mean_flow,
+    lagrangian,
+    mean_flow,
+    semigroup,
+)
 from jaxflow.losses.flow_matching import flow_matching
 from jaxflow.losses.maximum_likelihood import maximum_likelihood
 from jaxflow.losses.uncertainty import learned_uncertainty
 
 __all__ = [
+    "alpha_flow",
     "contrastive",
+    "eulerian",
     "flow_and_score",
     "flow_matching",
+    "improved_mean_flow",
+    "lagrangian",
     "learned_uncertainty",
     "maximum_likelihood",
+    "mean_flow",
+    "semigroup",
     "weights",
 ]

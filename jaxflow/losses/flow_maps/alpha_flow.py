@@ -1,0 +1,117 @@
+r"""alpha-Flow: from flow matching to MeanFlow, and consistency training between.
+
+With $s = t + \alpha\,(r - t)$ and $x_s = x_t + (s - t)\, u_t$ on the pair's own line,
+
+(1) $\alpha^{-1}\, \big\| u_\theta(t, r, x_t) - \mathrm{sg}\big(\alpha\, u_t +
+    (1 - \alpha)\, u_\theta(s, r, x_s)\big) \big\|^2$
+
+is flow matching at $\alpha = 1$, the straight line from noise to data being the map, and MeanFlow's
+gradient as $\alpha \to 0$: the difference of the two sides is $\alpha$ times MeanFlow's, up to
+$\alpha^2$. For $r = 1$ it is consistency training in discrete time, a step of a share $\alpha$ of
+what is left.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow.arrays import at_least_float32
+from jaxflow.checks import check_made, check_network
+from jaxflow.losses.flow_maps.operators import (
+    average_velocity,
+    carried,
+    check_adaptive,
+    regressed,
+    spanned,
+)
+from jaxflow.paths.schedules import Linear
+from jaxflow.records import record, static, traceable
+from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path
+
+__all__ = ["alpha_flow"]
+
+
+@record
+class AlphaFlow:
+    """The loss (1)."""
+
+    network: Network
+    path: Path
+    alpha: Any
+    power: float = static()
+    offset: float = static()
+
+    prediction = "velocity"
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
+        return getattr(self.network, "gathers", False)
+
+    def __call__(
+        self, params: Params, key: Key | None, batch: Batch, held: Held | None = None
+    ) -> tuple[Array, Mapping[str, Any]]:
+        """The mean over examples, `per_example [batch]` and `masked []`, as `operators.regressed`.
+
+        Raises:
+            ValueError: where the network's output differs from the data in shape, the batch was
+                not completed by a draw of spans, or alpha is a function of a step that is not held.
+        """
+        sample, r = spanned(self.path, batch)
+        t, x = jnp.asarray(sample.t), sample.x
+        alpha = self._share(held)
+        u = average_velocity(self.network, params, key, batch)
+        step = alpha * (r - t)
+        later = jax.lax.stop_gradient(u(t + step, r, carried(x, step, sample.u)))
+        share = jnp.full_like(t, alpha)
+        target = carried(later, share, jax.tree.map(jnp.subtract, sample.u, later))
+        loss, told = regressed(u(t, r, x), target, self.power, self.offset)
+        return loss / alpha, told
+
+    def _share(self, held: Held | None) -> Any:
+        if not callable(self.alpha):
+            return self.alpha
+        if held is None:
+            raise ValueError("alpha is a function of the step, which a trainer holds; got none")
+        return at_least_float32(self.alpha(held.step))
+
+
+def alpha_flow(
+    network: Network,
+    path: Path,
+    *,
+    alpha: Any = 0.1,
+    power: float = 1.0,
+    offset: float = 0.01,
+) -> Loss:
+    """The loss (1), whose target takes one step of a share `alpha` along the pair.
+
+    The batch is completed by `draws.chain(draws.standard(path), draws.spans(times))`. At a fixed
+    `alpha` below 1 what is learned is the flow map up to an error of the order of `alpha`.
+
+    Args:
+        network: predicts the average velocity, `(params, t, x, *, r, key=None, **cond) -> u`.
+        path: joins `x0` and `x1`, on straight lines: `paths.linear()`.
+        alpha: in (0, 1], or a function of the step that falls from 1, such as a schedule of Optax.
+        power: p of the adaptive weight; 0 for a plain sum of squares.
+        offset: c of the adaptive weight.
+
+    Raises:
+        TypeError: for a network or path that is none.
+        ValueError: for an alpha outside (0, 1], a weight that is none, or a path that is not
+            straight.
+
+    Zhang et al., AlphaFlow: Understanding and Improving MeanFlow Models, 2025, arXiv:2510.20771;
+    Song et al., Consistency Models, 2023, arXiv:2303.01469, section 5.
+    """
+    check_network(network)
+    check_made("path", path)
+    check_adaptive("alpha_flow", power, offset)
+    if not callable(alpha) and not 0 < alpha <= 1:
+        raise ValueError(f"alpha_flow needs 0 < alpha <= 1; got {alpha}")
+    if not isinstance(getattr(path, "schedule", None), Linear):
+        raise ValueError(f"alpha_flow steps along straight pairs, of paths.linear(); got {path!r}")
+    network, path, alpha = traceable((network, path, alpha))
+    return AlphaFlow(network, path, alpha, power, offset)
