@@ -41,6 +41,8 @@ TABLE = {
     "keys": (draws.keys(), BATCH),
     "negatives": (draws.negatives(), WITH_X0),
     "self_condition": (draws.self_condition(), BATCH),
+    "spans": (draws.spans(times.logit_normal(), (0.1, 0.9), equal=0.5), BATCH),
+    "dyadic": (draws.dyadic(3, equal=0.5), BATCH),
     "chain": (draws.chain(draws.source(sources.normal()), draws.times(times.uniform())), BATCH),
     "standard": (FULL, BATCH),
 }
@@ -313,4 +315,55 @@ def test_errors_name_what_they_got(call, received):
 )
 def test_other_kinds_are_refused(call, received):
     with pytest.raises(TypeError, match=received):
+        call()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_spans_are_two_of_the_times_in_order(share, key):
+    """Apart the lower and the upper one of two, alike one of them; a joint chi-square over both."""
+    n = 40_000
+    made = draws.spans(times.uniform(), (0.2, 0.7), equal=share)(key, {"x1": jnp.zeros((n, 1))})
+    t, s, r = (np.asarray(made[name], np.float64) for name in "tsr")
+    assert np.all((t >= 0.2) & (t <= s) & (s <= r) & (r <= 0.7))
+    assert np.sum(r == t) == round(share * n)
+    u = (t - 0.2) / 0.5
+    apart = r != t
+    # The lower of two uniform numbers has mean 1/3 and variance 1/18, one of them 1/2 and 1/12.
+    for some, mean, variance in ((apart, 1 / 3, 1 / 18), (~apart, 1 / 2, 1 / 12)):
+        if some.any():
+            assert abs(u[some].mean() - mean) < 4 * np.sqrt(variance / some.sum())
+    if apart.any():
+        between = (s - t)[apart] / (r - t)[apart]
+        assert abs(between.mean() - 1 / 2) < 4 * np.sqrt(1 / 12 / apart.sum())
+
+
+def test_dyadic_spans_lie_on_their_grid(key):
+    made = draws.dyadic(3, equal=0.25)(key, {"x1": jnp.zeros((4_000, 1))})
+    t, s, r = (np.asarray(made[name]) for name in "tsr")
+    lengths, counts = np.unique(r - t, return_counts=True)
+    np.testing.assert_array_equal(lengths, [0, 1 / 4, 1 / 2, 1])
+    assert counts[0] == 1_000
+    assert np.all(np.abs(counts[1:] - 1_000) < 4 * np.sqrt(3_000 * 2 / 9))
+    apart = r != t
+    np.testing.assert_array_equal(t[apart] % (r - t)[apart], 0)
+    np.testing.assert_array_equal(t[~apart] % 0.125, 0)
+    np.testing.assert_array_equal(s, (t + r) / 2)
+    assert t.min() >= 0
+    assert r.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda: draws.spans(times.uniform(), (0.5, 0.5)),
+            r"0 <= low < high <= 1; got \(0.5, 0.5\)",
+        ),
+        (lambda: draws.spans(times.uniform(), equal=1.5), "0 <= equal <= 1, .* got 1.5"),
+        (lambda: draws.dyadic(0), "dyadic needs levels >= 1, a whole number; got 0"),
+        (lambda: draws.dyadic(equal=-0.1), "0 <= equal <= 1, .* got -0.1"),
+    ],
+)
+def test_spans_refuse_what_they_cannot_be(call, told):
+    with pytest.raises(ValueError, match=told):
         call()

@@ -18,7 +18,17 @@ from jaxflow import training
 
 __all__ = ["check", "check_parts"]
 
-COMPONENTS = ("source", "coupling", "times", "path", "network", "loss", "spans", "optimizer", "sampler")
+COMPONENTS = (
+    "source",
+    "coupling",
+    "times",
+    "path",
+    "network",
+    "loss",
+    "spans",
+    "optimizer",
+    "sampler",
+)
 OTHERS = (
     "seed",
     "data.source",

@@ -80,7 +80,7 @@ def spans(times: AnyTimes, interval: Interval = (0.0, 1.0), *, equal: float = 0.
 
 
 def dyadic(levels: int = 7, *, equal: float = 0.75) -> Draw:
-    """Sets `t` and `r = t + 2^-k` on the grid of step `2^-k`, and `s` halfway: shortcut models' times.
+    """Sets `t` and `r = t + 2^-k` on the grid of step `2^-k`, and `s` halfway, as shortcut models.
 
     Every length `1, 1/2, ..., 2^-(levels - 1)` is equally likely; where `r = t`, `t` lies on the
     finest grid, of step `2^-levels`. For paths that are finite on [0, 1].

@@ -75,7 +75,8 @@ class AlphaFlow:
             return self.alpha
         if held is None:
             raise ValueError("alpha is a function of the step, which a trainer holds; got none")
-        return at_least_float32(self.alpha(held.step))
+        schedule: Any = self.alpha
+        return at_least_float32(schedule(held.step))
 
 
 def alpha_flow(
@@ -111,7 +112,8 @@ def alpha_flow(
     check_adaptive("alpha_flow", power, offset)
     if not callable(alpha) and not 0 < alpha <= 1:
         raise ValueError(f"alpha_flow needs 0 < alpha <= 1; got {alpha}")
-    if not isinstance(getattr(path, "schedule", None), Linear):
+    is_straight = isinstance(getattr(path, "schedule", None), Linear)
+    if not is_straight:
         raise ValueError(f"alpha_flow steps along straight pairs, of paths.linear(); got {path!r}")
     network, path, alpha = traceable((network, path, alpha))
     return AlphaFlow(network, path, alpha, power, offset)

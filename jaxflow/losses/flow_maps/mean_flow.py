@@ -53,7 +53,14 @@ class Guided:
     mix: float = static()
 
     def __call__(
-        self, network: Network, params: Params, key: Key | None, batch: Batch, t: Any, x: Any, u: Any
+        self,
+        network: Network,
+        params: Params,
+        key: Key | None,
+        batch: Batch,
+        t: Any,
+        x: Any,
+        u: Any,
     ) -> Any:
         """(4); the pair's own velocity where its conditions are the null already.
 
@@ -242,17 +249,17 @@ def _checked(
     null: Mapping[str, Any] | None,
     power: float,
     offset: float,
-) -> tuple[Any, ...]:
+) -> tuple[Any, Any, Guided | None]:
     check_network(network)
     check_made("path", path)
     check_adaptive(name, power, offset)
     if not 0 <= mix < 1:
         raise ValueError(f"{name} needs 0 <= mix < 1, the share of the network's own; got {mix}")
     if scale == 1 and not mix:
-        return (*traceable((network, path)), None)
+        return traceable(network), traceable(path), None
     if not null:
         raise ValueError(
             f"{name} with scale={scale} and mix={mix} guides its target, which needs the null of a "
             'condition: give null={"label": 10}, say, as draws.drop'
         )
-    return (*traceable((network, path)), Guided(dict(null), float(scale), float(mix)))
+    return traceable(network), traceable(path), Guided(dict(null), float(scale), float(mix))

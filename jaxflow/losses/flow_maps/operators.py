@@ -2,7 +2,7 @@ r"""What the losses of flow maps are made of, for a network $u(t, r, x)$ of two 
 
 (1) $X(t, r, x) = x + (r - t)\, u(t, r, x)$, with $u$ the average velocity from $t$ to $r$
 
-(2) $\frac{D u}{D t} = \partial_t u + (v \cdot \nabla)\, u$, its rate along a velocity $v$ at $(t, x)$
+(2) $\frac{D u}{D t} = \partial_t u + (v \cdot \nabla)\, u$, its rate along a velocity $v$
 
 (3) $\partial_r X = u + (r - t)\, \partial_r u$
 

@@ -147,7 +147,9 @@ class Semigroup:
             return average_velocity(self.teacher, _frozen(held), None, batch)
         if self.by == "average":
             if held is None:
-                raise ValueError("semigroup by the average of the parameters needs held, as in a trainer")
+                raise ValueError(
+                    "semigroup by the average of the parameters needs held, as in a trainer"
+                )
             params = held.ema
         return average_velocity(self.network, jax.lax.stop_gradient(params), None, batch)
 
@@ -198,7 +200,8 @@ def lagrangian(
     Self-Distillation, 2025, arXiv:2505.18825; with a teacher, the same authors' Flow Map Matching,
     2025, arXiv:2406.07507.
     """
-    return Lagrangian(*_checked("lagrangian", network, path, teacher, power, offset))
+    given = _checked("lagrangian", network, path, teacher, power, offset)
+    return Lagrangian(*given, power, offset)
 
 
 def eulerian(
@@ -227,7 +230,8 @@ def eulerian(
     Boffi et al., 2025, arXiv:2505.18825 and arXiv:2406.07507; with a teacher also Sabour, Fidler
     and Kreis, Align Your Flow, 2025, arXiv:2506.14603, without its normalised tangent.
     """
-    return Eulerian(*_checked("eulerian", network, path, teacher, power, offset))
+    given = _checked("eulerian", network, path, teacher, power, offset)
+    return Eulerian(*given, power, offset)
 
 
 def semigroup(
@@ -263,17 +267,19 @@ def semigroup(
     """
     if by not in ("parameters", "average") or (teacher is not None and by == "average"):
         beside = "" if teacher is None else ", and only the former beside a teacher"
-        raise ValueError(f'semigroup takes its steps by "parameters" or "average"{beside}; got {by!r}')
+        raise ValueError(
+            f'semigroup takes its steps by "parameters" or "average"{beside}; got {by!r}'
+        )
     given = _checked("semigroup", network, path, teacher, power, offset)
-    return Semigroup(*given[:3], by, *given[3:])
+    return Semigroup(*given, by, power, offset)
 
 
 def _checked(
     name: str, network: Network, path: Path, teacher: Network | None, power: float, offset: float
-) -> tuple[Any, ...]:
+) -> tuple[Any, Any, Any]:
     check_network(network)
     if teacher is not None:
         check_network(teacher)
     check_made("path", path)
     check_adaptive(name, power, offset)
-    return (*traceable((network, path, teacher)), power, offset)
+    return traceable(network), traceable(path), traceable(teacher)
