@@ -47,7 +47,7 @@ def config() -> ConfigDict:
 # and those that do not enter one of the two.
 APART = ("steps", "checkpoint", "health", "log")
 OF_SAMPLES = ("seed", "data", "sampler", "evaluation")
-OF_TRAINING = ("coupling", "times", "optimizer", "parallel")
+OF_TRAINING = ("coupling", "times", "spans", "optimizer", "parallel")
 COMPILED: dict[tuple, Any] = {}
 
 
