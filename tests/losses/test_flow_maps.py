@@ -165,3 +165,87 @@ def test_the_pair_teaches_what_its_marginal_teaches(x64):
 
 def pair_of(batch, i):
     return jax.tree.map(lambda a: a[i : i + 1], batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda b: {k: b[k] for k in ("t", "x0", "x1")},
+            r"lacks the times r .* draws\.spans\(times\)",
+        ),
+        (lambda b: {**b, "mask": jnp.ones(N, bool)}, "take no mask"),
+    ],
+)
+def test_a_batch_that_is_none(change, told, key):
+    with pytest.raises(ValueError, match=told):
+        losses.mean_flow(network, paths.linear())(jnp.zeros(BUMPS), None, change(batch_of(key)))
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda: losses.mean_flow(network, paths.linear(), scale=2.0),
+            r"needs the null .* draws\.drop",
+        ),
+        (lambda: losses.mean_flow(network, paths.linear(), mix=1.0), "0 <= mix < 1, .* got 1.0"),
+        (
+            lambda: losses.lagrangian(network, paths.linear(), offset=0.0),
+            "offset > 0; got power=0.0",
+        ),
+        (lambda: losses.semigroup(network, paths.linear(), by="ema"), "got 'ema'"),
+        (
+            lambda: losses.semigroup(network, paths.linear(), teacher=teacher, by="average"),
+            "only the former beside a teacher; got 'average'",
+        ),
+        (lambda: losses.alpha_flow(network, paths.linear(), alpha=0.0), "0 < alpha <= 1; got 0.0"),
+        (
+            lambda: losses.alpha_flow(network, paths.cosine()),
+            r"straight pairs, of paths\.linear\(\)",
+        ),
+    ],
+)
+def test_what_no_loss_is(call, told):
+    with pytest.raises(ValueError, match=told):
+        call()
+
+
+def test_a_teacher_must_be_held(key):
+    loss = losses.eulerian(network, paths.linear(), teacher=teacher)
+    for held in (None, Held(jnp.zeros((), int), {}, None)):
+        with pytest.raises(
+            ValueError, match=r"it holds none: .* program\.init\(params, key, frozen\)"
+        ):
+            loss(jnp.zeros(BUMPS), None, batch_of(key), held)
+
+
+def test_a_target_that_is_not_finite_weighs_nothing(key):
+    """It is counted, and no gradient is NaN."""
+
+    def broken(params, t, x, *, r, key=None):
+        """Finite, with a derivative by time that is not, in the first example."""
+        first = jnp.arange(len(x)) == 0
+        return network(params, t, x, r=r) + expand(jnp.where(first, jnp.sqrt(t - t), 0.0), x)
+
+    loss = losses.mean_flow(broken, paths.linear())
+    value, told = loss(jnp.ones(BUMPS), None, batch_of(key))
+    assert np.isfinite(value)
+    assert told["masked"] == 1
+    assert told["per_example"][0] == 0
+    assert np.all(np.isfinite(gradient(loss, jnp.ones(BUMPS), batch_of(key))))
+
+
+def test_guidance_is_that_of_its_formula(key):
+    """(4) of each example, and the pair's own velocity where the condition is the null already."""
+
+    def labelled(params, t, x, *, r, key=None, label):
+        return average(t, r, x) + expand(label.astype(x.dtype), x)
+
+    batch = {**batch_of(key, equal=1.0), "cond": {"label": jnp.arange(N) % 3}}
+    loss = losses.mean_flow(labelled, Marginal(), scale=2.0, mix=0.25, null={"label": 2}, power=0.0)
+    told = loss(jnp.zeros(()), None, batch)[1]["per_example"]
+    label = np.arange(N) % 3
+    # u is v + label, so the target less u is 0.25 label + (1 - 2.25) 2 - label, or -2 of the null.
+    expected = np.where(label == 2, -2.0, 0.25 * label - 2.5 - label) ** 2
+    np.testing.assert_allclose(told, expected, rtol=1e-4)

@@ -38,9 +38,14 @@ def spanned(path: Path, batch: Batch) -> tuple[PathSample, Time]:
     """The point of the path at `t`, and the time `r` that it is carried to.
 
     Raises:
-        ValueError: where the batch was not completed by a draw of spans.
+        ValueError: where the batch was not completed by a draw of spans, or has a mask.
     """
     check_complete(batch)
+    if "mask" in batch:
+        raise ValueError(
+            "losses of flow maps take no mask: leave batch['mask'] out, or train by "
+            "losses.flow_matching"
+        )
     if "r" not in batch:
         raise ValueError(
             "the batch lacks the times r that its points are carried to: complete it with "
