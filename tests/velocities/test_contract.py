@@ -104,6 +104,13 @@ TABLE = {
     "plain": Row(lambda w: ruled(w, velocities.plain()), known=(2, (0.0, 1.0), LINEAR)),
     "rescaled": Row(lambda w: ruled(w, velocities.rescaled()), known=(2, (0.0, 1.0), LINEAR)),
     "zero_star": Row(lambda w: ruled(w, velocities.zero_star()), known=(2, (0.0, 1.0), LINEAR)),
+    "frequency_decoupled": Row(
+        lambda w: ruled(w, velocities.frequency_decoupled()), known=(2, (0.0, 1.0), LINEAR)
+    ),
+    "magnitude_aware": Row(
+        lambda w: ruled(w, velocities.magnitude_aware()), known=(2, (0.0, 1.0), LINEAR)
+    ),
+    "tangential": Row(lambda w: ruled(w, velocities.tangential()), known=(2, (0.0, 1.0), LINEAR)),
     "projected": Row(
         lambda w: ruled(w, velocities.projected(norm=1.0)), known=(2, (0.0, 1.0), LINEAR)
     ),
