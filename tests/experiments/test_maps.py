@@ -81,7 +81,7 @@ def test_the_draw_is_what_python_composes() -> None:
 def test_guidance_reads_the_null_of_the_drop() -> None:
     config = mean_flow_digits.get_config()
     config.loss.kwargs.scale = 2.0
-    assert build.loss(config).guidance.null == {"label": 10}
+    assert build.loss(config).condition.guidance.null == {"label": 10}
     config.drop.null = {}
     with pytest.raises(
         ValueError, match=r"^config\.loss: mean_flow with scale=2\.0 .* needs the null"

@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxflow import draws, losses, networks, paths
+from jaxflow import draws, losses, networks, paths, times
 from jaxflow.training import layout, program, trainer
 from jaxflow.training.cost import collectives
 
@@ -51,14 +51,21 @@ def step(network, over, n, event, **more):
     return made.compile(), count
 
 
-def lowered(network, over, n, event, labelled=True, microbatches=1, optimizer=ADAM, **more):
+def lowered(
+    network, over, n, event, labelled=True, microbatches=1, optimizer=ADAM, flow_map=None, **more
+):
     t, x = jnp.zeros(2), jnp.zeros((2, *event))
     cond = {"label": jnp.zeros(2, int)} if labelled else {}
-    loss, draw = losses.flow_matching(network, PATH), draws.standard(PATH)
+    loss, draw, second = losses.flow_matching(network, PATH), draws.standard(PATH), {}
+    if flow_map is not None:
+        loss = getattr(losses, flow_map)(network, PATH)
+        draw, second = draws.chain(draw, draws.spans(times.uniform())), {"r": t}
     run = program(
         trainer(loss, optimizer, draw=draw, microbatches=microbatches), layout=over, **more
     )
-    params = jax.eval_shape(lambda key: network.init(key, t, x, **cond), jax.random.key(0))
+    params = jax.eval_shape(
+        lambda key: network.init(key, t, x, **cond, **second), jax.random.key(0)
+    )
     state = over.like(jax.eval_shape(run.trainer.init, params, jax.random.key(0)))
     batch = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype, sharding=over.batch),
@@ -92,6 +99,33 @@ def test_a_step_moves_parameters_and_gradients_alone(name, kind):
     assert moved["all-gather"] <= 1.1 * gathers * size + 4096
     # The CPU's compiler scatters by reducing the whole, then across groups a part of it.
     assert moved["rest"] <= 1.1 * size * (1 + 1 / 4 * (kind == "hybrid")) + 4096
+
+
+# Calls of the network in a step: forward mode is no second one, and one more gather is for the way
+# back.
+CALLS = {
+    "mean_flow": 1,
+    "alpha_flow": 2,
+    "improved_mean_flow": 2,
+    "eulerian": 2,
+    "lagrangian": 2,
+    "semigroup": 3,
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(k, marks=[pytest.mark.slow] * (k != "mean_flow")) for k in CALLS]
+)
+def test_a_flow_map_gathers_once_a_call(name):
+    compiled, count = step(NETWORKS["dit"](), layout("fsdp"), BATCH, (8, 8, 2), flow_map=name)
+    found = collectives(compiled.as_text())
+    for one in found:
+        for shape in one.shapes:
+            assert not any(n and n % 5 == 0 for n in shape), one
+    gathered = sum(one.times * one.bytes for one in found if one.kind == "all-gather")
+    rest = sum(one.times * one.bytes for one in found if one.kind != "all-gather")
+    assert gathered <= 1.1 * (CALLS[name] + 1) * 4 * count + 4096
+    assert rest <= 1.1 * 4 * count + 4096
 
 
 def test_what_was_gathered_may_be_kept_for_the_way_back():

@@ -11,64 +11,36 @@ $\alpha^2$. For $r = 1$ it is consistency training in discrete time, a step of a
 what is left.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32
-from jaxflow.checks import check_made, check_network
-from jaxflow.losses.flow_maps.operators import (
-    average_velocity,
-    carried,
-    check_adaptive,
-    regressed,
-    spanned,
-)
+from jaxflow.checks import check_made
+from jaxflow.losses.flow_maps.condition import Point, Sides, flow_map_loss
+from jaxflow.losses.flow_maps.operators import carried
 from jaxflow.paths.schedules import Linear
-from jaxflow.records import record, static, traceable
-from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path
+from jaxflow.records import record
+from jaxflow.types import Held, Loss, Network, Path
 
 __all__ = ["alpha_flow"]
 
 
 @record
 class AlphaFlow:
-    """The loss (1)."""
+    """The condition of (1)."""
 
-    network: Network
-    path: Path
     alpha: Any
-    power: float = static()
-    offset: float = static()
 
-    prediction = "velocity"
-
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
-
-    def __call__(
-        self, params: Params, key: Key | None, batch: Batch, held: Held | None = None
-    ) -> tuple[Array, Mapping[str, Any]]:
-        """The mean over examples, `per_example [batch]` and `masked []`, as `operators.regressed`.
-
-        Raises:
-            ValueError: where the network's output differs from the data in shape, the batch was
-                not completed by a draw of spans, or alpha is a function of a step that is not held.
-        """
-        sample, r = spanned(self.path, batch)
-        t, x = jnp.asarray(sample.t), sample.x
-        alpha = self._share(held)
-        u = average_velocity(self.network, params, key, batch)
+    def __call__(self, point: Point) -> Sides:
+        t, r, x, u = point.t, point.r, point.x, point.u
+        alpha = self._share(point.held)
         step = alpha * (r - t)
-        later = jax.lax.stop_gradient(u(t + step, r, carried(x, step, sample.u)))
+        later = jax.lax.stop_gradient(u(t + step, r, carried(x, step, point.own)))
         share = jnp.full_like(t, alpha)
-        target = carried(later, share, jax.tree.map(jnp.subtract, sample.u, later))
-        loss, told = regressed(u(t, r, x), target, self.power, self.offset)
-        return loss / alpha, told
+        target = carried(later, share, jax.tree.map(jnp.subtract, point.own, later))
+        return Sides(u(t, r, x), target, 1 / alpha)
 
     def _share(self, held: Held | None) -> Any:
         if not callable(self.alpha):
@@ -107,13 +79,10 @@ def alpha_flow(
     Zhang et al., AlphaFlow: Understanding and Improving MeanFlow Models, 2025, arXiv:2510.20771;
     Song et al., Consistency Models, 2023, arXiv:2303.01469, section 5.
     """
-    check_network(network)
     check_made("path", path)
-    check_adaptive("alpha_flow", power, offset)
     if not callable(alpha) and not 0 < alpha <= 1:
         raise ValueError(f"alpha_flow needs 0 < alpha <= 1; got {alpha}")
     is_straight = isinstance(getattr(path, "schedule", None), Linear)
     if not is_straight:
         raise ValueError(f"alpha_flow steps along straight pairs, of paths.linear(); got {path!r}")
-    network, path, alpha = traceable((network, path, alpha))
-    return AlphaFlow(network, path, alpha, power, offset)
+    return flow_map_loss("alpha_flow", network, path, AlphaFlow(alpha), power, offset)

@@ -12,7 +12,7 @@ $X = x + (r - t)\, u$ that is
 (3) improved: $\| u_\theta - (r - t)\, \mathrm{sg}(\frac{D u_\theta}{D t}) - u_t \|^2$, along the
     network's velocity $u_\theta(t, t, x)$: a regression on $u_t$ of what depends on $x_t$ alone
 
-Both are weighted by (4) of `operators`. With guidance $u_t$ gives way to
+Both are weighted as `condition` says. With guidance $u_t$ gives way to
 
 (4) $\omega\, u_t + \kappa\, u_\theta(t, t, x \mid c) + (1 - \omega - \kappa)\,
     u_\theta(t, t, x \mid \varnothing)$,
@@ -28,18 +28,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import null_like
-from jaxflow.checks import check_made, check_network
-from jaxflow.losses.flow_maps.operators import (
-    along,
-    average_velocity,
-    blended,
-    carried,
-    check_adaptive,
-    regressed,
-    spanned,
-)
-from jaxflow.records import record, static, traceable
-from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path
+from jaxflow.losses.flow_maps.condition import Point, Sides, flow_map_loss
+from jaxflow.losses.flow_maps.operators import along, average_velocity, blended, carried
+from jaxflow.records import record, static
+from jaxflow.types import Array, Loss, Network, Path
 
 __all__ = ["improved_mean_flow", "mean_flow"]
 
@@ -52,22 +44,13 @@ class Guided:
     scale: float = static()
     mix: float = static()
 
-    def __call__(
-        self,
-        network: Network,
-        params: Params,
-        key: Key | None,
-        batch: Batch,
-        t: Any,
-        x: Any,
-        u: Any,
-    ) -> Any:
+    def __call__(self, point: Point) -> Any:
         """(4); the pair's own velocity where its conditions are the null already.
 
         Raises:
             ValueError: where the batch has no such condition.
         """
-        cond = dict(batch.get("cond", {}))
+        cond = dict(point.batch.get("cond", {}))
         missing = sorted(set(self.null) - set(cond))
         if missing:
             raise ValueError(
@@ -75,13 +58,15 @@ class Guided:
                 f"conditions {sorted(cond)}"
             )
         nulls = {name: null_like(name, null, cond[name]) for name, null in self.null.items()}
-        without = average_velocity(network, params, key, {"cond": {**cond, **nulls}})(t, t, x)
+        bare = {"cond": {**cond, **nulls}}
+        unconditional = average_velocity(point.network, point.params, point.key, bare)
+        without = unconditional(point.t, point.t, point.x)
         rest = 1 - self.scale - self.mix
-        guided = jax.tree.map(lambda a, b: self.scale * a + rest * b, u, without)
+        guided = jax.tree.map(lambda a, b: self.scale * a + rest * b, point.own, without)
         if self.mix:
-            within = average_velocity(network, params, key, batch)(t, t, x)
+            within = point.u(point.t, point.t, point.x)
             guided = jax.tree.map(lambda a, b: a + self.mix * b, guided, within)
-        return jax.lax.stop_gradient(blended(_are_alike(cond, nulls), u, guided))
+        return jax.lax.stop_gradient(blended(_are_alike(cond, nulls), point.own, guided))
 
 
 def _are_alike(cond: Mapping[str, Any], nulls: Mapping[str, Any]) -> Array:
@@ -96,76 +81,27 @@ def _are_alike(cond: Mapping[str, Any], nulls: Mapping[str, Any]) -> Array:
 
 @record
 class MeanFlow:
-    """The loss (2)."""
+    """The condition of (2)."""
 
-    network: Network
-    path: Path
     guidance: Guided | None
-    power: float = static()
-    offset: float = static()
 
-    prediction = "velocity"
-
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
-
-    def __call__(
-        self, params: Params, key: Key | None, batch: Batch, held: Held | None = None
-    ) -> tuple[Array, Mapping[str, Any]]:
-        """The mean over examples, `per_example [batch]` and `masked []`, as `operators.regressed`.
-
-        Raises:
-            ValueError: where the network's output differs from the data in shape, or the batch was
-                not completed by a draw of spans.
-        """
-        sample, r = spanned(self.path, batch)
-        t, x = jnp.asarray(sample.t), sample.x
-        u = average_velocity(self.network, params, key, batch)
-        v = _velocity(self, params, key, batch, sample)
-        average, rate = along(u, t, r, x, v)
-        return regressed(average, carried(v, r - t, rate), self.power, self.offset)
+    def __call__(self, point: Point) -> Sides:
+        v = point.own if self.guidance is None else self.guidance(point)
+        average, rate = along(point.u, point.t, point.r, point.x, v)
+        return Sides(average, carried(v, point.r - point.t, rate))
 
 
 @record
 class ImprovedMeanFlow:
-    """The loss (3)."""
+    """The condition of (3)."""
 
-    network: Network
-    path: Path
     guidance: Guided | None
-    power: float = static()
-    offset: float = static()
 
-    prediction = "velocity"
-
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
-
-    def __call__(
-        self, params: Params, key: Key | None, batch: Batch, held: Held | None = None
-    ) -> tuple[Array, Mapping[str, Any]]:
-        """As MeanFlow's, with `per_example` the error of the velocity."""
-        sample, r = spanned(self.path, batch)
-        t, x = jnp.asarray(sample.t), sample.x
-        u = average_velocity(self.network, params, key, batch)
-        own = jax.lax.stop_gradient(u(t, t, x))
-        average, rate = along(u, t, r, x, own)
-        output = carried(average, t - r, jax.lax.stop_gradient(rate))
-        target = _velocity(self, params, key, batch, sample)
-        return regressed(output, target, self.power, self.offset)
-
-
-def _velocity(
-    loss: MeanFlow | ImprovedMeanFlow, params: Params, key: Key | None, batch: Batch, sample: Any
-) -> Any:
-    """The pair's own, or (4)."""
-    if loss.guidance is None:
-        return sample.u
-    return loss.guidance(loss.network, params, key, batch, sample.t, sample.x, sample.u)
+    def __call__(self, point: Point) -> Sides:
+        target = point.own if self.guidance is None else self.guidance(point)
+        own = jax.lax.stop_gradient(point.u(point.t, point.t, point.x))
+        average, rate = along(point.u, point.t, point.r, point.x, own)
+        return Sides(carried(average, point.t - point.r, jax.lax.stop_gradient(rate)), target)
 
 
 def mean_flow(
@@ -201,8 +137,8 @@ def mean_flow(
     Geng et al., Mean Flows for One-step Generative Modeling, 2025, arXiv:2505.13447, eq. 6, 10, 11
     and, of guidance, 20 and 21, mirrored in time; the offset is that of its experiments.
     """
-    given = _checked("mean_flow", network, path, scale, mix, null, power, offset)
-    return MeanFlow(*given, power, offset)
+    condition = MeanFlow(_guidance("mean_flow", scale, mix, null))
+    return flow_map_loss("mean_flow", network, path, condition, power, offset)
 
 
 def improved_mean_flow(
@@ -236,30 +172,18 @@ def improved_mean_flow(
     arXiv:2512.02012, mirrored in time. A second head for the velocity, and scales of guidance as
     conditions, are left out here.
     """
-    given = _checked("improved_mean_flow", network, path, scale, mix, null, power, offset)
-    return ImprovedMeanFlow(*given, power, offset)
+    condition = ImprovedMeanFlow(_guidance("improved_mean_flow", scale, mix, null))
+    return flow_map_loss("improved_mean_flow", network, path, condition, power, offset)
 
 
-def _checked(
-    name: str,
-    network: Network,
-    path: Path,
-    scale: float,
-    mix: float,
-    null: Mapping[str, Any] | None,
-    power: float,
-    offset: float,
-) -> tuple[Any, Any, Guided | None]:
-    check_network(network)
-    check_made("path", path)
-    check_adaptive(name, power, offset)
+def _guidance(name: str, scale: float, mix: float, null: Mapping[str, Any] | None) -> Guided | None:
     if not 0 <= mix < 1:
         raise ValueError(f"{name} needs 0 <= mix < 1, the share of the network's own; got {mix}")
     if scale == 1 and not mix:
-        return traceable(network), traceable(path), None
+        return None
     if not null:
         raise ValueError(
             f"{name} with scale={scale} and mix={mix} guides its target, which needs the null of a "
             'condition: give null={"label": 10}, say, as draws.drop'
         )
-    return traceable(network), traceable(path), Guided(dict(null), float(scale), float(mix))
+    return Guided(dict(null), float(scale), float(mix))

@@ -15,151 +15,93 @@ the two sides, the right-hand one held fixed, with $v(t, x) = u_\theta(t, t, x)$
 example with $r = t$ learns the velocity: of its pair, or the teacher's.
 """
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxflow.checks import check_made, check_network
+from jaxflow.checks import check_network
+from jaxflow.losses.flow_maps.condition import Point, Sides, flow_map_loss
 from jaxflow.losses.flow_maps.operators import (
+    Field,
     along,
     average_velocity,
     blended,
     carried,
-    check_adaptive,
     forwards,
-    regressed,
-    spanned,
 )
-from jaxflow.records import record, static, traceable
-from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path
+from jaxflow.records import record, static
+from jaxflow.types import Held, Loss, Network, Params, Path
 
 __all__ = ["eulerian", "lagrangian", "semigroup"]
 
 
 @record
 class Lagrangian:
-    """The loss of (1)."""
+    """The condition (1)."""
 
-    network: Network
-    path: Path
     teacher: Network | None
-    power: float = static()
-    offset: float = static()
 
-    prediction = "velocity"
-
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
-
-    def __call__(
-        self, params: Params, key: Key | None, batch: Batch, held: Held | None = None
-    ) -> tuple[Array, Mapping[str, Any]]:
-        """The mean over examples, `per_example [batch]` and `masked []`, as `operators.regressed`.
-
-        Raises:
-            ValueError: where the network's output differs from the data in shape, the batch was
-                not completed by a draw of spans, or a teacher's parameters are not held.
-        """
-        sample, r = spanned(self.path, batch)
-        t, x = jnp.asarray(sample.t), sample.x
-        u = average_velocity(self.network, params, key, batch)
+    def __call__(self, point: Point) -> Sides:
+        t, r, x, u = point.t, point.r, point.x, point.u
         average, speed = forwards(u, t, r, x)
         end = jax.lax.stop_gradient(carried(x, r - t, average))
         if self.teacher is not None:
-            target = _taught(self.teacher, key, batch, held)(r, end)
-        else:
-            target = blended(r == t, sample.u, u(r, r, end))
-        return regressed(speed, target, self.power, self.offset)
+            return Sides(speed, _taught(self.teacher, point, r, end))
+        return Sides(speed, blended(r == t, point.own, u(r, r, end)))
 
 
 @record
 class Eulerian:
-    """The loss of (2)."""
+    """The condition (2)."""
 
-    network: Network
-    path: Path
     teacher: Network | None
-    power: float = static()
-    offset: float = static()
 
-    prediction = "velocity"
-
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
-
-    def __call__(
-        self, params: Params, key: Key | None, batch: Batch, held: Held | None = None
-    ) -> tuple[Array, Mapping[str, Any]]:
-        """As that of the Lagrangian loss."""
-        sample, r = spanned(self.path, batch)
-        t, x = jnp.asarray(sample.t), sample.x
-        u = average_velocity(self.network, params, key, batch)
+    def __call__(self, point: Point) -> Sides:
+        t, r, x, u = point.t, point.r, point.x, point.u
         if self.teacher is not None:
-            v = _taught(self.teacher, key, batch, held)(t, x)
+            v = _taught(self.teacher, point, t, x)
         else:
-            v = blended(r == t, sample.u, jax.lax.stop_gradient(u(t, t, x)))
+            v = blended(r == t, point.own, jax.lax.stop_gradient(u(t, t, x)))
         average, rate = along(u, t, r, x, v)
-        return regressed(average, carried(v, r - t, rate), self.power, self.offset)
+        return Sides(average, carried(v, r - t, rate))
 
 
 @record
 class Semigroup:
-    """The loss of (3)."""
+    """The condition (3); the two steps take no dropout."""
 
-    network: Network
-    path: Path
     teacher: Network | None
     by: str = static()
-    power: float = static()
-    offset: float = static()
 
-    prediction = "velocity"
-
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
-
-    def __call__(
-        self, params: Params, key: Key | None, batch: Batch, held: Held | None = None
-    ) -> tuple[Array, Mapping[str, Any]]:
-        """As that of the Lagrangian loss; the steps are the target's and take no dropout."""
-        sample, r = spanned(self.path, batch)
-        t, x, s = jnp.asarray(sample.t), sample.x, jnp.asarray(batch["s"])
-        u = average_velocity(self.network, params, key, batch)
-        step = self._steps(params, batch, held)
+    def __call__(self, point: Point) -> Sides:
+        t, r, x, s = point.t, point.r, point.x, jnp.asarray(point.batch["s"])
+        step = self._steps(point)
         first = step(t, s, x)
         second = step(s, r, carried(x, s - t, first))
         share = jnp.where(r > t, (s - t) / jnp.where(r > t, r - t, 1.0), 1.0)
         both = carried(second, share, jax.tree.map(jnp.subtract, first, second))
-        target = both if self.teacher is not None else blended(r == t, sample.u, both)
-        return regressed(u(t, r, x), target, self.power, self.offset)
+        target = both if self.teacher is not None else blended(r == t, point.own, both)
+        return Sides(point.u(t, r, x), target)
 
-    def _steps(self, params: Params, batch: Batch, held: Held | None) -> Callable[..., Any]:
+    def _steps(self, point: Point) -> Field:
         """The average velocity that the two steps are taken by."""
+        network, params = point.network, point.params
         if self.teacher is not None:
-            return average_velocity(self.teacher, _frozen(held), None, batch)
-        if self.by == "average":
-            if held is None:
+            network, params = self.teacher, _frozen(point.held)
+        elif self.by == "average":
+            if point.held is None:
                 raise ValueError(
                     "semigroup by the average of the parameters needs held, as in a trainer"
                 )
-            params = held.ema
-        return average_velocity(self.network, jax.lax.stop_gradient(params), None, batch)
+            params = point.held.ema
+        return average_velocity(network, jax.lax.stop_gradient(params), None, point.batch)
 
 
-def _taught(
-    teacher: Network, key: Key | None, batch: Batch, held: Held | None
-) -> Callable[[Any, Any], Any]:
-    """The teacher's velocity `(t, x)`."""
-    frozen, cond = _frozen(held), batch.get("cond", {})
-    return lambda t, x: jax.lax.stop_gradient(teacher(frozen, t, x, **cond))
+def _taught(teacher: Network, point: Point, t: Any, x: Any) -> Any:
+    """The teacher's velocity."""
+    frozen, cond = _frozen(point.held), point.batch.get("cond", {})
+    return jax.lax.stop_gradient(teacher(frozen, t, x, **cond))
 
 
 def _frozen(held: Held | None) -> Params:
@@ -200,8 +142,8 @@ def lagrangian(
     Self-Distillation, 2025, arXiv:2505.18825; with a teacher, the same authors' Flow Map Matching,
     2025, arXiv:2406.07507.
     """
-    given = _checked("lagrangian", network, path, teacher, power, offset)
-    return Lagrangian(*given, power, offset)
+    condition = Lagrangian(_checked(teacher))
+    return flow_map_loss("lagrangian", network, path, condition, power, offset)
 
 
 def eulerian(
@@ -230,8 +172,8 @@ def eulerian(
     Boffi et al., 2025, arXiv:2505.18825 and arXiv:2406.07507; with a teacher also Sabour, Fidler
     and Kreis, Align Your Flow, 2025, arXiv:2506.14603, without its normalised tangent.
     """
-    given = _checked("eulerian", network, path, teacher, power, offset)
-    return Eulerian(*given, power, offset)
+    condition = Eulerian(_checked(teacher))
+    return flow_map_loss("eulerian", network, path, condition, power, offset)
 
 
 def semigroup(
@@ -270,16 +212,11 @@ def semigroup(
         raise ValueError(
             f'semigroup takes its steps by "parameters" or "average"{beside}; got {by!r}'
         )
-    given = _checked("semigroup", network, path, teacher, power, offset)
-    return Semigroup(*given, by, power, offset)
+    condition = Semigroup(_checked(teacher), by)
+    return flow_map_loss("semigroup", network, path, condition, power, offset)
 
 
-def _checked(
-    name: str, network: Network, path: Path, teacher: Network | None, power: float, offset: float
-) -> tuple[Any, Any, Any]:
-    check_network(network)
+def _checked(teacher: Network | None) -> Network | None:
     if teacher is not None:
         check_network(teacher)
-    check_made("path", path)
-    check_adaptive(name, power, offset)
-    return traceable(network), traceable(path), traceable(teacher)
+    return teacher

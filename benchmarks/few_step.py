@@ -1,0 +1,155 @@
+"""Every method of few steps on one network, one data set and one number of training steps.
+
+    python -m benchmarks.few_step two_moons|digits|fashion_mnist --workdir=runs/few_step
+        [--methods mean_flow,semigroup] [--steps=N] [--num=2000] [--seeds=3]
+
+Each method is trained as `experiments.train` would by `configs.few_step.methods`, in a folder of
+its own, whose steps are not trained again; the plain flow beside them is the data set's config.
+Samples in 1, 2, 4 and 8 steps are those of the map, or of Euler's method on the plain flow, which
+also takes 50 steps. Figures are means over seeds of the noise, with their standard errors:
+
+- of points, the sliced Wasserstein distance from fresh data;
+- of images, the Frechet distance from held-out images in the features of a network that tells the
+  classes apart, trained on the training images, and the mean distance to the nearest of those.
+
+`operations` is the compiler's count of a training step, over the plain one's.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from configs.few_step.methods import METHODS, few_step
+from experiments.output.generate import average, generator
+from experiments.run import loop, workdir
+from experiments.setup import build, dataset
+from jaxflow import metrics
+from jaxflow.types import Params
+
+PLAIN, STEPS, MANY = "plain flow", (1, 2, 4, 8), 50
+Judge = Callable[[np.ndarray], dict[str, float]]
+
+
+def config_of(data: str, method: str, steps: int | None) -> ConfigDict:
+    """The config of a row."""
+    config = importlib.import_module(f"configs.{data}").get_config()
+    config.steps = steps or config.steps
+    config.log.pictures_every = config.steps
+    if method != PLAIN:
+        return few_step(config, method)
+    config.sampler.name = "fixed_step"
+    grid = {"name": "uniform", "kwargs": {"n": 1}}
+    method_ = {"name": "euler", "kwargs": {}}
+    config.sampler.kwargs = {"grid": grid, "method": method_, "precision": "network"}
+    return config
+
+
+def trained(config: ConfigDict, folder: Path) -> Params:
+    """The average of the parameters, once the folder's run is at its end."""
+    place = epath.Path(folder)
+    workdir.create(place, config)
+    loop.train(config, place)
+    return average(place).params
+
+
+def sampled(config: ConfigDict, params: Params, steps: int, seed: int, num: int) -> np.ndarray:
+    """Samples in so many steps, with the levels that the data has."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.sampler.kwargs.grid.kwargs.n = steps
+    x = generator(config, num).rows(params, seed, 0, num).x
+    return x if dataset.is_distribution(config) else dataset.snapped(config, x)
+
+
+def judge_of(config: ConfigDict, num: int) -> Judge:
+    """What is said of samples."""
+    if dataset.is_distribution(config):
+        truth = dataset.fresh(config, num, config.seed + 1)
+        return lambda x: {
+            "sliced Wasserstein": float(metrics.sliced_wasserstein(jax.random.key(0), x, truth))
+        }
+    train = dataset.examples(config, config.data.source.kwargs.split)
+    held = dataset.examples(config, config.evaluation.split)["x1"]
+    features = metrics.fit_features(train["x1"], train["label"])
+    known, others = features(held), jnp.asarray(train["x1"])
+    return lambda x: {
+        "Frechet": float(metrics.frechet(features(x), known)),
+        "nearest": float(jnp.mean(metrics.nearest(jnp.asarray(x[:1000]), others).distance)),
+    }
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard error."""
+    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+    return f"{np.mean(values):.3g} ± {error:.1g}"
+
+
+def operations(config: ConfigDict, params: Params) -> float:
+    """Of a training step."""
+    state = build.trainer(config).init(params, jax.random.key(0))
+    return float(build.flops(config, state) or np.nan)
+
+
+def rows(
+    data: str, folder: Path, methods: Sequence[str], steps: int | None, num: int, seeds: int
+) -> Table:
+    """The table, a row a method and figure."""
+    shown = Table(title=f"{data}, {num} samples, {seeds} seeds")
+    columns = ("", "operations", "", *map(str, STEPS), str(MANY))
+    for column in columns:
+        shown.add_column(column)
+    judge: Judge | None = None
+    unit = np.nan
+    for method in (PLAIN, *methods):
+        config = config_of(data, method, steps)
+        params = trained(config, folder / data / method.replace(" ", "_"))
+        judge = judge or judge_of(config, num)
+        cost = operations(config, params)
+        unit = cost if method == PLAIN else unit
+        counts = (*STEPS, MANY) if method == PLAIN else STEPS
+        told: dict[str, list[str]] = {}
+        for count in counts:
+            found = [judge(sampled(config, params, count, seed, num)) for seed in range(seeds)]
+            for name in found[0]:
+                told.setdefault(name, []).append(spread([each[name] for each in found]))
+        for name, cells in told.items():
+            shown.add_row(method, f"{cost / unit:.2f}", name, *cells)
+            method = ""
+    return shown
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is not trained, and print the table."""
+    parser: Any = argparse.ArgumentParser(
+        "python -m benchmarks.few_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", choices=("two_moons", "digits", "fashion_mnist"))
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--steps", type=int, help="of training; the config's where left out")
+    parser.add_argument("--num", type=int, default=2_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args(argv)
+    methods = [name for name in options.methods.split(",") if name]
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        parser.error(f"no method {unknown[0]!r}; known are {', '.join(METHODS)}")
+    made = rows(options.data, options.workdir, methods, options.steps, options.num, options.seeds)
+    Console(width=130).print(made)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
