@@ -35,6 +35,7 @@ from rich.table import Table
 from benchmarks import marginals
 from benchmarks.couplings import wasserstein
 from benchmarks.marginals import Problem
+from benchmarks.report import spread
 from jaxflow import couplings, draws, losses, networks, paths, sampling, velocities
 from jaxflow.records import record
 from jaxflow.training import program, trainer
@@ -213,13 +214,6 @@ def table(problems: Sequence[Problem], sides: dict[str, Sequence[Ways]]) -> Tabl
             cells = ["", ""] if name == PROCESS else finite  # the energy of a process is infinite
             made.add_row(name, side, spread([row.distance for row in rows]), *cells)
     return made
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard error."""
-    if len(values) == 1:
-        return f"{values[0]:.3g}"
-    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1) / len(values) ** 0.5:.1g}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,7 +18,7 @@ also takes 50 steps. Figures are means over seeds of the noise, with their stand
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.report import spread
 from configs.few_step.methods import METHODS, few_step
 from experiments.output.generate import average, generator
 from experiments.run import loop, workdir
@@ -63,13 +64,17 @@ def trained(config: ConfigDict, folder: Path) -> Params:
     return average(place).params
 
 
-def sampled(config: ConfigDict, params: Params, steps: int, seed: int, num: int) -> np.ndarray:
-    """Samples in so many steps, with the levels that the data has."""
+def sampled(
+    config: ConfigDict, params: Params, steps: int, num: int, seeds: int
+) -> Iterator[np.ndarray]:
+    """Samples in so many steps for each seed, with the levels that the data has."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.sampler.kwargs.grid.kwargs.n = steps
-    x = generator(config, num).rows(params, seed, 0, num).x
-    return x if dataset.is_distribution(config) else dataset.snapped(config, x)
+    run = generator(config, num)
+    for seed in range(seeds):
+        x = run.rows(params, seed, 0, num).x
+        yield x if dataset.is_distribution(config) else dataset.snapped(config, x)
 
 
 def judge_of(config: ConfigDict, num: int) -> Judge:
@@ -87,12 +92,6 @@ def judge_of(config: ConfigDict, num: int) -> Judge:
         "Frechet": float(metrics.frechet(features(x), known)),
         "nearest": float(jnp.mean(metrics.nearest(jnp.asarray(x[:1000]), others).distance)),
     }
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard error."""
-    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    return f"{np.mean(values):.3g} ± {error:.1g}"
 
 
 def operations(config: ConfigDict, params: Params) -> float:
@@ -120,7 +119,7 @@ def rows(
         counts = (*STEPS, MANY) if method == PLAIN else STEPS
         told: dict[str, list[str]] = {}
         for count in counts:
-            found = [judge(sampled(config, params, count, seed, num)) for seed in range(seeds)]
+            found = [judge(x) for x in sampled(config, params, count, num, seeds)]
             for name in found[0]:
                 told.setdefault(name, []).append(spread([each[name] for each in found]))
         for name, cells in told.items():

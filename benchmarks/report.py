@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.timing import Setting
 
-__all__ = ["HEADER", "cells", "document", "markdown", "write"]
+__all__ = ["HEADER", "cells", "document", "markdown", "spread", "write"]
 
 HEADER = (
     "case", "jaxflow", "peer", "ratio (quartiles)", "goal", "first call, jaxflow / peer",
@@ -24,6 +24,13 @@ EXTRAS = {
     "torch": "peers", "torchcfm": "peers", "flow_matching": "peers",
     "stix": "rivals", "hackable_diffusion": "rivals", "ott": "rivals",
 }  # fmt: skip
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard error."""
+    if len(values) == 1:
+        return f"{values[0]:.3g}"
+    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1) / len(values) ** 0.5:.1g}"
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:

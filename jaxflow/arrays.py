@@ -28,7 +28,9 @@ __all__ = [
     "null_like",
     "parameter_summary",
     "per_sample",
+    "root",
     "squared_distances",
+    "where_rows",
 ]
 
 # Up to so many numbers a sample NumPy multiplies without BLAS, whose threads wait for each other by
@@ -123,6 +125,25 @@ def null_like(name: str, null: Any, value: Any) -> Any:
             f"the null of the condition {name!r} has shape {shapes[0]}, but the condition "
             f"{shapes[1]}: give a number, or a value for one example"
         ) from None
+
+
+def root(square: Array) -> Array:
+    """The square root, 0 in value and gradient where nothing is left, or less by rounding."""
+    some = square > 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
+
+
+def where_rows(condition: Array, yes: Any, no: Any) -> Any:
+    """`yes` in the examples that meet a condition `[batch]`, `no` in the others, leaf by leaf.
+
+    >>> where_rows(jnp.array([True, False]), jnp.ones((2, 2)), jnp.zeros((2, 2))).tolist()
+    [[1.0, 1.0], [0.0, 0.0]]
+    """
+
+    def chosen(a: AnyArray, b: AnyArray) -> Array:
+        return jnp.where(condition.reshape(-1, *(1,) * (jnp.ndim(a) - 1)), a, b)
+
+    return jax.tree.map(chosen, yes, no)
 
 
 def per_sample(sample: Callable[[Key], Any], keys: Keys) -> Any:

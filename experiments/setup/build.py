@@ -29,6 +29,7 @@ from jaxflow.types import (
     TrainState,
     Velocity,
 )
+from jaxflow.velocities.flow_map import NetworkFlowMap
 from jaxflow.velocities.preconditioned import Preconditioned
 
 
@@ -209,7 +210,7 @@ def initial_state(config: ConfigDict, compiled: training.Program) -> TrainState:
 def learned(config: ConfigDict, params: Params) -> Velocity:
     """The velocity that was trained; of a flow map that at equal times."""
     if learns_map(config):
-        return velocities.flow_map(network(config), params, path=path(config)).velocity
+        return _flow_map(config, params).velocity
     trained: Any = loss(config)
     return velocities.from_network(
         network(config), params, path=path(config), prediction=trained.prediction
@@ -234,8 +235,12 @@ def velocity(config: ConfigDict, params: Params) -> Velocity:
 def flow(config: ConfigDict, params: Params) -> Velocity | FlowMap:
     """What the sampler carries samples by: the velocity, or the flow map itself."""
     if config.sampler.name == "flow_map":
-        return velocities.flow_map(network(config), params, path=path(config))
+        return _flow_map(config, params)
     return velocity(config, params)
+
+
+def _flow_map(config: ConfigDict, params: Params) -> NetworkFlowMap:
+    return velocities.flow_map(network(config), params, path=path(config))
 
 
 def guidance_scale(config: ConfigDict) -> float:

@@ -5,10 +5,9 @@ from numbers import Number
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.arrays import null_like
+from jaxflow.arrays import null_like, where_rows
 from jaxflow.checks import check_batch
 from jaxflow.records import record, static
 from jaxflow.types import Batch, Draw, Held, Key
@@ -37,12 +36,8 @@ class Drop:
         for i, (name, rate) in enumerate(self.rates):
             dropped = jax.random.bernoulli(key if self.together else keys[i], rate, (n,))
             null = null_like(name, self.null[name], cond[name])
-            cond[name] = jax.tree.map(lambda n, v, d=dropped: _where(d, n, v), null, cond[name])
+            cond[name] = where_rows(dropped, null, cond[name])
         return {**batch, "cond": cond}
-
-
-def _where(rows: Any, a: Any, b: Any) -> Any:
-    return jnp.where(rows.reshape(rows.shape + (1,) * (a.ndim - 1)), a, b)
 
 
 def drop(rate: float | Mapping[str, float], null: Mapping[str, Any]) -> Draw:

@@ -13,7 +13,7 @@ from jaxflow.checks import check_made
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Batch, Coupling, Dependent, Draw, Held, Interval, Key, Path, Source, Times
 
-__all__ = ["AnyTimes", "couple", "latent", "source", "times"]
+__all__ = ["AnyTimes", "couple", "latent", "source", "stretched", "times"]
 
 AnyTimes = Times | Callable[..., Any]
 
@@ -90,11 +90,16 @@ class AddTimes:
         return {**batch, "t": {k: self._drawn(key, t, batch["x1"][k]) for key, (k, t) in drawn}}
 
     def _drawn(self, key: Key, times: AnyTimes, x1: Any) -> Any:
-        n, (low, high) = batch_size(x1), self.interval
         if not self.lead:
-            return low + (high - low) * times(key, n)
+            return stretched(key, times, batch_size(x1), self.interval)
         shape = x1.shape[: 1 + self.lead]
-        return (low + (high - low) * times(key, math.prod(shape))).reshape(shape)
+        return stretched(key, times, math.prod(shape), self.interval).reshape(shape)
+
+
+def stretched(key: Key, times: AnyTimes, n: int, interval: Interval) -> Any:
+    """`n` of the times, from [0, 1] onto an interval."""
+    low, high = interval
+    return low + (high - low) * times(key, n)
 
 
 @record

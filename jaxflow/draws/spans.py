@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxflow.arrays import batch_size
 from jaxflow.checks import check_made
-from jaxflow.draws.pairs import AnyTimes
+from jaxflow.draws.pairs import AnyTimes, stretched
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Batch, Draw, Held, Interval, Key
 
@@ -22,8 +22,7 @@ class Spans:
 
     def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
         keys, n = jax.random.split(key, 4), batch_size(batch["x1"])
-        low, high = self.interval
-        both = [low + (high - low) * self.times(k, n) for k in keys[:2]]
+        both = [stretched(k, self.times, n, self.interval) for k in keys[:2]]
         t, r = jnp.minimum(*both), jnp.maximum(*both)
         alike = jax.random.permutation(keys[2], n) < round(self.equal * n)
         # Which of the two stays is left to chance, so that t keeps the law of the times there.

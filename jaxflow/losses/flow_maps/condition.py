@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, event_mean, event_sum
+from jaxflow.arrays import at_least_float32, event_mean, event_sum, where_rows
 from jaxflow.checks import check_made, check_network
-from jaxflow.losses.flow_maps.operators import Field, average_velocity, blended
+from jaxflow.losses.flow_maps.operators import Field, average_velocity
 from jaxflow.losses.flow_matching import check_complete
 from jaxflow.records import record, static, traceable
 from jaxflow.types import (
@@ -128,7 +128,7 @@ def _regressed(sides: Sides, power: float, offset: float) -> tuple[Array, Mappin
     output, target = sides.output, jax.lax.stop_gradient(sides.target)
     finite = [jnp.isfinite(event_sum(a)) for a in jax.tree.leaves(target)]
     known = jnp.all(jnp.stack(finite), axis=0)
-    target = blended(known, target, jax.lax.stop_gradient(output))
+    target = where_rows(known, target, jax.lax.stop_gradient(output))
     squares = jax.tree.map(
         lambda a, b: jnp.square(at_least_float32(a) - at_least_float32(b)), output, target
     )

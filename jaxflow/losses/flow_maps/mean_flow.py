@@ -27,9 +27,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import null_like
+from jaxflow.arrays import null_like, where_rows
 from jaxflow.losses.flow_maps.condition import Point, Sides, flow_map_loss
-from jaxflow.losses.flow_maps.operators import along, average_velocity, blended, carried
+from jaxflow.losses.flow_maps.operators import along, average_velocity, carried
 from jaxflow.records import record, static
 from jaxflow.types import Array, Loss, Network, Path
 
@@ -66,7 +66,7 @@ class Guided:
         if self.mix:
             within = point.u(point.t, point.t, point.x)
             guided = jax.tree.map(lambda a, b: a + self.mix * b, guided, within)
-        return jax.lax.stop_gradient(blended(_are_alike(cond, nulls), point.own, guided))
+        return jax.lax.stop_gradient(where_rows(_are_alike(cond, nulls), point.own, guided))
 
 
 def _are_alike(cond: Mapping[str, Any], nulls: Mapping[str, Any]) -> Array:

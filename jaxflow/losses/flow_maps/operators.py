@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 from jaxflow.arrays import expand
 from jaxflow.losses.flow_matching import check_alike
-from jaxflow.types import Array, Batch, Key, Network, Params, Time
+from jaxflow.types import Batch, Key, Network, Params, Time
 
-__all__ = ["Field", "along", "average_velocity", "blended", "carried", "forwards"]
+__all__ = ["Field", "along", "average_velocity", "carried", "forwards"]
 
 Field = Callable[[Any, Any, Any], Any]  # (t, r, x) -> u
 
@@ -51,12 +51,3 @@ def forwards(u: Field, t: Time, r: Time, x: Any) -> tuple[Any, Any]:
     r = jnp.asarray(r)
     found, rate = jax.jvp(lambda r: u(t, r, x), (r,), (jnp.ones_like(r),))
     return found, carried(found, r - t, rate)
-
-
-def blended(condition: Array, yes: Any, no: Any) -> Any:
-    """`yes` in the examples that meet a condition `[batch]`, `no` in the others."""
-
-    def chosen(a: Array, b: Array) -> Array:
-        return jnp.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(chosen, yes, no)

@@ -20,13 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxflow.arrays import where_rows
 from jaxflow.checks import check_network
 from jaxflow.losses.flow_maps.condition import Point, Sides, flow_map_loss
 from jaxflow.losses.flow_maps.operators import (
     Field,
     along,
     average_velocity,
-    blended,
     carried,
     forwards,
 )
@@ -48,7 +48,7 @@ class Lagrangian:
         end = jax.lax.stop_gradient(carried(x, r - t, average))
         if self.teacher is not None:
             return Sides(speed, _taught(self.teacher, point, r, end))
-        return Sides(speed, blended(r == t, point.own, u(r, r, end)))
+        return Sides(speed, where_rows(r == t, point.own, u(r, r, end)))
 
 
 @record
@@ -62,7 +62,7 @@ class Eulerian:
         if self.teacher is not None:
             v = _taught(self.teacher, point, t, x)
         else:
-            v = blended(r == t, point.own, jax.lax.stop_gradient(u(t, t, x)))
+            v = where_rows(r == t, point.own, jax.lax.stop_gradient(u(t, t, x)))
         average, rate = along(u, t, r, x, v)
         return Sides(average, carried(v, r - t, rate))
 
@@ -81,7 +81,7 @@ class Semigroup:
         second = step(s, r, carried(x, s - t, first))
         share = jnp.where(r > t, (s - t) / jnp.where(r > t, r - t, 1.0), 1.0)
         both = carried(second, share, jax.tree.map(jnp.subtract, first, second))
-        target = both if self.teacher is not None else blended(r == t, point.own, both)
+        target = both if self.teacher is not None else where_rows(r == t, point.own, both)
         return Sides(point.u(t, r, x), target)
 
     def _steps(self, point: Point) -> Field:

@@ -44,7 +44,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxflow.arrays import expand
+from jaxflow.arrays import expand, root
 from jaxflow.sampling.methods.levels import (
     Level,
     blend,
@@ -56,7 +56,6 @@ from jaxflow.sampling.methods.levels import (
     noised,
     predictions,
     ratio,
-    root,
     second,
 )
 from jaxflow.sampling.methods.moves import Field, made, no_memory, normal, where

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import expand
+from jaxflow.arrays import expand, root
 from jaxflow.paths.ends import schedule_of
 from jaxflow.sampling.methods.moves import Field, check_real
 from jaxflow.types import Array, Path, PyTree, Schedule, Time
@@ -34,7 +34,6 @@ __all__ = [
     "noised",
     "predictions",
     "ratio",
-    "root",
     "second",
 ]
 
@@ -60,12 +59,6 @@ def ratio(above: Array, below: Array) -> Array:
     """The quotient, or 0 where the divisor is."""
     nonzero = below > 0
     return jnp.where(nonzero, above / jnp.where(nonzero, below, 1.0), 0.0)
-
-
-def root(square: Array) -> Array:
-    """The square root, of which nothing is left where rounding makes it negative."""
-    some = square > 0
-    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
 
 
 def new_share(now: Level, then: Level) -> Array:

@@ -21,11 +21,11 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxflow.arrays import as_floats, at_least_float32, event_sum, expand
+from jaxflow.arrays import as_floats, at_least_float32, event_sum, expand, root
 from jaxflow.records import record
 from jaxflow.types import Array, Data, Path, Time
 from jaxflow.velocities.guidance.parts import data_rate
-from jaxflow.velocities.guidance.rules import root, share
+from jaxflow.velocities.guidance.rules import share
 from jaxflow.velocities.prediction import convert
 
 __all__ = ["projected"]

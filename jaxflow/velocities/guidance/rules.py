@@ -28,11 +28,11 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxflow.arrays import as_floats, event_mean, event_sum, expand
+from jaxflow.arrays import as_floats, event_mean, event_sum, expand, root
 from jaxflow.records import record
 from jaxflow.types import Array, Data, Time
 
-__all__ = ["magnitude_aware", "plain", "rescaled", "root", "share", "tangential", "zero_star"]
+__all__ = ["magnitude_aware", "plain", "rescaled", "share", "tangential", "zero_star"]
 
 
 @record
@@ -98,12 +98,6 @@ def share(part: Array, whole: Array, *, otherwise: float) -> Array:
     """`part / whole`, without NaN in value or gradient where the whole is zero."""
     some = whole > 0
     return jnp.where(some, part / jnp.where(some, whole, 1.0), otherwise)
-
-
-def root(square: Array) -> Array:
-    """The square root, whose gradient is zero at zero."""
-    some = square > 0
-    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
 
 
 def _variance(v: Array) -> Array:
