@@ -43,7 +43,10 @@ CASES = [
     ("v5e:2x2", "mlp", "fsdp", {}),
     ("v5e:2x2", "nnx", "data", {}),
     ("v5e:2x2", "nnx", "fsdp", {}),
+    ("v5e:2x2", "nnx", "hybrid", {"fsdp": 2}),
+    ("h100:8", "nnx", "data", {}),
     ("h100:8", "nnx", "fsdp", {}),
+    ("h100:2x8", "nnx", "hybrid", {"fsdp": 8}),
     ("v5p:2x2x2", "small dit", "fsdp", {}),
     ("v6e:4x4", "small dit", "data", {}),
     ("h100:8", "dit", "data", {}),
@@ -52,7 +55,9 @@ CASES = [
     pytest.param("v5e:4x4", "unet", "data", {}, marks=pytest.mark.slow),
     pytest.param("v5e:4x4", "unet", "fsdp", {}, marks=pytest.mark.slow),
     pytest.param("v5e:4x4", "unet", "hybrid", {"fsdp": 4}, marks=pytest.mark.slow),
+    pytest.param("h100:8", "unet", "data", {}, marks=pytest.mark.slow),
     pytest.param("h100:8", "unet", "fsdp", {}, marks=pytest.mark.slow),
+    pytest.param("h100:2x8", "unet", "hybrid", {"fsdp": 8}, marks=pytest.mark.slow),
 ]
 
 
