@@ -1,6 +1,7 @@
 # Every target sets up what it needs in a virtual environment of its own; Python >= 3.11 and make suffice.
 #   make test PYTHON=python3.13 VENV=.venv-3.13      another interpreter
 #   make test CONSTRAINTS=                           the newest of every dependency
+#   make test PYTEST=--first-cases                   every test once, not every case of it
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,6 +9,7 @@ BENCH_VENV ?= .venv-bench
 RIVALS_VENV ?= .venv-rivals
 TPUS_VENV ?= .venv-tpus
 GPUS_VENV ?= .venv-gpus
+PYTEST ?=
 RIVALS_PYTHON ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null)
 
 MINOR := $(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])')
@@ -20,6 +22,7 @@ RIVALS_STAMP = $(RIVALS_VENV)/.installed
 PINNED = $(CONSTRAINTS:%=-c %)
 
 RUN = $(VENV)/bin/python
+WORKERS = --numprocesses=2 --dist=loadfile
 DEMO = runs/digits
 PATHS = jaxflow tests $(wildcard experiments configs benchmarks cloud examples)
 
@@ -65,13 +68,13 @@ demo: $(STAMP)
 	@echo "The picture: $$(ls -t $(DEMO)/*.png $(DEMO)/samples/*.png 2>/dev/null | head -n 1)"
 
 test: $(STAMP)
-	$(RUN) -m pytest -m "not slow and not faults and not topologies" --numprocesses=2 --dist=loadfile
+	$(RUN) -m pytest -m "not slow and not faults and not topologies" $(WORKERS) $(PYTEST)
 
 test-slow: $(STAMP)
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow $(PYTEST)
 
 faults: $(STAMP)
-	$(RUN) -m pytest -m faults
+	$(RUN) -m pytest -m faults $(WORKERS) $(PYTEST)
 
 # Programs for TPU slices and GPU nodes, compiled on the CPU under the newest jax at hand.
 topologies: $(TPUS_STAMP) $(GPUS_STAMP)

@@ -22,6 +22,26 @@ hypothesis.settings.register_profile("jaxflow", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("jaxflow")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--first-cases`, for a second interpreter: every function of the tests, not every case."""
+    parser.addoption("--first-cases", action="store_true", help="of each test the first case alone")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out every case of a test but its first, where that was asked for."""
+    if not config.getoption("--first-cases"):
+        return
+    seen: set[str] = set()
+    kept, left = [], []
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        (left if function in seen else kept).append(item)
+        seen.add(function)
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keep compiled programs beside pytest's own cache: a second run compiles little."""
     if jax.config.jax_compilation_cache_dir is None and getattr(config, "cache", None):

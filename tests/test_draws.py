@@ -43,6 +43,9 @@ TABLE = {
     "self_condition": (draws.self_condition(), BATCH),
     "spans": (draws.spans(times.logit_normal(), (0.1, 0.9), equal=0.5), BATCH),
     "dyadic": (draws.dyadic(3, equal=0.5), BATCH),
+    "to_end": (draws.to_end((0.1, 0.9)), {**BATCH, "t": jnp.linspace(0.1, 0.9, 16)}),
+    "groups": (draws.groups(4, draws.spans(times.uniform())), WITH_X0),
+    "noise": (draws.noise(sources.normal()), BATCH),
     "chain": (draws.chain(draws.source(sources.normal()), draws.times(times.uniform())), BATCH),
     "standard": (FULL, BATCH),
 }
@@ -73,7 +76,7 @@ def test_contract(name, key):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(numbers(a), numbers(b), rtol=1e-6), compiled, first
     )
-    assert jnp.array_equal(first["x1"], batch["x1"])
+    assert jnp.array_equal(first["x1"].reshape(X1.shape), batch["x1"])
     assert set(batch) <= set(first)
     leaves, tree = jax.tree.flatten(draw)
     assert leaves == ([10] if name in ("drop", "standard") else [])
@@ -352,9 +355,32 @@ def test_dyadic_spans_lie_on_their_grid(key):
     assert r.max() == 1
 
 
+def test_to_end_is_consistency(key):
+    """All points are carried to the end of the interval, by way of a time between."""
+    t = jnp.linspace(0.1, 0.9, 16)
+    made = draws.to_end((0.1, 0.9))(key, {"x1": X1, "t": t})
+    np.testing.assert_array_equal(made["t"], t)
+    np.testing.assert_array_equal(made["r"], jnp.float32(0.9))
+    assert jnp.all((t <= made["s"]) & (made["s"] <= made["r"]))
+
+
+def test_groups_keep_examples_whole_and_share_times(key):
+    drawn = draws.chain(
+        draws.standard(paths.linear()), draws.groups(4, draws.spans(times.uniform()))
+    )
+    made = drawn(key, BATCH)
+    assert made["x1"].shape == (4, 4, 3)
+    np.testing.assert_array_equal(made["x1"].reshape(16, 3), X1)
+    np.testing.assert_array_equal(made["cond"]["label"].reshape(16), jnp.arange(16))
+    assert made["t"].shape == made["r"].shape == (4,)
+    bare = draws.chain(draws.standard(paths.linear()), draws.groups(4))(key, BATCH)
+    assert bare["t"].shape == (4, 4)
+
+
 @pytest.mark.parametrize(
     ("call", "told"),
     [
+        (lambda: draws.to_end((0.5, 0.4)), r"to_end needs an interval .* got \(0.5, 0.4\)"),
         (
             lambda: draws.spans(times.uniform(), (0.5, 0.5)),
             r"0 <= low < high <= 1; got \(0.5, 0.5\)",

@@ -8,11 +8,13 @@ averages and what is frozen, so that a draw may encode its data by a frozen netw
 
 from jaxflow.draws.chain import as_draw, chain
 from jaxflow.draws.drop import drop
+from jaxflow.draws.groups import groups
 from jaxflow.draws.keys import keys
 from jaxflow.draws.negatives import negatives
+from jaxflow.draws.noise import noise
 from jaxflow.draws.pairs import couple, latent, source, times
 from jaxflow.draws.self_condition import self_condition
-from jaxflow.draws.spans import dyadic, spans
+from jaxflow.draws.spans import dyadic, spans, to_end
 from jaxflow.draws.standard import standard
 
 __all__ = [
@@ -21,12 +23,15 @@ __all__ = [
     "couple",
     "drop",
     "dyadic",
+    "groups",
     "keys",
     "latent",
     "negatives",
+    "noise",
     "self_condition",
     "source",
     "spans",
     "standard",
     "times",
+    "to_end",
 ]

@@ -9,7 +9,7 @@ from jaxflow.draws.pairs import AnyTimes, stretched
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Batch, Draw, Held, Interval, Key
 
-__all__ = ["dyadic", "spans"]
+__all__ = ["dyadic", "spans", "to_end"]
 
 
 @record
@@ -49,6 +49,36 @@ class Dyadic:
         return {**batch, "t": t, "s": (t + r) / 2, "r": r}
 
 
+@record
+class ToEnd:
+    """Sets `r` to the end of the interval, and `s` between."""
+
+    end: float = static()
+
+    def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
+        t = batch["t"]
+        r = jnp.full_like(t, self.end)
+        share = jax.random.uniform(key, t.shape, t.dtype)
+        return {**batch, "s": t + share * (r - t), "r": r}
+
+
+def to_end(interval: Interval = (0.0, 1.0)) -> Draw:
+    """Sets `r` to the end of the interval, where the data is, and `s`, uniform before it.
+
+    Comes after what draws `t`, `draws.chain(draws.standard(path), draws.to_end())`: a loss of flow
+    maps then learns a consistency model, which carries every point to the data.
+
+    Args:
+        interval: of the path.
+
+    Raises:
+        ValueError: unless `0 <= low < high <= 1`.
+
+    Song et al., Consistency Models, 2023, arXiv:2303.01469, section 3.
+    """
+    return ToEnd(_checked_interval("to_end", interval)[1])
+
+
 def spans(times: AnyTimes, interval: Interval = (0.0, 1.0), *, equal: float = 0.75) -> Draw:
     """Sets `t` and `r`, two of the times in their order, and `s`, uniform between them.
 
@@ -68,14 +98,12 @@ def spans(times: AnyTimes, interval: Interval = (0.0, 1.0), *, equal: float = 0.
     Geng et al., Mean Flows for One-step Generative Modeling, 2025, arXiv:2505.13447, section 4.3,
     mirrored in time.
     """
-    low, high = interval
-    if not 0 <= low < high <= 1:
-        raise ValueError(f"spans needs an interval with 0 <= low < high <= 1; got {interval}")
+    ends = _checked_interval("spans", interval)
     check_made("times", times)
     if not callable(times):
         raise TypeError(f"times are (key, n) -> t; got {type(times).__name__}")
     _check_share("spans", equal)
-    return Spans(traceable(times), (float(low), float(high)), float(equal))
+    return Spans(traceable(times), ends, float(equal))
 
 
 def dyadic(levels: int = 7, *, equal: float = 0.75) -> Draw:
@@ -97,6 +125,13 @@ def dyadic(levels: int = 7, *, equal: float = 0.75) -> Draw:
         raise ValueError(f"dyadic needs levels >= 1, a whole number; got {levels!r}")
     _check_share("dyadic", equal)
     return Dyadic(levels, float(equal))
+
+
+def _checked_interval(name: str, interval: Interval) -> Interval:
+    low, high = interval
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"{name} needs an interval with 0 <= low < high <= 1; got {interval}")
+    return float(low), float(high)
 
 
 def _check_share(name: str, equal: float) -> None:

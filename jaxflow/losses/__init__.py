@@ -1,15 +1,21 @@
 """Losses regress a network on a path: `(params, key, batch, held) -> (loss, aux)`."""
 
 from jaxflow.losses import weights
+from jaxflow.losses.consistency_flow_matching import consistency_flow_matching
 from jaxflow.losses.contrastive import contrastive
 from jaxflow.losses.flow_and_score import flow_and_score
 from jaxflow.losses.flow_maps import (
     alpha_flow,
+    consistency,
+    distribution_matching,
+    drifting,
     eulerian,
     improved_mean_flow,
     lagrangian,
     mean_flow,
+    moment_matching,
     semigroup,
+    terminal_velocity,
 )
 from jaxflow.losses.flow_matching import flow_matching
 from jaxflow.losses.maximum_likelihood import maximum_likelihood
@@ -17,7 +23,11 @@ from jaxflow.losses.uncertainty import learned_uncertainty
 
 __all__ = [
     "alpha_flow",
+    "consistency",
+    "consistency_flow_matching",
     "contrastive",
+    "distribution_matching",
+    "drifting",
     "eulerian",
     "flow_and_score",
     "flow_matching",
@@ -26,6 +36,8 @@ __all__ = [
     "learned_uncertainty",
     "maximum_likelihood",
     "mean_flow",
+    "moment_matching",
     "semigroup",
+    "terminal_velocity",
     "weights",
 ]

@@ -16,6 +16,7 @@ from jaxflow.training.placement import Prefetch, prefetch
 from jaxflow.training.preemption import Preempted, Preemption
 from jaxflow.training.spikes import without_spikes
 from jaxflow.training.trainer import Trainer, draw_key, held_by, trainer
+from jaxflow.training.turns import in_turn
 from jaxflow.training.window import NotFinite, Window
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "fit",
     "flops",
     "held_by",
+    "in_turn",
     "layout",
     "peak_flops",
     "prefetch",

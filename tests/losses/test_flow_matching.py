@@ -16,6 +16,7 @@ from tests.problems import COVARIANCES, CURVES, MEANS, WEIGHTS
 def test_every_factory_is_known():
     public = {n for n in losses.__all__ if inspect.isfunction(getattr(losses, n))}
     assert public - set(losses.flow_maps.__all__) == {
+        "consistency_flow_matching",
         "contrastive",
         "flow_and_score",
         "flow_matching",

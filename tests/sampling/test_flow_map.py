@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow import sampling
+from jaxflow import paths, sampling
 from jaxflow.sampling import grids
 from jaxflow.velocities import flow_map
 
@@ -75,3 +75,66 @@ def test_errors():
         sampling.flow_map(MAP, X, grids.uniform(1), cond={"scale": jnp.ones(2)})
     with pytest.raises(TypeError, match=r"^flow_map is velocities\.flow_map itself, and not what"):
         sampling.flow_map(flow_map, X, grids.uniform(1))
+
+
+MEAN, STD = 0.7, 0.4
+
+
+def gaussian(s, t, x):
+    """The exact map of the linear path to N(MEAN, STD^2)."""
+    s, t = s[:, None], t[:, None]
+    spread = lambda t: jnp.sqrt((t * STD) ** 2 + (1 - t) ** 2)  # noqa: E731
+    return t * MEAN + spread(t) / spread(s) * (x - s * MEAN)
+
+
+@pytest.mark.parametrize("noise", [0.4, 1.0])
+def test_noise_given_back_keeps_the_law(noise, key):
+    """Of an exact map, whose every step ends in the marginal: mean and covariance, |z| < 4."""
+    n, keys = 20_000, jax.random.split(key, 20_000)
+    x0 = jax.random.normal(jax.random.key(1), (n, 2))
+    grid = jnp.array([0.0, 0.3, 0.8, 1.0])
+    x = sampling.flow_map(gaussian, x0, grid, noise=noise, keys=keys, path=paths.linear()).x
+    z = (np.asarray(x, float) - MEAN) / STD
+    moments = np.stack([z[:, 0], z[:, 1], z[:, 0] ** 2 - 1, z[:, 1] ** 2 - 1, z[:, 0] * z[:, 1]])
+    scores = moments.mean(1) * np.sqrt(n) / np.sqrt([1, 1, 2, 2, 1])
+    assert np.sum(scores**2) < 25, scores  # chi-square of 5, z < 4
+    plain = sampling.flow_map(gaussian, x0, grid).x
+    assert not np.allclose(x, plain, atol=0.1)
+
+
+def test_starting_anew_is_that_of_consistency_models(key):
+    """Data of every step, joined to new noise; a sample depends on its own key alone."""
+    path, keys = paths.cosine(), jax.random.split(key, 3)
+    ends = lambda s, t, x: jnp.tanh(x) + t[:, None]  # noqa: E731
+    x = sampling.flow_map(ends, X, [0.0, 0.6, 1.0], noise=1.0, keys=keys, path=path).x
+    z = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, 0), (2,)))(keys)
+    schedule = path.schedule
+    t = jnp.float32(0.6)
+    first = schedule.alpha(t) * (jnp.tanh(X) + 1) + schedule.sigma(t) * z
+    np.testing.assert_allclose(x, jnp.tanh(first) + 1, rtol=1e-5)
+    alone = sampling.flow_map(ends, X[1:2], [0.0, 0.6, 1.0], noise=1.0, keys=keys[1:2], path=path).x
+    np.testing.assert_allclose(alone, x[1:2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"noise": 1.5}, r"in \[0, 1\]; got 1\.5"),
+        ({"noise": 0.5}, "noise needs keys, one a sample"),
+        ({"noise": 0.5, "keys": jax.random.split(jax.random.key(0), 3)}, "give path="),
+        (
+            {
+                "noise": 0.5,
+                "keys": jax.random.split(jax.random.key(0), 3),
+                "path": paths.linear(),
+                "grid": [1.0, 0.5, 0.0],
+            },
+            "let the grid rise",
+        ),
+    ],
+)
+def test_noise_that_cannot_be(given, told):
+    given = dict(given)
+    grid = given.pop("grid", grids.uniform(2))
+    with pytest.raises(ValueError, match=told):
+        sampling.flow_map(gaussian, X, grid, **given)

@@ -13,11 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import expand
+from jaxflow.arrays import batch_size, expand
 from jaxflow.losses.flow_matching import check_alike
-from jaxflow.types import Batch, Key, Network, Params, Time
+from jaxflow.paths.ends import interval_of
+from jaxflow.paths.start import start
+from jaxflow.types import Batch, Key, Network, Params, Path, Time
 
-__all__ = ["Field", "along", "average_velocity", "carried", "forwards"]
+__all__ = ["Field", "along", "average_velocity", "carried", "forwards", "in_one_step"]
 
 Field = Callable[[Any, Any, Any], Any]  # (t, r, x) -> u
 
@@ -51,3 +53,10 @@ def forwards(u: Field, t: Time, r: Time, x: Any) -> tuple[Any, Any]:
     r = jnp.asarray(r)
     found, rate = jax.jvp(lambda r: u(t, r, x), (r,), (jnp.ones_like(r),))
     return found, carried(found, r - t, rate)
+
+
+def in_one_step(u: Field, path: Path, x0: Any) -> Any:
+    """Draws of the source, carried from one end of the path to the other."""
+    low, high = (jnp.full(batch_size(x0), end) for end in interval_of(path))
+    x = start(path, x0)
+    return carried(x, high - low, u(low, high, x))

@@ -15,13 +15,10 @@ the two sides, the right-hand one held fixed, with $v(t, x) = u_\theta(t, t, x)$
 example with $r = t$ learns the velocity: of its pair, or the teacher's.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import where_rows
-from jaxflow.checks import check_network
 from jaxflow.losses.flow_maps.condition import Point, Sides, flow_map_loss
 from jaxflow.losses.flow_maps.operators import (
     Field,
@@ -30,8 +27,9 @@ from jaxflow.losses.flow_maps.operators import (
     carried,
     forwards,
 )
+from jaxflow.losses.flow_maps.teachers import check_self, checked, frozen_of, itself, taught
 from jaxflow.records import record, static
-from jaxflow.types import Held, Loss, Network, Params, Path
+from jaxflow.types import Loss, Network, Path
 
 __all__ = ["eulerian", "lagrangian", "semigroup"]
 
@@ -47,7 +45,7 @@ class Lagrangian:
         average, speed = forwards(u, t, r, x)
         end = jax.lax.stop_gradient(carried(x, r - t, average))
         if self.teacher is not None:
-            return Sides(speed, _taught(self.teacher, point, r, end))
+            return Sides(speed, taught(self.teacher, point, r, end))
         return Sides(speed, where_rows(r == t, point.own, u(r, r, end)))
 
 
@@ -60,7 +58,7 @@ class Eulerian:
     def __call__(self, point: Point) -> Sides:
         t, r, x, u = point.t, point.r, point.x, point.u
         if self.teacher is not None:
-            v = _taught(self.teacher, point, t, x)
+            v = taught(self.teacher, point, t, x)
         else:
             v = where_rows(r == t, point.own, jax.lax.stop_gradient(u(t, t, x)))
         average, rate = along(u, t, r, x, v)
@@ -86,31 +84,10 @@ class Semigroup:
 
     def _steps(self, point: Point) -> Field:
         """The average velocity that the two steps are taken by."""
-        network, params = point.network, point.params
-        if self.teacher is not None:
-            network, params = self.teacher, _frozen(point.held)
-        elif self.by == "average":
-            if point.held is None:
-                raise ValueError(
-                    "semigroup by the average of the parameters needs held, as in a trainer"
-                )
-            params = point.held.ema
-        return average_velocity(network, jax.lax.stop_gradient(params), None, point.batch)
-
-
-def _taught(teacher: Network, point: Point, t: Any, x: Any) -> Any:
-    """The teacher's velocity."""
-    frozen, cond = _frozen(point.held), point.batch.get("cond", {})
-    return jax.lax.stop_gradient(teacher(frozen, t, x, **cond))
-
-
-def _frozen(held: Held | None) -> Params:
-    if held is None or held.frozen is None:
-        raise ValueError(
-            "a teacher's parameters are what a state holds frozen, and it holds none: give them to "
-            "program.init(params, key, frozen)"
-        )
-    return held.frozen
+        if self.teacher is None:
+            return itself(point, self.by)
+        frozen = jax.lax.stop_gradient(frozen_of(point.held))
+        return average_velocity(self.teacher, frozen, None, point.batch)
 
 
 def lagrangian(
@@ -142,7 +119,7 @@ def lagrangian(
     Self-Distillation, 2025, arXiv:2505.18825; with a teacher, the same authors' Flow Map Matching,
     2025, arXiv:2406.07507.
     """
-    condition = Lagrangian(_checked(teacher))
+    condition = Lagrangian(checked(teacher))
     return flow_map_loss("lagrangian", network, path, condition, power, offset)
 
 
@@ -172,7 +149,7 @@ def eulerian(
     Boffi et al., 2025, arXiv:2505.18825 and arXiv:2406.07507; with a teacher also Sabour, Fidler
     and Kreis, Align Your Flow, 2025, arXiv:2506.14603, without its normalised tangent.
     """
-    condition = Eulerian(_checked(teacher))
+    condition = Eulerian(checked(teacher))
     return flow_map_loss("eulerian", network, path, condition, power, offset)
 
 
@@ -207,16 +184,11 @@ def semigroup(
     2024, arXiv:2410.12557, eq. 5, whose targets are the average's; Guo et al., SplitMeanFlow, 2025,
     arXiv:2507.16884; Salimans and Ho, Progressive Distillation, 2022, arXiv:2202.00512.
     """
-    if by not in ("parameters", "average") or (teacher is not None and by == "average"):
-        beside = "" if teacher is None else ", and only the former beside a teacher"
+    check_self("semigroup", by)
+    if teacher is not None and by == "average":
         raise ValueError(
-            f'semigroup takes its steps by "parameters" or "average"{beside}; got {by!r}'
+            'semigroup takes its targets by a teacher, or by="average" of its own parameters; '
+            "got both"
         )
-    condition = Semigroup(_checked(teacher), by)
+    condition = Semigroup(checked(teacher), by)
     return flow_map_loss("semigroup", network, path, condition, power, offset)
-
-
-def _checked(teacher: Network | None) -> Network | None:
-    if teacher is not None:
-        check_network(teacher)
-    return teacher
