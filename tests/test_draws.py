@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxflow import couplings, draws, paths, sources, times
+from jaxflow.draws.groups import Grouped
 from jaxflow.records import record
 from jaxflow.types import Dependent, Held
 
@@ -44,7 +45,7 @@ TABLE = {
     "spans": (draws.spans(times.logit_normal(), (0.1, 0.9), equal=0.5), BATCH),
     "dyadic": (draws.dyadic(3, equal=0.5), BATCH),
     "to_end": (draws.to_end((0.1, 0.9)), {**BATCH, "t": jnp.linspace(0.1, 0.9, 16)}),
-    "groups": (draws.groups(4, draws.spans(times.uniform())), WITH_X0),
+    "groups": (draws.groups(4, draws.spans(times.uniform(), equal=0.0)), WITH_X0),
     "noise": (draws.noise(sources.normal()), BATCH),
     "chain": (draws.chain(draws.source(sources.normal()), draws.times(times.uniform())), BATCH),
     "standard": (FULL, BATCH),
@@ -326,7 +327,15 @@ def test_spans_are_two_of_the_times_in_order(share, key):
     """Apart the lower and the upper one of two, alike one of them; a joint chi-square over both."""
     n = 40_000
     made = draws.spans(times.uniform(), (0.2, 0.7), equal=share)(key, {"x1": jnp.zeros((n, 1))})
-    t, s, r = (np.asarray(made[name], np.float64) for name in "tsr")
+    if share:
+        size = {0.25: 4, 1.0: 1}[share]
+        assert made["groups"] == Grouped(size, size - round(share * size))
+        assert made["x1"].shape == (n // size, size, 1)
+        rests = jnp.arange(size) >= made["groups"].moving
+        np.testing.assert_array_equal(
+            made["r"] == made["t"], jnp.broadcast_to(rests, made["t"].shape)
+        )
+    t, s, r = (np.asarray(made[name], np.float64).reshape(-1) for name in "tsr")
     assert np.all((t >= 0.2) & (t <= s) & (s <= r) & (r <= 0.7))
     assert np.sum(r == t) == round(share * n)
     u = (t - 0.2) / 0.5
@@ -342,7 +351,7 @@ def test_spans_are_two_of_the_times_in_order(share, key):
 
 def test_dyadic_spans_lie_on_their_grid(key):
     made = draws.dyadic(3, equal=0.25)(key, {"x1": jnp.zeros((4_000, 1))})
-    t, s, r = (np.asarray(made[name]) for name in "tsr")
+    t, s, r = (np.asarray(made[name]).reshape(-1) for name in "tsr")
     lengths, counts = np.unique(r - t, return_counts=True)
     np.testing.assert_array_equal(lengths, [0, 1 / 4, 1 / 2, 1])
     assert counts[0] == 1_000
@@ -366,7 +375,7 @@ def test_to_end_is_consistency(key):
 
 def test_groups_keep_examples_whole_and_share_times(key):
     drawn = draws.chain(
-        draws.standard(paths.linear()), draws.groups(4, draws.spans(times.uniform()))
+        draws.standard(paths.linear()), draws.groups(4, draws.spans(times.uniform(), equal=0.0))
     )
     made = drawn(key, BATCH)
     assert made["x1"].shape == (4, 4, 3)
@@ -386,6 +395,15 @@ def test_groups_keep_examples_whole_and_share_times(key):
             r"0 <= low < high <= 1; got \(0.5, 0.5\)",
         ),
         (lambda: draws.spans(times.uniform(), equal=1.5), "0 <= equal <= 1, .* got 1.5"),
+        (lambda: draws.spans(times.uniform(), equal=0.713), "at most sixteenths .* got 0.713"),
+        (
+            lambda: draws.spans(times.uniform(), equal=0.8)(jax.random.key(0), WITH_X0),
+            "batch of 16 does not divide into groups of 5",
+        ),
+        (
+            lambda: draws.groups(4, draws.spans(times.uniform()))(jax.random.key(0), WITH_X0),
+            r"in groups already, .* equal=0\.0",
+        ),
         (lambda: draws.dyadic(0), "dyadic needs levels >= 1, a whole number; got 0"),
         (lambda: draws.dyadic(equal=-0.1), "0 <= equal <= 1, .* got -0.1"),
     ],

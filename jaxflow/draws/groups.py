@@ -1,7 +1,5 @@
 """Examples in groups, for losses that compare samples with one another."""
 
-from typing import Any
-
 import jax
 
 from jaxflow.arrays import batch_size
@@ -9,14 +7,19 @@ from jaxflow.draws.chain import as_draw
 from jaxflow.records import record, static
 from jaxflow.types import Batch, Draw, Held, Key
 
-__all__ = ["Grouped", "groups"]
+__all__ = ["Grouped", "groups", "in_groups"]
 
 
 @record
 class Grouped:
-    """The mark of a batch in groups of `size`, its `"groups"`."""
+    """The mark of a batch in groups of `size`, its `"groups"`.
+
+    Where only some members are carried from `t` to an `r`, those are the first, `moving` of them;
+    the others rest at `r = t`.
+    """
 
     size: int = static()
+    moving: int | None = static(default=None)
 
 
 @record
@@ -27,17 +30,26 @@ class Groups:
     size: int = static()
 
     def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
-        n = batch_size(batch["x1"])
-        if n % self.size:
-            raise ValueError(
-                f"a batch of {n} does not divide into groups of {self.size}: choose a multiple"
-            )
-
-        def gathered(a: Any) -> Any:
-            return a.reshape(n // self.size, self.size, *a.shape[1:])
-
-        batch = {**jax.tree.map(gathered, batch), "groups": Grouped(self.size)}
+        batch = in_groups(batch, Grouped(self.size))
         return batch if self.spans is None else self.spans(key, batch, held)
+
+
+def in_groups(batch: Batch, mark: Grouped) -> Batch:
+    """The batch in groups of members that follow each other, with their mark.
+
+    Raises:
+        ValueError: for a batch that does not divide, or is in groups already.
+    """
+    n, size = batch_size(batch["x1"]), mark.size
+    if "groups" in batch:
+        raise ValueError(
+            "the batch is in groups already, which share their times: draw them by "
+            "draws.groups(size, draws.spans(times, equal=0.0))"
+        )
+    if n % size:
+        raise ValueError(f"a batch of {n} does not divide into groups of {size}: choose a multiple")
+    gathered = jax.tree.map(lambda a: a.reshape(n // size, size, *a.shape[1:]), dict(batch))
+    return {**gathered, "groups": mark}
 
 
 def groups(size: int, spans: Draw | None = None) -> Draw:

@@ -16,11 +16,10 @@ N = 64
 network, average, teacher = GAUSSIAN.network, GAUSSIAN.average, GAUSSIAN.teacher
 
 
-def batch_of(key, *, equal=0.25, draw=None, oracle=GAUSSIAN):
+def batch_of(key, *, equal=0.25, oracle=GAUSSIAN, **given):
     keys = jax.random.split(key, 2)
-    draw = draw or draws.spans(times.uniform(), equal=equal)
-    usual = draws.standard(paths.linear())
-    return draws.chain(usual, draw)(keys[1], {"x1": oracle.sample(keys[0], (N, 2))})
+    draw = draws.chain(draws.standard(paths.linear()), draws.spans(times.uniform(), equal=equal))
+    return draw(keys[1], {"x1": oracle.sample(keys[0], (N, 2)), **given})
 
 
 HELD = Held(jnp.zeros((), int), {"ema": jnp.zeros(BUMPS)}, jnp.zeros(BUMPS))
@@ -202,13 +201,34 @@ def test_a_target_that_is_not_finite_weighs_nothing(key):
     assert np.all(np.isfinite(gradient(loss, jnp.ones(BUMPS), batch_of(key))))
 
 
+@pytest.mark.parametrize("name", EXACT)
+def test_examples_at_rest_are_told_from_those_that_move(name, key):
+    """In groups or not a batch has the same loss, example by example, but for what rests."""
+    loss = exact(name, "gaussian")
+    params = jnp.full(BUMPS, 0.1)
+    grouped = batch_of(key, equal=0.5)
+    flat = {k: v for k, v in grouped.items() if k != "groups"}
+    moving = jax.tree.map(lambda a: a[:, 0], flat)
+    told = loss(params, None, grouped, HELD)[1]["per_example"]
+    np.testing.assert_allclose(
+        told[::2], loss(params, None, moving, HELD)[1]["per_example"], rtol=1e-4, atol=1e-6
+    )
+    rest = jax.tree.map(lambda a: a[:, 1], flat)
+    sample = Marginal("gaussian")(rest["t"], rest["x0"], rest["x1"])
+    away = network(params, rest["t"], sample.x, r=rest["t"]) - sample.u
+    if "consistency" in name:
+        norm = jnp.linalg.norm(away, axis=1, keepdims=True)
+        away = away / (norm + 0.1)
+    np.testing.assert_allclose(told[1::2], jnp.mean(away**2, axis=1), rtol=1e-4)
+
+
 def test_guidance_is_that_of_its_formula(key):
     """(4) of each example, and the pair's own velocity where the condition is the null already."""
 
     def labelled(params, t, x, *, r, key=None, label):
         return average(t, r, x) + expand(label.astype(x.dtype), x)
 
-    batch = {**batch_of(key, equal=1.0), "cond": {"label": jnp.arange(N) % 3}}
+    batch = batch_of(key, equal=1.0, cond={"label": jnp.arange(N) % 3})
     loss = losses.mean_flow(
         labelled, Marginal("gaussian"), scale=2.0, mix=0.25, null={"label": 2}, power=0.0
     )

@@ -20,7 +20,7 @@ from jaxflow.arrays import at_least_float32
 from jaxflow.checks import check_made
 from jaxflow.losses.flow_maps.condition import Point, Sides, flow_map_loss
 from jaxflow.losses.flow_maps.operators import carried
-from jaxflow.losses.flow_maps.teachers import checked, taught
+from jaxflow.losses.flow_maps.teachers import checked, learnt, taught
 from jaxflow.paths.schedules import Linear
 from jaxflow.records import record
 from jaxflow.types import Held, Loss, Network, Path
@@ -45,6 +45,9 @@ class AlphaFlow:
         share = jnp.full_like(t, alpha)
         target = carried(later, share, jax.tree.map(jnp.subtract, v, later))
         return Sides(u(t, r, x), target, 1 / alpha)
+
+    def at_rest(self, point: Point) -> Sides:
+        return learnt(self.teacher, point)
 
     def _share(self, held: Held | None) -> Any:
         if not callable(self.alpha):

@@ -4,8 +4,8 @@ r"""The loss of a flow map: two sides of a condition that the exact map meets.
     the event and its parts: an adaptive weight counts examples with larger errors less
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,10 @@ from jaxflow.types import (
     Network,
     Params,
     Path,
-    PathSample,
     Time,
 )
 
-__all__ = ["FlowMapLoss", "Point", "Sides", "flow_map_loss"]
+__all__ = ["Condition", "FlowMapLoss", "Point", "Sides", "flow_map_loss"]
 
 
 class Point(NamedTuple):
@@ -54,13 +53,26 @@ class Sides(NamedTuple):
     weight: Any = 1.0
 
 
+@runtime_checkable
+class Condition(Protocol):
+    """What a loss of flow maps asks of a map, for examples that move and for those at rest."""
+
+    def __call__(self, point: Point) -> Sides:
+        """At points that are carried from `t` to `r`."""
+        ...
+
+    def at_rest(self, point: Point) -> Sides:
+        """At points with `r = t`, where the map's average velocity is the velocity."""
+        ...
+
+
 @record
 class FlowMapLoss:
     """The loss (1) of a condition."""
 
     network: Network
     path: Path
-    condition: Callable[[Point], Sides]
+    condition: Condition
     power: float = static()
     offset: float = static()
 
@@ -86,29 +98,33 @@ class FlowMapLoss:
                 not completed by a draw of spans or has a mask, or what the condition reads is not
                 held.
         """
-        sample, r = _spanned(self.path, batch)
+        _check_spanned(batch)
+        keys = (None, None) if key is None else jax.random.split(key)
+        moving, resting = _parted(batch)
+        found = []
+        if moving is not None:
+            point = self._point(params, keys[0], moving, held)
+            found.append(_regressed(self.condition(point), self.power, self.offset))
+        if resting is not None:
+            point = self._point(params, keys[1], resting, held)
+            found.append(_regressed(self.condition.at_rest(point), self.power, self.offset))
+        weighted, errors, masked = zip(*found, strict=True)
+        per_example = _together(errors, batch.get("groups"))
+        return jnp.mean(jnp.concatenate(weighted)), {
+            "per_example": per_example,
+            "error": jnp.mean(per_example),
+            "masked": sum(masked),
+        }
+
+    def _point(self, params: Params, key: Key | None, batch: Batch, held: Held | None) -> Point:
+        sample = self.path(batch["t"], batch["x0"], batch["x1"], batch.get("z"))
         u = average_velocity(self.network, params, key, batch)
-        point = Point(
-            jnp.asarray(sample.t),
-            r,
-            sample.x,
-            sample.u,
-            u,
-            self.network,
-            params,
-            key,
-            batch,
-            held,
-        )
-        return _regressed(self.condition(point), self.power, self.offset)
+        t, r = jnp.asarray(sample.t), jnp.asarray(batch["r"])
+        return Point(t, r, sample.x, sample.u, u, self.network, params, key, batch, held)
 
 
-def _spanned(path: Path, batch: Batch) -> tuple[PathSample, Time]:
-    """The point of the path at `t`, and the time `r` that it is carried to.
-
-    Raises:
-        ValueError: where the batch was not completed by a draw of spans, or has a mask.
-    """
+def _check_spanned(batch: Batch) -> None:
+    """Refuse a batch that was not completed by a draw of spans, or has a mask."""
     check_complete(batch)
     if "mask" in batch:
         raise ValueError(
@@ -120,11 +136,42 @@ def _spanned(path: Path, batch: Batch) -> tuple[PathSample, Time]:
             "the batch lacks the times r that its points are carried to: complete it with "
             "draws.chain(draws.standard(path), draws.spans(times))"
         )
-    sample = path(batch["t"], batch["x0"], batch["x1"], batch.get("z"))
-    return sample, jnp.asarray(batch["r"])
 
 
-def _regressed(sides: Sides, power: float, offset: float) -> tuple[Array, Mapping[str, Any]]:
+def _parted(batch: Batch) -> tuple[Batch | None, Batch | None]:
+    """The examples that move and those at rest, as the groups of the batch say."""
+    mark = batch.get("groups")
+    if mark is None:
+        return batch, None
+    if mark.moving is None:
+        raise ValueError(
+            "losses of flow maps compare no samples: leave draws.groups out, or train by "
+            "losses.moment_matching or losses.drifting"
+        )
+    rest = {name: value for name, value in batch.items() if name != "groups"}
+
+    def members(first: int, stop: int) -> Batch | None:
+        if first == stop:
+            return None
+        return jax.tree.map(lambda a: a[:, first:stop].reshape(-1, *a.shape[2:]), rest)
+
+    return members(0, mark.moving), members(mark.moving, mark.size)
+
+
+def _together(parts: Sequence[Array], mark: Any) -> Array:
+    """What is known of each example, in the order of the batch."""
+    if mark is None:
+        return parts[0]
+    members = [a.reshape(-1, len(a) * mark.size // _number(parts)) for a in parts]
+    return jnp.concatenate(members, axis=1).reshape(-1)
+
+
+def _number(parts: Sequence[Array]) -> int:
+    return sum(map(len, parts))
+
+
+def _regressed(sides: Sides, power: float, offset: float) -> tuple[Array, Array, Array]:
+    """The weighted error of each example, its mean squared error, and how many were masked."""
     output, target = sides.output, jax.lax.stop_gradient(sides.target)
     finite = [jnp.isfinite(event_sum(a)) for a in jax.tree.leaves(target)]
     known = jnp.all(jnp.stack(finite), axis=0)
@@ -137,18 +184,15 @@ def _regressed(sides: Sides, power: float, offset: float) -> tuple[Array, Mappin
         for total in (event_sum, event_mean)
     )
     weight = jax.lax.stop_gradient((error + offset) ** -power)
-    return jnp.mean(sides.weight * weight * error), {
-        "per_example": per_example,
-        "error": jnp.mean(per_example),
-        "masked": jnp.sum(~known).astype(error.dtype),
-    }
+    masked = jnp.sum(~known).astype(error.dtype)
+    return sides.weight * weight * error, per_example, masked
 
 
 def flow_map_loss(
     name: str,
     network: Network,
     path: Path,
-    condition: Callable[[Point], Sides],
+    condition: Condition,
     power: float,
     offset: float,
 ) -> Loss:

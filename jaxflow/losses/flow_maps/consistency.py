@@ -36,16 +36,26 @@ class Consistency:
     offset: float = static()
 
     def __call__(self, point: Point) -> Sides:
-        t, r, x, v = point.t, point.r, point.x, point.own
-        if self.teacher is not None:
-            v = taught(self.teacher, point, t, x)
-        average, rate = along(point.u, t, r, x, v)
+        t, r, v = point.t, point.r, self._velocity(point)
+        average, rate = along(point.u, t, r, point.x, v)
+        return self._step(average, carried(v, self._warmth(point.held) * (r - t), rate))
+
+    def at_rest(self, point: Point) -> Sides:
+        return self._step(point.u(point.t, point.t, point.x), self._velocity(point))
+
+    def _velocity(self, point: Point) -> Any:
+        """The teacher's, or the pair's own."""
+        if self.teacher is None:
+            return point.own
+        return taught(self.teacher, point, point.t, point.x)
+
+    def _step(self, average: Any, ahead: Any) -> Sides:
+        """A bounded step of the average velocity towards `ahead`, which is `g` away."""
         here = jax.lax.stop_gradient(average)
-        share = self._warmth(point.held) * (r - t)
-        rate = carried(jax.tree.map(jnp.subtract, v, here), share, rate)
-        squares = [event_sum(jnp.square(a)) for a in jax.tree.leaves(rate)]
+        g = jax.tree.map(jnp.subtract, ahead, here)
+        squares = [event_sum(jnp.square(a)) for a in jax.tree.leaves(g)]
         norm = root(jnp.sum(jnp.stack(squares), axis=0))
-        return Sides(average, carried(here, 1 / (norm + self.offset), rate), 0.5)
+        return Sides(average, carried(here, 1 / (norm + self.offset), g), 0.5)
 
     def _warmth(self, held: Held | None) -> Array | float:
         if not self.warmup:

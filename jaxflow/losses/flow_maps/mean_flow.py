@@ -86,22 +86,27 @@ class MeanFlow:
     guidance: Guided | None
 
     def __call__(self, point: Point) -> Sides:
-        v = point.own if self.guidance is None else self.guidance(point)
+        v = self._velocity(point)
         average, rate = along(point.u, point.t, point.r, point.x, v)
         return Sides(average, carried(v, point.r - point.t, rate))
 
+    def at_rest(self, point: Point) -> Sides:
+        return Sides(point.u(point.t, point.t, point.x), self._velocity(point))
+
+    def _velocity(self, point: Point) -> Any:
+        """The pair's own, or (4)."""
+        return point.own if self.guidance is None else self.guidance(point)
+
 
 @record
-class ImprovedMeanFlow:
+class ImprovedMeanFlow(MeanFlow):
     """The condition of (3)."""
 
-    guidance: Guided | None
-
     def __call__(self, point: Point) -> Sides:
-        target = point.own if self.guidance is None else self.guidance(point)
         own = jax.lax.stop_gradient(point.u(point.t, point.t, point.x))
         average, rate = along(point.u, point.t, point.r, point.x, own)
-        return Sides(carried(average, point.t - point.r, jax.lax.stop_gradient(rate)), target)
+        output = carried(average, point.t - point.r, jax.lax.stop_gradient(rate))
+        return Sides(output, self._velocity(point))
 
 
 def mean_flow(

@@ -18,7 +18,6 @@ example with $r = t$ learns the velocity: of its pair, or the teacher's.
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import where_rows
 from jaxflow.losses.flow_maps.condition import Point, Sides, flow_map_loss
 from jaxflow.losses.flow_maps.operators import (
     Field,
@@ -27,7 +26,7 @@ from jaxflow.losses.flow_maps.operators import (
     carried,
     forwards,
 )
-from jaxflow.losses.flow_maps.teachers import check_self, checked, frozen_of, itself, taught
+from jaxflow.losses.flow_maps.teachers import check_self, checked, frozen_of, itself, learnt, taught
 from jaxflow.records import record, static
 from jaxflow.types import Loss, Network, Path
 
@@ -44,9 +43,11 @@ class Lagrangian:
         t, r, x, u = point.t, point.r, point.x, point.u
         average, speed = forwards(u, t, r, x)
         end = jax.lax.stop_gradient(carried(x, r - t, average))
-        if self.teacher is not None:
-            return Sides(speed, taught(self.teacher, point, r, end))
-        return Sides(speed, where_rows(r == t, point.own, u(r, r, end)))
+        v = u(r, r, end) if self.teacher is None else taught(self.teacher, point, r, end)
+        return Sides(speed, v)
+
+    def at_rest(self, point: Point) -> Sides:
+        return learnt(self.teacher, point)
 
 
 @record
@@ -57,12 +58,15 @@ class Eulerian:
 
     def __call__(self, point: Point) -> Sides:
         t, r, x, u = point.t, point.r, point.x, point.u
-        if self.teacher is not None:
-            v = taught(self.teacher, point, t, x)
+        if self.teacher is None:
+            v = jax.lax.stop_gradient(u(t, t, x))
         else:
-            v = where_rows(r == t, point.own, jax.lax.stop_gradient(u(t, t, x)))
+            v = taught(self.teacher, point, t, x)
         average, rate = along(u, t, r, x, v)
         return Sides(average, carried(v, r - t, rate))
+
+    def at_rest(self, point: Point) -> Sides:
+        return learnt(self.teacher, point)
 
 
 @record
@@ -78,9 +82,13 @@ class Semigroup:
         first = step(t, s, x)
         second = step(s, r, carried(x, s - t, first))
         share = jnp.where(r > t, (s - t) / jnp.where(r > t, r - t, 1.0), 1.0)
-        both = carried(second, share, jax.tree.map(jnp.subtract, first, second))
-        target = both if self.teacher is not None else where_rows(r == t, point.own, both)
+        target = carried(second, share, jax.tree.map(jnp.subtract, first, second))
         return Sides(point.u(t, r, x), target)
+
+    def at_rest(self, point: Point) -> Sides:
+        t, x = point.t, point.x
+        v = point.own if self.teacher is None else self._steps(point)(t, t, x)
+        return Sides(point.u(t, t, x), v)
 
     def _steps(self, point: Point) -> Field:
         """The average velocity that the two steps are taken by."""

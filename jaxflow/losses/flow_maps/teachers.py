@@ -5,11 +5,11 @@ from typing import Any
 import jax
 
 from jaxflow.checks import check_network
-from jaxflow.losses.flow_maps.condition import Point
+from jaxflow.losses.flow_maps.condition import Point, Sides
 from jaxflow.losses.flow_maps.operators import Field, average_velocity
 from jaxflow.types import Held, Network, Params
 
-__all__ = ["SELVES", "checked", "check_self", "frozen_of", "itself", "taught"]
+__all__ = ["SELVES", "checked", "check_self", "frozen_of", "itself", "learnt", "taught"]
 
 SELVES = ("parameters", "average")
 
@@ -43,6 +43,12 @@ def taught(teacher: Network, point: Point, t: Any, x: Any) -> Any:
     """The teacher's velocity."""
     frozen, cond = frozen_of(point.held), point.batch.get("cond", {})
     return jax.lax.stop_gradient(teacher(frozen, t, x, **cond))
+
+
+def learnt(teacher: Network | None, point: Point) -> Sides:
+    """The velocity of points at rest: the teacher's, or that of their pair."""
+    v = point.own if teacher is None else taught(teacher, point, point.t, point.x)
+    return Sides(point.u(point.t, point.t, point.x), v)
 
 
 def check_self(name: str, by: str) -> None:

@@ -11,7 +11,7 @@ import jax
 
 from jaxflow.losses.flow_maps.condition import Point, Sides, flow_map_loss
 from jaxflow.losses.flow_maps.operators import carried, forwards
-from jaxflow.losses.flow_maps.teachers import check_self, itself
+from jaxflow.losses.flow_maps.teachers import check_self, itself, learnt
 from jaxflow.records import record, static
 from jaxflow.types import Loss, Network, Path
 
@@ -34,6 +34,9 @@ class TerminalVelocity:
             {"speed": speed, "velocity": point.u(r, r, last.x)},
             {"speed": itself(point, self.by)(r, r, end), "velocity": last.u},
         )
+
+    def at_rest(self, point: Point) -> Sides:
+        return learnt(None, point)
 
 
 def terminal_velocity(
