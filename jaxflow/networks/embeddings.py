@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.arrays import at_least_float32, expand
-from jaxflow.networks.initialisers import normal
+from jaxflow.networks.initialisers import normal, zeros
 from jaxflow.networks.layers import dense, table_at_use
 from jaxflow.types import Array, Data, Float, Labels, Time
 
@@ -122,7 +122,11 @@ class TimeEmbedding(nn.Module):
 
 
 class SpanEmbedding(nn.Module):
-    """A two-layer perceptron without biases on (4), in float32: zero where the span is."""
+    """A two-layer perceptron without biases on (4), in float32: zero where the span is.
+
+    Zero at initialisation too, so that a network that was trained on one time and is given a second
+    is at first the same for every `r`.
+    """
 
     features: int
     frequencies: int = 256
@@ -132,7 +136,7 @@ class SpanEmbedding(nn.Module):
         h = sinusoidal(span, self.frequencies)
         h = h - sinusoidal(jnp.zeros_like(span), self.frequencies)
         h = nn.silu(dense(self.features, use_bias=False, kernel_init=normal(0.02))(h))
-        return dense(self.features, use_bias=False, kernel_init=normal(0.02))(h)
+        return dense(self.features, use_bias=False, kernel_init=zeros)(h)
 
 
 class LabelEmbedding(nn.Module):

@@ -17,7 +17,7 @@ from jax.tree_util import all_leaves
 
 from jaxflow.arrays import at_least_float32
 from jaxflow.networks.embeddings import Conditioning, check_times, span_of
-from jaxflow.networks.initialisers import lecun, normal, zeros
+from jaxflow.networks.initialisers import lecun, zeros
 from jaxflow.networks.layers import check_fields, dense, layer_norm, regathering
 from jaxflow.types import AnyArray, Array, Data, Float, Labels, Shaped, Time
 
@@ -105,7 +105,8 @@ def selu(x: Array) -> Array:
 class ConcatMLP(nn.Module):
     """A plain perceptron (2) on `x`, times and conditions side by side, for small problems.
 
-    The weights of `r - t` stand apart, and are there only if the network was initialised with `r`.
+    The weights of `r - t` stand apart, and are there only if the network was initialised with `r`;
+    they are zero then.
 
     Attributes:
         width: of the hidden layers.
@@ -135,8 +136,7 @@ class ConcatMLP(nn.Module):
         h = _lecun_dense(widths[0])(joined)
         if r is not None:
             span = _flat(span_of(t, r))
-            init = normal((joined.shape[-1] + span.shape[-1]) ** -0.5)
-            h = h + dense(widths[0], use_bias=False, kernel_init=init, name="span")(span)
+            h = h + dense(widths[0], use_bias=False, kernel_init=zeros, name="span")(span)
         for width in widths[1:]:
             h = _lecun_dense(width)(self.activation(h))
         return h.reshape(x.shape)

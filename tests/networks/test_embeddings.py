@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxflow.networks import LabelEmbedding, SpanEmbedding, TimeEmbedding, positions, sinusoidal
+from tests.networks.small import perturbed
 
 
 def test_sinusoidal_is_its_formula():
@@ -19,7 +20,7 @@ def test_sinusoidal_is_its_formula():
 @pytest.mark.parametrize("embedding", [TimeEmbedding(6), SpanEmbedding(6)])
 def test_a_time_is_embedded_alike_wherever_it_stands(embedding):
     t = jnp.linspace(-1.0, 1.0, 12)
-    params = embedding.init(jax.random.key(0), t)
+    params = perturbed(embedding.init(jax.random.key(0), t))
     rows = embedding.apply(params, t)
     np.testing.assert_allclose(
         embedding.apply(params, t.reshape(2, 3, 2)), rows.reshape(2, 3, 2, 6), atol=1e-6
@@ -28,9 +29,11 @@ def test_a_time_is_embedded_alike_wherever_it_stands(embedding):
 
 
 def test_no_span_is_the_zero_vector_whatever_the_parameters():
+    """And no other is told apart from it at initialisation."""
     embedding, span = SpanEmbedding(6), jnp.array([0.0, 0.5])
     params = embedding.init(jax.random.key(0), span)
-    zero, other = embedding.apply(jax.tree.map(lambda p: 100.0 * p, params), span)
+    assert np.all(embedding.apply(params, span) == 0)
+    zero, other = embedding.apply(jax.tree.map(lambda p: 100.0 * p, perturbed(params)), span)
     assert np.all(zero == 0)
     assert np.linalg.norm(other) > 1.0
 

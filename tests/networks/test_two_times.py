@@ -45,6 +45,19 @@ def test_parameters_of_a_span_stand_beside_the_others(case):
         np.testing.assert_array_equal(leaf, two[path])
 
 
+@pytest.mark.parametrize("name", ["mlp", "concat_mlp"])
+def test_a_second_time_changes_nothing_at_first(name):
+    """Of a trained network of one time that is given one: the same for every `r`, to the bit."""
+    network, (t, r, x, cond) = linen(SMALL[name][0]), two_times(*SMALL[name], ())
+    known = by_path(perturbed(network.init(KEY, t, x, **cond)))
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, a: known.get(jax.tree_util.keystr(path), a),
+        network.init(KEY, t, x, r=r, **cond),
+    )
+    one, two = network(params, t, x, **cond), network(params, t, x, r=r, **cond)
+    np.testing.assert_array_equal(one, two)
+
+
 @every_network
 def test_no_span_is_no_second_time_and_slopes_are_exact(case, x64):
     network, (t, r, x, cond) = linen(case[0]), two_times(*case)
