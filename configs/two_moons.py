@@ -30,6 +30,8 @@ def get_config() -> ConfigDict:
     config.preconditioned = {"sigma_data": 0.0}
     config.self_condition = {"rate": 0.0}
     config.loss = {"name": "flow_matching", "kwargs": {"prediction": "velocity"}}
+    config.teacher = ""
+    config.start = ""
     config.optimizer = {
         "name": "adam",
         "kwargs": {"learning_rate": {"name": "cosine", "kwargs": {"peak": 2e-3, "warmup": 100}}},

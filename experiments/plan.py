@@ -22,6 +22,7 @@ from rich.table import Table
 from experiments.run import command
 from experiments.run.reporting import console, table
 from experiments.setup.check import check_parts
+from experiments.setup.taught import check_teacher
 from experiments.slices.estimate import Estimate, estimate, example_shapes
 from experiments.slices.search import candidates, describe, ranked, refined
 from experiments.slices.topology import Slice, devices_of
@@ -45,6 +46,7 @@ def main() -> None:
         raise ValueError("--config=configs/NAME.py and --topology=v5e:4x4 are needed")
     config = _CONFIG.value
     check_parts(config)
+    check_teacher(config)
     shapes = example_shapes(config, _event(_X1.value))
     devices = devices_of(_TOPOLOGY.value, _SLICES.value)
     if _SEARCH.value:

@@ -19,6 +19,7 @@ from experiments.run import command, loop, workdir
 from experiments.run.reporting import console, laid_out, table
 from experiments.setup import build, dataset
 from experiments.setup.check import check
+from experiments.setup.states import abstract_state
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run.")
@@ -72,8 +73,8 @@ def steps_of(text: str | None) -> tuple[int, int] | None:
 def dry_run(config: ConfigDict) -> None:
     """Print the mesh, the parameters, the operations and bytes of a step, and what lies where."""
     compiled = build.program(config)
-    state = jax.eval_shape(lambda: build.initial_state(config, compiled))
     batch = dataset.example_batch(config, config.batch_size)
+    state = abstract_state(config, compiled.trainer, batch)
     sizes = {name: size for name, size in compiled.layout.mesh.shape.items() if size > 1}
     placed = compiled.layout.table(state)
     operations = build.flops(config, state)

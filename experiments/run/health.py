@@ -66,7 +66,7 @@ def diagnose(
 def _gradient_norms(
     config: ConfigDict, compiled: Program, state: TrainState, batch: Batch, step: int
 ) -> tuple[float, dict[str, float], dict[str, float]]:
-    loss, draw = build.loss(config), build.draw(config)
+    loss, draw = compiled.trainer.loss, build.draw(config)
     key = training.draw_key(state.key, step)
 
     @jax.jit

@@ -3,15 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 from etils import epath
 from ml_collections import ConfigDict
 
 from experiments.run import workdir
+from experiments.run.beginning import begun
 from experiments.run.health import diagnose
 from experiments.run.positions import Positions
 from experiments.run.reporting import console
-from experiments.setup import build
+from experiments.setup import dataset
+from experiments.setup.states import abstract_state
 from jaxflow.training import NotFinite, Program, Window, processes
 from jaxflow.training.checkpoint import Checkpoints
 from jaxflow.types import TrainState
@@ -42,11 +43,11 @@ class Run:
 def restored(config: ConfigDict, compiled: Program, checkpoints: Checkpoints) -> Run:
     """The run as its newest whole checkpoint has it, or at its first step."""
     if processes.agree(not checkpoints.steps()):
-        return Run(build.initial_state(config, compiled), Window(config.health.abort_after))
-    shapes = jax.eval_shape(lambda: build.initial_state(config, compiled))
+        return Run(begun(config, compiled), Window(config.health.abort_after))
+    shapes = abstract_state(config, compiled.trainer, dataset.example_batch(config))
     found = checkpoints.restore(compiled.layout.like(shapes))
     if found is None:
-        return Run(build.initial_state(config, compiled), Window(config.health.abort_after))
+        return Run(begun(config, compiled), Window(config.health.abort_after))
     console.print(f"going on from step {int(found.state.step)} in {checkpoints.directory}")
     for step, reason in found.refused.items():
         console.print(f"checkpoint {step} was refused: {reason}")

@@ -1,6 +1,7 @@
 """The folder of a run: its config, checkpoints, metrics and pictures.
 
 config.json        the config that the run was started with
+teacher.json       what the velocity of its teacher is made of, where it has one
 checkpoints/       by step
 .lock              held by the run that is at work here
 metrics.jsonl      a line each `log.every` steps, with the seconds spent on what
@@ -30,14 +31,27 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from experiments.setup import teacher
+from experiments.setup.snapshot import CONFIG, read_config
 from jaxflow.training import processes
 
-CONFIG = "config.json"
+__all__ = [
+    "append_line",
+    "create",
+    "forget_after",
+    "held",
+    "read_config",
+    "read_lines",
+    "write_json",
+]
+
+TEACHER = "teacher.json"
 LOCK = ".lock"
 HELD_SECONDS = 20.0
 SEEN_SECONDS = 10.0
 MAY_CHANGE = (
     "steps",
+    "teacher",
     "data.source.kwargs.data_dir",
     "data.workers",
     "data.unreadable_at_most",
@@ -48,14 +62,6 @@ MAY_CHANGE = (
     "sampler",
     "evaluation",
 )
-# Keys that configs of earlier runs lack, with what those did.
-SINCE = {
-    "parallel.keep_gathered": False,
-    "preconditioned.sigma_data": 0.0,
-    "self_condition.rate": 0.0,
-    "spans.name": "spans",
-    "spans.kwargs": {"equal": 0.75},
-}
 
 
 def create(workdir: epath.Path, config: ConfigDict) -> None:
@@ -71,12 +77,15 @@ def create(workdir: epath.Path, config: ConfigDict) -> None:
     snapshot = workdir / CONFIG
     if not processes.alike(config.to_json(sort_keys=True)):
         raise ValueError("the processes were started with different configs: start all alike")
+    taught = teacher.made_of(config)
     if snapshot.exists() and _has_saved(workdir):
         _refuse_another(workdir, read_config(workdir), config)
+        _refuse_another_teacher(workdir, taught, config.teacher)
     if processes.is_first():
         for folder in (workdir, workdir / "samples", workdir / "checkpoints"):
             _make(folder)
         _write_whole(snapshot, config.to_json(indent=2))
+        _keep_teacher(workdir / TEACHER, taught)
     _check_shared(workdir)
 
 
@@ -144,37 +153,6 @@ def _locks(file: IO[Any]) -> bool:
     return True
 
 
-def read_config(workdir: epath.Path) -> ConfigDict:
-    """The config of the run in a folder, whole where it was written by an earlier version.
-
-    Raises:
-        FileNotFoundError: where there is no run.
-    """
-    snapshot = workdir / CONFIG
-    if not snapshot.exists():
-        raise FileNotFoundError(
-            f"{workdir} holds no run (it has no {CONFIG}): train one with "
-            f"python -m experiments.train --config=configs/NAME.py --workdir={workdir}"
-        )
-    try:
-        config = ConfigDict(json.loads(snapshot.read_text()))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{snapshot} is damaged ({error}): restore it or use a new folder"
-        ) from None
-    _complete(config)
-    return config
-
-
-def _complete(config: ConfigDict) -> None:
-    for name, value in SINCE.items():
-        section, key = name.split(".")
-        if section not in config:
-            config[section] = {}
-        if isinstance(config[section], ConfigDict) and key not in config[section]:
-            config[section][key] = value
-
-
 def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
     """Write a mapping, whole or not at all."""
     _write_whole(path, json.dumps(value, indent=2))
@@ -226,19 +204,41 @@ def _has_saved(workdir: epath.Path) -> bool:
 
 
 def _refuse_another(workdir: epath.Path, before: ConfigDict, now: ConfigDict) -> None:
-    old, new = dict(_flat(json.loads(before.to_json()))), dict(_flat(json.loads(now.to_json())))
-    differ = [
-        key
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-        and not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)
-    ]
-    if differ:
-        changes = "; ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in differ)
+    changes = _changes(json.loads(before.to_json()), json.loads(now.to_json()), MAY_CHANGE)
+    if changes:
         raise ValueError(
             f"{workdir} holds a run of another config ({changes}): use another --workdir, or the "
             f"config of that run ({', '.join(MAY_CHANGE)} may change)"
         )
+
+
+def _keep_teacher(file: epath.Path, taught: Mapping[str, Any]) -> None:
+    if taught:
+        write_json(file, taught)
+    else:
+        file.unlink(missing_ok=True)
+
+
+def _refuse_another_teacher(workdir: epath.Path, now: Mapping[str, Any], name: str) -> None:
+    """The state holds the teacher's parameters, and its folder how they are read."""
+    file = workdir / TEACHER
+    changes = _changes(json.loads(file.read_text()) if file.exists() else {}, now)
+    if changes:
+        raise ValueError(
+            f"{workdir} holds a run of another teacher than config.teacher={name!r} ({changes}): "
+            "name the one that it began with, as it was then, or use another --workdir"
+        )
+
+
+def _changes(before: Any, now: Any, free: tuple[str, ...] = ()) -> str:
+    """What differs, but for what is free to."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    return "; ".join(
+        f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+        and not any(f"{key}.".startswith(f"{each}.") for each in free)
+    )
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments.setup import dataset
 from experiments.setup.components import bound, component
+from experiments.setup.teacher import Teacher, config_of_teacher, parameter_of
 from jaxflow import draws, networks, training, velocities
 from jaxflow.draws.chain import on_host
 from jaxflow.losses import flow_maps
@@ -22,6 +23,7 @@ from jaxflow.types import (
     Draw,
     FlowMap,
     Loss,
+    Network,
     Params,
     Path,
     Solution,
@@ -92,12 +94,29 @@ def times(config: ConfigDict) -> Times:
     return component("times", config.times, path=path(config))
 
 
-def loss(config: ConfigDict) -> Loss:
-    """The loss of the network on the path."""
+def loss(config: ConfigDict, taught_by: Network | None = None) -> Loss:
+    """The loss of the network on the path.
+
+    Without a teacher, one that needs a teacher is given the network itself: it cannot train, and
+    tells what its output means.
+    """
     given = of_weight(config)
+    wanted = parameter_of(config.loss.name)
+    if taught_by is None and wanted is not None and wanted.default is wanted.empty:
+        taught_by = network(config)
+    if taught_by is not None:
+        given["teacher"] = taught_by
     if learns_map(config) and config.drop.null:
         given["null"] = config.drop.null.to_dict()
     return component("loss", config.loss, network=network(config), **given)
+
+
+def teacher(config: ConfigDict) -> Network | None:
+    """What the run in `config.teacher` learned, by its own config; None without one."""
+    if not config.teacher:
+        return None
+    other = config_of_teacher(config)
+    return Teacher(velocity(other, None), network(other) if learns_map(other) else None)
 
 
 def of_weight(config: ConfigDict) -> dict[str, Any]:
@@ -118,10 +137,10 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return transformation
 
 
-def trainer(config: ConfigDict) -> training.Trainer:
-    """The training run as pure functions."""
+def trainer(config: ConfigDict, *, taught: bool = True) -> training.Trainer:
+    """The training run as pure functions; `taught` by the teacher that the config names."""
     return training.trainer(
-        loss(config),
+        loss(config, teacher(config) if taught else None),
         optimizer(config),
         draw=draw(config),
         ema_decay=_averages(config.optimizer.ema_decay),
@@ -201,10 +220,18 @@ def program(config: ConfigDict, devices: Sequence[Any] | None = None) -> trainin
     )
 
 
-def initial_state(config: ConfigDict, compiled: training.Program) -> TrainState:
-    """The state of step 0, a pure function of the seed."""
+def initial_state(
+    config: ConfigDict,
+    compiled: training.Program,
+    *,
+    started: Callable[[Params], Params] = lambda fresh: fresh,
+    frozen: Params = None,
+) -> TrainState:
+    """The state of step 0, a pure function of the seed, of what `started` makes of fresh
+    parameters, and of a teacher's, which are `frozen`.
+    """
     params_key, run_key = jax.random.split(jax.random.key(config.seed))
-    return compiled.init(parameters(config, params_key), run_key)
+    return compiled.init(started(parameters(config, params_key)), run_key, frozen)
 
 
 def learned(config: ConfigDict, params: Params) -> Velocity:

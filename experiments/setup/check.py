@@ -13,6 +13,7 @@ from experiments.setup import build, dataset
 from experiments.setup.components import component
 from experiments.setup.labels import check_null_label
 from experiments.setup.maps import check_maps
+from experiments.setup.taught import check_teacher
 from experiments.setup.wrapped import check_wrapped
 from jaxflow import training
 
@@ -31,6 +32,8 @@ COMPONENTS = (
 )
 OTHERS = (
     "seed",
+    "teacher",
+    "start",
     "data.source",
     "data.transforms",
     "data.cond",
@@ -87,6 +90,7 @@ def check(config: ConfigDict) -> None:
         ValueError: naming what is missing or wrong.
     """
     check_parts(config)
+    check_teacher(config)
     if config.parallel.mode not in training.MODES:
         raise ValueError(
             f"config.parallel.mode is {config.parallel.mode!r}; known are "
@@ -111,7 +115,7 @@ def check_parts(config: ConfigDict) -> None:
     _check_rollbacks(config)
     check_wrapped(config)
     check_maps(config)
-    _check_score(config, build.trainer(config))
+    _check_score(config, build.trainer(config, taught=False))
     build.sampler(config)
     _check_guidance(config)
     _check_noise(config)

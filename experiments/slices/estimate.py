@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from experiments.setup import build, dataset
+from experiments.setup.states import abstract_state
 from experiments.slices.roofline import Roofline, roofline
 from experiments.slices.topology import Slice
 from jaxflow import training
@@ -121,8 +122,7 @@ def estimate(config: ConfigDict, devices: Slice, shapes: Batch) -> Estimate:
         raise ValueError(
             "a part of this draw runs on the host, which no compiler plans: take another coupling"
         )
-    params = build.shapes(config, shapes)
-    state = over.like(jax.eval_shape(run.trainer.init, params, jax.random.key(0)))
+    state = over.like(abstract_state(config, run.trainer, shapes))
     batch = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(
             (config.batch_size, *a.shape[1:]), a.dtype, sharding=over.batch
@@ -130,7 +130,7 @@ def estimate(config: ConfigDict, devices: Slice, shapes: Batch) -> Estimate:
         shapes,
     )
     operations = build.operations(config, state, batch)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     begin = time.monotonic()
     about = (config, len(devices), devices[0].device_kind, count, operations)
     try:
