@@ -4,7 +4,8 @@
         [--methods mean_flow,semigroup] [--steps=N] [--num=2000] [--seeds=3]
 
 Each method is trained as `experiments.train` would by `configs.few_step.methods`, in a folder of
-its own, whose steps are not trained again; the plain flow beside them is the data set's config.
+its own, whose steps are not trained again; the plain flow beside them is the data set's config, and
+the teacher of those that distil one.
 Samples in 1, 2, 4 and 8 steps are those of the map, or of Euler's method on the plain flow, which
 also takes 50 steps. Figures are means over seeds of the noise, with their standard errors:
 
@@ -31,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import spread
-from configs.few_step.methods import METHODS, few_step
+from configs.few_step.methods import METHODS, TAUGHT, few_step
 from experiments.output.generate import average, generator
 from experiments.run import loop, workdir
 from experiments.setup import build, dataset
@@ -42,13 +43,15 @@ PLAIN, STEPS, MANY = "plain flow", (1, 2, 4, 8), 50
 Judge = Callable[[np.ndarray], dict[str, float]]
 
 
-def config_of(data: str, method: str, steps: int | None) -> ConfigDict:
-    """The config of a row."""
+def config_of(data: str, method: str, steps: int | None, folder: Path) -> ConfigDict:
+    """The config of a row, taught by the plain flow in `folder` where the method distils."""
     config = importlib.import_module(f"configs.{data}").get_config()
     config.steps = steps or config.steps
     config.log.pictures_every = config.steps
     if method != PLAIN:
-        return few_step(config, method)
+        config = few_step(config, method)
+        config.teacher = str(place(folder, PLAIN)) if method in TAUGHT else ""
+        return config
     config.sampler.name = "fixed_step"
     grid = {"name": "uniform", "kwargs": {"n": 1}}
     method_ = {"name": "euler", "kwargs": {}}
@@ -56,12 +59,17 @@ def config_of(data: str, method: str, steps: int | None) -> ConfigDict:
     return config
 
 
+def place(folder: Path, method: str) -> Path:
+    """The folder of a row's run."""
+    return folder / method.replace(" ", "_")
+
+
 def trained(config: ConfigDict, folder: Path) -> Params:
     """The average of the parameters, once the folder's run is at its end."""
-    place = epath.Path(folder)
-    workdir.create(place, config)
-    loop.train(config, place)
-    return average(place).params
+    run = epath.Path(folder)
+    workdir.create(run, config)
+    loop.train(config, run)
+    return average(run).params
 
 
 def sampled(
@@ -111,8 +119,8 @@ def rows(
     judge: Judge | None = None
     unit = np.nan
     for method in (PLAIN, *methods):
-        config = config_of(data, method, steps)
-        params = trained(config, folder / data / method.replace(" ", "_"))
+        config = config_of(data, method, steps, folder / data)
+        params = trained(config, place(folder / data, method))
         judge = judge or judge_of(config, num)
         cost = operations(config, params)
         unit = cost if method == PLAIN else unit

@@ -1,1 +1,1 @@
-"""Configs of flow maps: METHOD_DATA.py, each the config of its data with `methods.few_step`."""
+"""Configs of flow maps, a file a method, each of the data set that stands after its colon."""

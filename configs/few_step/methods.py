@@ -1,33 +1,62 @@
 """What each method of few steps changes in the config of a data set."""
 
+import importlib
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+DATA = ("two_moons", "digits", "fashion_mnist", "cifar10")
 
 # Times of the papers, mirrored: their logit-normal of mean -0.4 leans to the data as ours of +0.4.
 LEANING = {"name": "logit_normal", "kwargs": {"mean": 0.4, "std": 1.0}}
 UNIFORM = {"name": "uniform", "kwargs": {}}
 
-# The loss's arguments, the times, and how pairs of them are drawn.
-METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    "mean_flow": ({}, LEANING, {"name": "spans", "kwargs": {"equal": 0.75}}),
-    "improved_mean_flow": ({}, LEANING, {"name": "spans", "kwargs": {"equal": 0.5}}),
-    "alpha_flow": ({"alpha": 0.1}, LEANING, {"name": "spans", "kwargs": {"equal": 0.25}}),
-    "lagrangian": ({}, UNIFORM, {"name": "spans", "kwargs": {"equal": 0.75}}),
-    "eulerian": ({}, UNIFORM, {"name": "spans", "kwargs": {"equal": 0.75}}),
-    "semigroup": ({}, UNIFORM, {"name": "spans", "kwargs": {"equal": 0.75}}),
-    "shortcut": ({"by": "average"}, UNIFORM, {"name": "dyadic", "kwargs": {"equal": 0.75}}),
+
+def spans(equal: float) -> dict[str, Any]:
+    return {"name": "spans", "kwargs": {"equal": equal}}
+
+
+# The loss and its arguments, the times, and how pairs of them are drawn.
+METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "mean_flow": ("mean_flow", {}, LEANING, spans(0.75)),
+    "improved_mean_flow": ("improved_mean_flow", {}, LEANING, spans(0.5)),
+    "alpha_flow": ("alpha_flow", {"alpha": 0.1}, LEANING, spans(0.25)),
+    "lagrangian": ("lagrangian", {}, UNIFORM, spans(0.75)),
+    "eulerian": ("eulerian", {}, UNIFORM, spans(0.75)),
+    "semigroup": ("semigroup", {}, UNIFORM, spans(0.75)),
+    "shortcut": (
+        "semigroup",
+        {"by": "average"},
+        UNIFORM,
+        {"name": "dyadic", "kwargs": {"equal": 0.75}},
+    ),
+    "lagrangian_distillation": ("lagrangian", {}, UNIFORM, spans(0.0)),
+    "eulerian_distillation": ("eulerian", {}, UNIFORM, spans(0.0)),
+    "progressive": ("semigroup", {}, UNIFORM, spans(0.25)),
 }
+# Those that learn from a trained run, which --config.teacher=DIR names.
+TAUGHT = ("lagrangian_distillation", "eulerian_distillation", "progressive")
 
 
 def few_step(config: ConfigDict, method: str, steps: int = 1) -> ConfigDict:
     """The config with one of `METHODS`, sampled in so many steps."""
-    kwargs, times, spans = METHODS[method]
-    config.loss = {"name": "semigroup" if method == "shortcut" else method, "kwargs": kwargs}
-    config.times, config.spans = times, spans
-    config.sampler.name = "flow_map"
+    name, kwargs, times, pairs = METHODS[method]
+    config.loss = {"name": name, "kwargs": kwargs}
+    config.times, config.spans = times, pairs
+    if method in TAUGHT:
+        with config.ignore_type():
+            config.teacher = placeholder(str)
+    config.sampler.update({"name": "flow_map", "guidance": 1.0})
     config.sampler.kwargs = {
         "grid": {"name": "uniform", "kwargs": {"n": steps}},
         "precision": "network",
     }
     return config
+
+
+def few_step_of(data: str, method: str) -> ConfigDict:
+    """The config of one of `DATA` with one of `METHODS`."""
+    if data not in DATA:
+        raise ValueError(f"there is no data {data!r}; known are {', '.join(DATA)}")
+    return few_step(importlib.import_module(f"configs.{data}").get_config(), method)

@@ -56,6 +56,11 @@ def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("train", ["--config=configs/no_such.py"], ["no_such"]),
         (
             "train",
+            ["--config=configs/few_step/mean_flow.py:digit"],
+            ["mean_flow.py, line", "there is no data 'digit'; known are two_moons, digits, "],
+        ),
+        (
+            "train",
             [DIGITS, "--config.sampler.nme=x"],
             ["--config.sampler.nme=x: there is no such", "did you mean 'name'"],
         ),
