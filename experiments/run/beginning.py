@@ -51,39 +51,37 @@ def _read(key: str, folder: str) -> Read:
 
 
 def _started(folder: str, read: Read, fresh: Params) -> Params:
-    """The parameters of the read run, and fresh ones where it has none of a name.
-
-    Raises:
-        ValueError: where one has another shape, or none is shared.
-    """
+    """The parameters of the read run, and fresh ones where it has none of a name."""
     known, wanted = _by_name(read.params), _by_name(fresh)
+    _check_alike(folder, known, wanted)
     shared = [name for name in wanted if name in known]
-    other = [name for name in shared if np.shape(known[name]) != np.shape(wanted[name])]
-    if other:
-        told = "; ".join(
-            f"{name} is {np.shape(known[name])} there and {np.shape(wanted[name])} here"
-            for name in other
-        )
-        raise ValueError(
-            f"config.start: the parameters in {folder} have other shapes ({told}): set "
-            "config.network to that run's, or leave config.start out"
-        )
-    if not shared:
-        raise ValueError(
-            f"config.start: the parameters in {folder} share no name with those of the network "
-            f"({', '.join(known)}; {', '.join(wanted)}): set config.network to that run's, or "
-            "leave config.start out"
-        )
-    rest = {"fresh": [n for n in wanted if n not in known], "not read": [*known.keys() - wanted]}
+    rest = {"fresh": wanted.keys() - known, "not read": known.keys() - wanted}
     told = "".join(f"; {what}: {', '.join(sorted(names))}" for what, names in rest.items() if names)
     console.print(
         f"started from step {read.step} of {folder}: {len(shared)} of {len(wanted)} arrays{told}"
     )
-    leaves, tree = jax.tree.flatten(fresh)
-    return tree.unflatten(
-        np.asarray(known.get(name, leaf), leaf.dtype)
-        for name, leaf in zip(wanted, leaves, strict=True)
-    )
+    leaves = [np.asarray(known.get(name, a), a.dtype) for name, a in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+
+
+def _check_alike(folder: str, known: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse parameters of other shapes, or of which none has a name that is wanted."""
+    other = [
+        f"{name} is {np.shape(known[name])} there and {np.shape(a)} here"
+        for name, a in wanted.items()
+        if name in known and np.shape(known[name]) != np.shape(a)
+    ]
+    remedy = "set config.network to that run's, or leave config.start out"
+    if other:
+        raise ValueError(
+            f"config.start: the parameters in {folder} have other shapes ({'; '.join(other)}): "
+            f"{remedy}"
+        )
+    if not known.keys() & wanted:
+        raise ValueError(
+            f"config.start: the parameters in {folder} share no name with those of the network "
+            f"({', '.join(known)}; {', '.join(wanted)}): {remedy}"
+        )
 
 
 def _by_name(params: Params) -> dict[str, Any]:
