@@ -36,6 +36,7 @@ from configs.few_step.methods import METHODS, TAUGHT, few_step
 from experiments.output.generate import average, generator
 from experiments.run import loop, workdir
 from experiments.setup import build, dataset
+from experiments.setup.states import abstract_state
 from jaxflow import metrics
 from jaxflow.types import Params
 
@@ -102,9 +103,9 @@ def judge_of(config: ConfigDict, num: int) -> Judge:
     }
 
 
-def operations(config: ConfigDict, params: Params) -> float:
+def operations(config: ConfigDict) -> float:
     """Of a training step."""
-    state = build.trainer(config).init(params, jax.random.key(0))
+    state = abstract_state(config, build.trainer(config), dataset.example_batch(config))
     return float(build.flops(config, state) or np.nan)
 
 
@@ -122,7 +123,7 @@ def rows(
         config = config_of(data, method, steps, folder / data)
         params = trained(config, place(folder / data, method))
         judge = judge or judge_of(config, num)
-        cost = operations(config, params)
+        cost = operations(config)
         unit = cost if method == PLAIN else unit
         counts = (*STEPS, MANY) if method == PLAIN else STEPS
         told: dict[str, list[str]] = {}

@@ -33,6 +33,12 @@ class Teacher:
     velocity: Velocity
     flow_map: Network | None
 
+    @property
+    def gathers(self) -> bool:
+        """Whether the layers of its networks gather their parameters (`jaxflow.sharding`)."""
+        nodes = jax.tree.leaves(self.velocity, is_leaf=_is_network)
+        return all(getattr(n.network, "gathers", False) for n in nodes if _is_network(n))
+
     def __call__(
         self, params: Params, t: Any, x: Any, *, r: Any = None, key: Key | None = None, **cond: Any
     ) -> Any:
@@ -41,16 +47,17 @@ class Teacher:
         return _with_params(self.velocity, params)(t, x, **cond)
 
 
+def _is_network(node: Any) -> bool:
+    return isinstance(node, NetworkVelocity)
+
+
 def _with_params(velocity: Velocity, params: Params) -> Velocity:
     """The velocity with parameters in every network that it is made of."""
 
-    def is_network(node: Any) -> bool:
-        return isinstance(node, NetworkVelocity)
-
     def filled(node: Any) -> Any:
-        return dataclasses.replace(node, params=params) if is_network(node) else node
+        return dataclasses.replace(node, params=params) if _is_network(node) else node
 
-    return jax.tree.map(filled, velocity, is_leaf=is_network)
+    return jax.tree.map(filled, velocity, is_leaf=_is_network)
 
 
 def config_of_teacher(config: ConfigDict) -> ConfigDict:

@@ -56,7 +56,7 @@ def test_every_method_has_a_config_of_every_data_set() -> None:
 
 def test_every_loss_of_flow_maps_has_a_name() -> None:
     made = {few_step(tiny_digits(), method).loss.name for method in METHODS}
-    assert made == set(losses.flow_maps.__all__) <= set(TABLES["loss"])
+    assert made <= set(losses.flow_maps.__all__) <= set(TABLES["loss"])
 
 
 def test_it_trains_and_samples(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Runs that learn from another run, or start from one."""
 
 import dataclasses
-import inspect
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +20,8 @@ from experiments.run import loop, workdir
 from experiments.run.beginning import begun
 from experiments.setup import build, dataset
 from experiments.setup.check import check, check_parts
-from experiments.setup.components import TABLES
 from experiments.setup.states import abstract_state
 from experiments.setup.taught import check_teacher
-from jaxflow import losses
 from jaxflow.training.checkpoint import Checkpoints
 from tests.experiments.conftest import shared_programs, tiny, tiny_digits
 from tests.experiments.test_runs import numbers
@@ -294,7 +291,7 @@ def test_more_teachers_that_are_refused(digits_run: Path, tmp_path: Path) -> Non
     both = changed(
         student_of(digits_run, tiny_digits(), "progressive"), {"loss.kwargs": {"by": "average"}}
     )
-    with pytest.raises(ValueError, match=r"^config\.loss: semigroup .* only the former beside a"):
+    with pytest.raises(ValueError, match=r"^config\.loss: semigroup .* by a teacher, .*got both"):
         check(both)
     guided = changed(few_step(tiny_digits(), "mean_flow"), {"sampler.guidance": 2.0})
     workdir.create(epath.Path(tmp_path), guided)
@@ -302,20 +299,17 @@ def test_more_teachers_that_are_refused(digits_run: Path, tmp_path: Path) -> Non
         check_teacher(student_of(tmp_path, tiny_digits()))
 
 
-def test_a_loss_that_needs_a_teacher(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_needs_a_teacher(digits_run: Path) -> None:
     """Known by its signature; sampling needs none."""
-
-    def needing(network: Any, path: Any, *, teacher: Any) -> Any:
-        return losses.flow_maps.lagrangian(network, path, teacher=teacher)
-
-    assert inspect.signature(needing).parameters["teacher"].default is inspect.Parameter.empty
-    monkeypatch.setitem(TABLES["loss"], "needing", needing)
-    config = changed(student_of(digits_run, tiny_digits()), {"loss.name": "needing"})
-    with config.unlocked():
-        config.sampler = tiny_digits().sampler
+    config = changed(student_of(digits_run, tiny_digits()), {"loss.name": "distribution_matching"})
     check(config)
-    assert build.trainer(config).loss.condition.teacher == build.teacher(config)
+    taught = build.teacher(config)
+    assert taught is not None
+    assert taught.gathers
+    assert build.trainer(config).loss.teacher == taught
     config.teacher = ""
     check_parts(config)
-    with pytest.raises(ValueError, match=r"config\.loss \(needing\) is to learn from"):
+    with pytest.raises(
+        ValueError, match=r"config\.loss \(distribution_matching\) is to learn from"
+    ):
         check(config)
