@@ -415,7 +415,7 @@ def test_the_config_of_an_earlier_version(config: ConfigDict, tmp_path: Path) ->
     """Of which keys were not known yet: its run goes on, and is looked at, as it was."""
     workdir.create(tmp_path, config)
     old = json.loads((tmp_path / "config.json").read_text())
-    for section in ("preconditioned", "self_condition"):
+    for section in ("preconditioned", "self_condition", "teacher", "start"):
         del old[section]
     del old["parallel"]["keep_gathered"]
     (tmp_path / "config.json").write_text(json.dumps(old))
