@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxflow import paths, times
+from jaxflow import draws, paths, times
 from jaxflow.losses import weights
 from jaxflow.times import distributions
 
@@ -26,6 +26,7 @@ TABLE = {
     "shifted": [{"times": times.logit_normal(0.4, 0.7), "shift": 3.0}],
     "log_normal": [{"path": paths.polynomial(2)}, {"path": paths.cosine(), "mean": 0.4}],
     "histogram": [{"edges": [0, 0.13, 0.7, 1], "masses": [0.31717, 1.9, 0.9]}],
+    "constant": [{"time": 0.0}, {"time": 0.7}],
     "fitted": [{"t": np.linspace(0, 1, 40) ** 2, "loss": np.linspace(1, 3, 40), "bins": 5}],
 }
 ALL = [
@@ -33,6 +34,7 @@ ALL = [
     for name, cases in TABLE.items()
     for i, kwargs in enumerate(cases)
 ]
+WITH_DENSITY = [case for case in ALL if "constant" not in str(case.id)]
 
 
 def test_every_factory_is_in_the_table():
@@ -65,7 +67,7 @@ def test_contract(distribution, key):
     assert each.shape == (2, 3)
 
 
-@pytest.mark.parametrize("distribution", ALL)
+@pytest.mark.parametrize("distribution", WITH_DENSITY)
 def test_density_is_the_slope_of_the_inverse(distribution, x64):
     """`p(q(u)) q'(u) = 1`, and the quantile function grows from 0 to 1."""
     t, slope = with_slope(distribution, jnp.asarray(U))
@@ -77,7 +79,7 @@ def test_density_is_the_slope_of_the_inverse(distribution, x64):
     assert jnp.all(outside == -jnp.inf)
 
 
-@pytest.mark.parametrize("distribution", ALL)
+@pytest.mark.parametrize("distribution", WITH_DENSITY)
 def test_draws_follow_the_quantiles(distribution, x64):
     """Kolmogorov and Smirnov: sorted draws against their own distribution function."""
     n = 4000
@@ -112,7 +114,7 @@ def test_beta_close_to_zero_in_float32():
     np.testing.assert_allclose(found, u**10, rtol=3e-5)
 
 
-@pytest.mark.parametrize("distribution", ALL)
+@pytest.mark.parametrize("distribution", WITH_DENSITY)
 def test_times_of_other_shares(distribution):
     """Halves and whole numbers are shares too, NaN stays NaN, and densities have slopes."""
 
@@ -127,6 +129,28 @@ def test_times_of_other_shares(distribution):
     assert jnp.all(jnp.isfinite(slope))
     for other in (jnp.float16, jnp.int32, jnp.bool_):
         assert jax.eval_shape(distribution.quantile, t.astype(other)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("time", [0.0, 0.7, 1.0])
+def test_a_constant_time_has_all_the_mass(time, key):
+    """At itself, in every draw and at every share but NaN; the path's interval moves it."""
+    t = times.constant(time)
+    assert jnp.all(t(key, 5) == jnp.float32(time))
+    found = t.quantile(jnp.array([0.0, 0.3, 1.0, jnp.nan]))
+    np.testing.assert_array_equal(found, jnp.array([time, time, time, jnp.nan], jnp.float32))
+    np.testing.assert_array_equal(t.log_prob(t(key, 2)), [0.0, 0.0])
+    np.testing.assert_array_equal(t.log_prob(jnp.array([-0.1, 0.5, 1.1])), np.full(3, -np.inf))
+    moved = draws.times(t, (0.2, 0.8))(key, {"x1": jnp.zeros((3, 1))})["t"]
+    np.testing.assert_allclose(moved, 0.2 + 0.6 * time, rtol=1e-6)
+    for other in (jnp.float16, jnp.int32, jnp.bool_):
+        shape = jax.ShapeDtypeStruct((3,), other)
+        assert jax.eval_shape(t.quantile, shape).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("time", [-0.1, 1.5, float("nan")])
+def test_constant_times_outside_are_refused(time):
+    with pytest.raises(ValueError, match=r"constant needs a time in \[0, 1\]; got"):
+        times.constant(time)
 
 
 def test_the_density_of_mode_is_infinite_at_its_most():
