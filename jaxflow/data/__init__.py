@@ -11,6 +11,7 @@ from jaxflow.data.cells import Cells
 from jaxflow.data.checks import check, check_finite
 from jaxflow.data.datasets import Arrays, Dataset, arrays, digits, load, tfds
 from jaxflow.data.device import Fresh, OnDevice, on_device, stream
+from jaxflow.data.pairs import Pairs, pairs
 from jaxflow.data.pipeline import Batches, pipeline
 from jaxflow.data.store import store
 
@@ -21,12 +22,14 @@ __all__ = [
     "OnDevice",
     "Dataset",
     "Fresh",
+    "Pairs",
     "arrays",
     "check",
     "check_finite",
     "digits",
     "load",
     "on_device",
+    "pairs",
     "pipeline",
     "store",
     "stream",

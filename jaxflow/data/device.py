@@ -45,18 +45,22 @@ class OnDevice:
         return shuffled(jax.random.fold_in(self.key, 0), epoch, row % n, n)
 
     def batch(self, step: int | Integer[AnyArray, ""]) -> Batch:
-        """`{"x1": ..., "cond": {...}}` of a step, the same whenever it is asked for."""
+        """`{"x1": ..., "cond": {...}}` of a step, with `"x0"` where there is one.
+
+        The same whenever it is asked for.
+        """
         indices = self.indices(step)
         rows = {
             name: array.at[indices].get(mode="promise_in_bounds")
             for name, array in self.arrays.items()
         }
         x1 = rows.pop("x1")
+        x0 = {"x0": rows.pop("x0")} if "x0" in rows else {}
         if self.transforms:
             key = jax.random.fold_in(jax.random.fold_in(self.key, 1), step)
             keys = jax.random.split(key, self.batch_size)
             x1 = jax.vmap(lambda x, key: apply(self.transforms, x, key))(x1, keys)
-        return {"x1": x1, "cond": rows}
+        return {"x1": x1, **x0, "cond": rows}
 
 
 @record
@@ -82,7 +86,8 @@ def on_device(
     order of its own, so a batch is a pure function of the step and a run resumes at any step.
 
     Args:
-        arrays: the data under `"x1"` (or `"image"`), and the conditions by name.
+        arrays: the data under `"x1"` (or `"image"`), and the conditions by name. An `"x0"` goes
+            along untransformed.
         batch_size: examples a batch.
         seed: of the shuffle and the transforms.
         transforms: applied to each example of `x1`, such as `(flip(), scale())`.
@@ -124,7 +129,7 @@ def stream(distribution: Distribution, *, batch_size: int, seed: int) -> Fresh:
 def _placed(name: str, array: Any) -> Array:
     """On the device: conditions that are whole numbers as int32, data as it is."""
     array = jnp.asarray(array)
-    whole = name != "x1" and jnp.issubdtype(array.dtype, jnp.integer)
+    whole = name not in ("x0", "x1") and jnp.issubdtype(array.dtype, jnp.integer)
     return array.astype(jnp.int32) if whole else array
 
 
