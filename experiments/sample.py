@@ -8,36 +8,19 @@ sample took, and `success`. The samples are made in parts, by every device of ev
 same command goes on with the parts that are missing.
 """
 
-import json
-import zlib
-
-import jax
 import numpy as np
 from absl import flags
 from etils import epath
-from ml_collections import ConfigDict
 
-from experiments.output.generate import average, generator
+from experiments.output.generate import Samples, average, generator
 from experiments.output.pictures import draw_samples
-from experiments.output.shards import Shards
+from experiments.output.shards import joined
 from experiments.run import command
-from experiments.run.reporting import counting, table
+from experiments.run.parts import completed, planned
+from experiments.run.reporting import table
 from experiments.setup import build
 from experiments.setup.check import check_parts
 from jaxflow.training import processes
-from jaxflow.training.fingerprint import fingerprint
-
-SHAPING = (
-    "source",
-    "data",
-    "drop",
-    "network",
-    "preconditioned",
-    "self_condition",
-    "path",
-    "loss",
-    "sampler",
-)
 
 _CONFIG = command.config_of_run()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
@@ -52,32 +35,19 @@ def main() -> None:
         raise ValueError(f"--output=FILE.npz is needed; got {_OUTPUT.value!r}")
     config, folder, output = _CONFIG.value, epath.Path(_WORKDIR.value), epath.Path(_OUTPUT.value)
     check_parts(config)
-    output.parent.mkdir(parents=True, exist_ok=True)
     run = generator(config, _NUM.value)
     read = average(folder)
-    plan = {
-        "seed": _SEED.value,
-        "step": read.step,
-        "parameters": zlib.crc32(np.asarray(fingerprint(read.params)).tobytes()),
-        **{name: config[name] for name in SHAPING},
-    }
-    plan = json.loads(ConfigDict(plan).to_json())
-    if not processes.alike(json.dumps([plan, _NUM.value, str(output)], sort_keys=True)):
-        raise ValueError("the processes were told to draw different samples: start all alike")
-    shards = Shards(output, plan, num=_NUM.value, size=run.size)
-    processes.together("jaxflow plan of samples")
-    mine = shards.missing()[jax.process_index() :: jax.process_count()]
-    processes.together("jaxflow parts shared out")
     params = run.place(read.params)
     evaluations = build.flow(config, params).evaluations
-    with counting("sampling", len(mine)) as update:
-        for done, part in enumerate(mine):
-            shards.write(part, run.rows(params, _SEED.value, *shards.rows(part)))
-            update(done + 1)
-    processes.together("jaxflow samples")
+
+    def make(start: int, stop: int) -> dict[str, np.ndarray]:
+        return _columns(run.rows(params, _SEED.value, start, stop))
+
+    plan = planned(config, read, _SEED.value)
+    shards = completed(output, plan, make, num=_NUM.value, size=run.size)
     if not processes.is_first():
         return
-    found = shards.join()
+    found = joined(shards)
     picture = output.with_suffix(".png")
     with output.open("rb") as file:
         x = np.load(file)["x"]
@@ -93,6 +63,10 @@ def main() -> None:
         "picture": picture,
     }
     table("sampled", rows)
+
+
+def _columns(samples: Samples) -> dict[str, np.ndarray]:
+    return {"x": samples.x, "nfe": samples.nfe, "success": samples.success, **samples.cond}
 
 
 if __name__ == "__main__":

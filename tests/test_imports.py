@@ -34,6 +34,7 @@ HOUSE = {
     "plan": {"setup", "run", "slices"},
     "train": {"setup", "output", "run"},
     "sample": {"setup", "output", "run"},
+    "pairs": {"setup", "run"},
     "evaluate": {"setup", "output", "run"},
     "frontier": {"setup", "output", "run"},
     "movie": {"setup", "output", "run"},

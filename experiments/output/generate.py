@@ -16,10 +16,11 @@ from experiments.setup.components import component
 from jaxflow import paths
 from jaxflow.training import processes
 from jaxflow.training.checkpoint import Read, read_params
-from jaxflow.types import Array, Key, Keys, Params, Velocity
+from jaxflow.types import Array, Key, Keys, Params
 
 __all__ = [
     "Generator",
+    "Pairs",
     "Samples",
     "average",
     "conditions",
@@ -46,6 +47,13 @@ class Samples(NamedTuple):
     evaluations: int
 
 
+class Pairs(NamedTuple):
+    """Samples as the solver left them, and the draws of the source that it set out from."""
+
+    x0: np.ndarray
+    samples: Samples
+
+
 def conditions(config: ConfigDict, num: int) -> dict[str, np.ndarray]:
     """Labels in turn, all classes alike; any other condition from rows of the evaluation split."""
     found: dict[str, np.ndarray] = {}
@@ -60,14 +68,16 @@ def conditions(config: ConfigDict, num: int) -> dict[str, np.ndarray]:
 
 class Generator(NamedTuple):
     """Compiled samples of a run; `rows(params, seed, i, j)` are the samples `i` to `j - 1`, made
-    `size` a call; `lowered(params, seed)` is the program of a call, and `place(params)` lays them
-    on the devices once for many calls.
+    `size` a call, images clipped to [-1, 1]; `pairs` takes the same, and has them as they are, with
+    where they came from. `lowered(params, seed)` is the program of a call, and `place(params)` lays
+    them on the devices once for many calls.
 
     Sample `i` has the key `fold_in(key(seed), i)` and the condition of its number, however many
     there are, in batches of whatever size, on whatever devices.
     """
 
     rows: Callable[..., Samples]
+    pairs: Callable[..., Pairs]
     lowered: Callable[..., Any]
     place: Callable[[Params], Params]
     size: int
@@ -113,20 +123,24 @@ def generator(config: ConfigDict, num: int) -> Generator:
         given = padded(cond, first, size, stop)
         return velocity, jax.random.key(seed), *jax.device_put(given, split)
 
-    def rows(params: Params, seed: int, start: int, stop: int) -> Samples:
+    def pairs(params: Params, seed: int, start: int, stop: int) -> Pairs:
         pieces = []
         for first in range(start, stop, size):
             solved = jax.device_get(run(*prepared(params, seed, first, stop)))
             pieces.append([a[: stop - first] for a in solved])
-        x, nfe, success = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
-        x = np.clip(x, -1, 1) if is_image(x) else x
+        x0, x, nfe, success = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
         part = {name: value[start:stop] for name, value in cond.items()}
-        return Samples(x, part, nfe, success, build.flow(config, params).evaluations)
+        evaluations = build.flow(config, params).evaluations
+        return Pairs(x0, Samples(x, part, nfe, success, evaluations))
+
+    def rows(params: Params, seed: int, start: int, stop: int) -> Samples:
+        samples = pairs(params, seed, start, stop).samples
+        return samples._replace(x=np.clip(samples.x, -1, 1)) if is_image(samples.x) else samples
 
     def lowered(params: Params, seed: int) -> Any:
         return run.lower(*prepared(params, seed, 0, num))
 
-    return Generator(rows, lowered, lambda params: jax.device_put(params, whole), size)
+    return Generator(rows, pairs, lowered, lambda params: jax.device_put(params, whole), size)
 
 
 def padded(
@@ -137,14 +151,14 @@ def padded(
     return index, {name: value[index] for name, value in cond.items()}
 
 
-def starts(config: ConfigDict) -> Callable[[Velocity, Key, Array], tuple[Keys, Array]]:
-    """`(velocity, key, index) -> keys, x0`: the keys and the states in which samples start."""
+def starts(config: ConfigDict) -> Callable[[Key, Array], tuple[Keys, Array]]:
+    """`(key, index) -> keys, x0`: the keys of samples and their draws of the source."""
     event_shape = dataset.example_batch(config)["x1"].shape[1:]
     source = component("source", config.source)
 
-    def begin(velocity: Velocity, key: Key, index: Array) -> tuple[Keys, Array]:
+    def begin(key: Key, index: Array) -> tuple[Keys, Array]:
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-        return keys, paths.start(velocity.path, source.sample(keys, event_shape))
+        return keys, source.sample(keys, event_shape)
 
     return begin
 
@@ -155,10 +169,11 @@ def _compiled(config: ConfigDict, mesh: Mesh) -> Any:
     takes_keys = "keys" in inspect.signature(sample).parameters
 
     def batch(velocity, key, index, cond):  # type: ignore[no-untyped-def]
-        keys, x0 = begin(velocity, key, index)
+        keys, x0 = begin(key, index)
         noise = {"keys": jax.vmap(lambda k: jax.random.fold_in(k, NOISE))(keys)}
-        solution = sample(velocity, x0, cond=cond, **(noise if takes_keys else {}))
-        return solution.x, solution.nfe, solution.success
+        start = paths.start(velocity.path, x0)
+        solution = sample(velocity, start, cond=cond, **(noise if takes_keys else {}))
+        return x0, solution.x, solution.nfe, solution.success
 
     whole, split = PartitionSpec(), PartitionSpec("data")
     mapped = jax.shard_map(

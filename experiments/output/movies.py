@@ -12,7 +12,7 @@ from PIL import Image
 from experiments.output.generate import conditions, padded, starts
 from experiments.output.pictures import grid_of, is_image
 from experiments.setup import build
-from jaxflow import sampling
+from jaxflow import paths, sampling
 from jaxflow.types import Params
 
 __all__ = ["check_shown", "film", "followed", "frames_of"]
@@ -31,8 +31,9 @@ def followed(config: ConfigDict, params: Params, seed: int, num: int, frames: in
     times = np.linspace(0, 1, frames)
 
     def solve(velocity, index, cond):  # type: ignore[no-untyped-def]
-        x0 = begin(velocity, jax.random.key(seed), index)[1]
-        made = sampling.adaptive(velocity, x0, times, rtol=TOLERANCE, atol=TOLERANCE, cond=cond)
+        x0 = begin(jax.random.key(seed), index)[1]
+        start = paths.start(velocity.path, x0)
+        made = sampling.adaptive(velocity, start, times, rtol=TOLERANCE, atol=TOLERANCE, cond=cond)
         return made.xs
 
     run, cond = jax.jit(solve), conditions(config, num)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from experiments import train
 from experiments.output import figures
 from experiments.output.generate import average, generator
-from experiments.output.shards import Shards
+from experiments.output.shards import Shards, joined
 from experiments.run import duties, loop, workdir
 from experiments.setup import build
 from experiments.setup.check import check
@@ -252,14 +252,19 @@ def test_samples_of_parts_are_joined(config: ConfigDict, tmp_path: Path) -> None
     config.sampler.batch_size = 16
     made = generator(config, 40)
     output = epath.Path(tmp_path / "x.npz")
+
+    def columns(start: int, stop: int) -> dict[str, np.ndarray]:
+        samples = made.rows(params, 0, start, stop)
+        return {"x": samples.x, "nfe": samples.nfe, **samples.cond}
+
     shards = Shards(output, {"seed": 0}, num=40, size=made.size)
     assert shards.missing() == [0, 1, 2]
     for part in (2, 0):
-        shards.write(part, made.rows(params, 0, *shards.rows(part)))
+        shards.write(part, columns(*shards.rows(part)))
     again = Shards(output, {"seed": 0}, num=40, size=made.size)
     assert again.missing() == [1]
-    again.write(1, made.rows(params, 0, *again.rows(1)))
-    small = again.join()
+    again.write(1, columns(*again.rows(1)))
+    small = joined(again)
     found, whole = np.load(tmp_path / "x.npz"), made(params, 0, 40)
     np.testing.assert_array_equal(found["x"], whole.x)
     np.testing.assert_array_equal(found["label"], whole.cond["label"])
