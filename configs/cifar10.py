@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
         "workers": 0,
         "unreadable_at_most": 0,
     }
+    config.pairs = ""
     config.source = {"name": "normal", "kwargs": {}}
     config.coupling = {"name": "independent", "kwargs": {}}
     config.times = {"name": "logit_normal", "kwargs": {"mean": 1.2, "std": 1.2}}

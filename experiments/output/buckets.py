@@ -9,7 +9,7 @@ arXiv:2210.02747, theorem 1), so both of (2) are then the same at every time.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from experiments.output.generate import generator
 from experiments.setup import build, dataset
 from experiments.setup.components import component
-from jaxflow import paths, sampling, velocities
+from jaxflow import data, paths, sampling, velocities
 from jaxflow.draws.chain import on_host
 from jaxflow.types import Batch, Loss, Params
 
@@ -105,12 +105,12 @@ def in_bins(t: Any, values: Any, bins: int = BINS) -> list[Bin]:
 
 
 def losses_by_time(config: ConfigDict, params: Params, num: int) -> Losses:
-    """(1) of `num` draws of held-out data, at uniform times.
+    """(1) of `num` draws of held-out data, or of pairs, at uniform times.
 
     Beside it that of the best velocity for independent Gaussian numbers of the data's means and
     variances: a network that is worse at a time has not learned even these there.
     """
-    rows = _held(config, num)
+    rows = _to_draw(config, num)
     evenly = config.copy_and_resolve_references()
     with evenly.unlocked():
         evenly.times = {"name": "uniform", "kwargs": {}}
@@ -161,7 +161,7 @@ def norms_by_time(config: ConfigDict, params: Params, num: int) -> Norms:
         return _square(path(jnp.full(len(x1), t), drawn["x0"], x1, drawn.get("z")).x)
 
     walked, meant = [], []
-    for drawn in _drawn(_undropped(config), _held(config, num), num):
+    for drawn in _drawn(_undropped(config), _to_draw(config, num), num):
         x0 = paths.start(path, drawn["x0"])
         solved = sampling.fixed_step(velocity, x0, grid, cond=drawn["cond"], save=True)
         walked.append(np.asarray(jax.vmap(_square)(solved.xs)))
@@ -186,7 +186,7 @@ def straightness(config: ConfigDict, params: Params, num: int) -> dict[str, list
     low, high = velocity.interval
     costs = [
         sampling.path_cost(velocity, paths.start(velocity.path, drawn["x0"]), cond=drawn["cond"])
-        for drawn in _drawn(_undropped(config), _held(config, num), num)
+        for drawn in _drawn(_undropped(config), _to_draw(config, num), num)
     ]
     names = ("energy", "straightness", "detour", "distance")
     own = {n: np.concatenate([np.asarray(getattr(c, n)) for c in costs])[:num] for n in names}
@@ -225,8 +225,18 @@ def _held(config: ConfigDict, num: int) -> dict[str, np.ndarray]:
     """At most `num` rows that training never saw, in a random order."""
     if dataset.is_distribution(config):
         return {"x1": dataset.fresh(config, num, config.seed + 4)}
-    rows = dataset.examples(config, config.evaluation.split)
-    order = np.random.default_rng(config.seed).permutation(len(rows["x1"]))[:num]
+    return _some(dataset.examples(config, config.evaluation.split), num, config.seed)
+
+
+def _to_draw(config: ConfigDict, num: int) -> dict[str, np.ndarray]:
+    """Rows for the draw: held out, but of a run on pairs some of those, for there are no others."""
+    if config.pairs:
+        return _some(data.pairs(config.pairs).columns, num, config.seed)
+    return _held(config, num)
+
+
+def _some(rows: Mapping[str, np.ndarray], num: int, seed: int) -> dict[str, np.ndarray]:
+    order = np.random.default_rng(seed).permutation(len(rows["x1"]))[:num]
     return {name: value[order] for name, value in rows.items()}
 
 
@@ -240,7 +250,8 @@ def _drawn(config: ConfigDict, rows: dict[str, np.ndarray], num: int) -> Iterato
     for i, first in enumerate(range(0, num, size)):
         index = np.arange(first, first + size) % len(rows["x1"])
         cond = {name: jnp.asarray(rows[name][index]) for name in config.data.cond}
-        yield run(jax.random.fold_in(key, i), {"x1": jnp.asarray(rows["x1"][index]), "cond": cond})
+        given = {k: jnp.asarray(rows[k][index]) for k in ("x0", "x1") if k in rows}
+        yield run(jax.random.fold_in(key, i), {**given, "cond": cond})
 
 
 def _square(x: Any) -> Any:

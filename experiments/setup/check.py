@@ -13,6 +13,7 @@ from experiments.setup import build, dataset
 from experiments.setup.components import component
 from experiments.setup.labels import check_null_label
 from experiments.setup.maps import check_maps
+from experiments.setup.pairs import check_pairs
 from experiments.setup.taught import check_teacher
 from experiments.setup.wrapped import check_wrapped
 from jaxflow import training
@@ -38,6 +39,7 @@ OTHERS = (
     "data.transforms",
     "data.cond",
     "data.on_device",
+    "pairs",
     "drop.rate",
     "drop.null",
     "preconditioned.sigma_data",
@@ -90,6 +92,7 @@ def check(config: ConfigDict) -> None:
         ValueError: naming what is missing or wrong.
     """
     check_parts(config)
+    check_pairs(config)
     check_teacher(config)
     if config.parallel.mode not in training.MODES:
         raise ValueError(
@@ -124,7 +127,12 @@ def check_parts(config: ConfigDict) -> None:
 
 
 def _tells_score(config: ConfigDict) -> bool:
-    return config.source.name == "normal" and component("coupling", config.coupling).independent
+    coupled = config.pairs or not component("coupling", config.coupling).independent
+    return config.source.name == "normal" and not coupled
+
+
+def _coupled(config: ConfigDict) -> str:
+    return repr(config.coupling.name) + (" of the pairs of a flow" if config.pairs else "")
 
 
 def _check_noise(config: ConfigDict) -> None:
@@ -134,7 +142,7 @@ def _check_noise(config: ConfigDict) -> None:
     if (config.sampler.name == "sde" or is_noisy) and not _tells_score(config):
         raise ValueError(
             f"config.sampler reads a score, but none is known where config.source is "
-            f"{config.source.name!r} and config.coupling {config.coupling.name!r}: it needs "
+            f"{config.source.name!r} and config.coupling {_coupled(config)}: it needs "
             "'normal' and 'independent', or a sampler without noise"
         )
 
@@ -145,7 +153,7 @@ def _check_score(config: ConfigDict, trainer: Any) -> None:
     if "score" in spaces and not _tells_score(config):
         raise ValueError(
             "config.loss reads a score, but none is known where config.source is "
-            f"{config.source.name!r} and config.coupling {config.coupling.name!r}: it needs "
+            f"{config.source.name!r} and config.coupling {_coupled(config)}: it needs "
             "'normal' and 'independent'"
         )
 

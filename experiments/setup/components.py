@@ -77,6 +77,7 @@ TABLES: Mapping[str, Table] = {
         "stratified": times.stratified,
         "antithetic": times.antithetic,
         "histogram": times.histogram,
+        "constant": times.constant,
     },
     "path": {
         "linear": paths.linear,

@@ -27,7 +27,7 @@ def batches(config: ConfigDict, start: int, share: tuple[int, int] = (0, 1)) -> 
         FileNotFoundError: where the data set is missing.
     """
     section = config.data
-    found = component("data.source", section.source)
+    found, given = _trained_on(config)
     if hasattr(found, "sample"):
         return data.stream(found, batch_size=config.batch_size, seed=config.seed)
     if section.on_device:
@@ -39,13 +39,13 @@ def batches(config: ConfigDict, start: int, share: tuple[int, int] = (0, 1)) -> 
             columns,
             batch_size=config.batch_size,
             seed=config.seed,
-            transforms=transforms(config),
+            transforms=given,
         )
     return data.pipeline(
         found,
         batch_size=config.batch_size,
         seed=config.seed,
-        transforms=transforms(config),
+        transforms=given,
         cond=tuple(section.cond),
         start=start,
         process_index=share[0],
@@ -53,6 +53,13 @@ def batches(config: ConfigDict, start: int, share: tuple[int, int] = (0, 1)) -> 
         workers=section.workers,
         unreadable_at_most=section.unreadable_at_most,
     )
+
+
+def _trained_on(config: ConfigDict) -> tuple[Any, tuple[Any, ...]]:
+    """Pairs as they are, or the examples of the data section with their transforms."""
+    if config.pairs:
+        return data.pairs(config.pairs), ()
+    return component("data.source", config.data.source), transforms(config)
 
 
 def examples(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
@@ -141,11 +148,12 @@ def transforms(config: ConfigDict) -> tuple[Any, ...]:
 
 
 def _columns(columns: Mapping[str, np.ndarray], cond: Any) -> dict[str, np.ndarray]:
-    """The data as `x1`, and the conditions that the config names."""
+    """The data as `x1`, its `x0` where it has one, and the conditions that the config names."""
     missing = [name for name in cond if name not in columns]
     if missing:
         raise ValueError(
             f"config.data.cond names {missing[0]!r}, but the data has {sorted(columns)}"
         )
     x1 = columns["image"] if "image" in columns else columns["x1"]
-    return {"x1": x1, **{name: np.asarray(columns[name]) for name in cond}}
+    x0 = {"x0": columns["x0"]} if "x0" in columns else {}
+    return {"x1": x1, **x0, **{name: np.asarray(columns[name]) for name in cond}}

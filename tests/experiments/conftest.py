@@ -46,8 +46,8 @@ def config() -> ConfigDict:
 # Sections that enter neither a program nor the drawing of samples (at a constant learning rate),
 # and those that do not enter one of the two.
 APART = ("steps", "checkpoint", "health", "log")
-OF_SAMPLES = ("seed", "data", "sampler", "evaluation")
-OF_TRAINING = ("coupling", "times", "spans", "optimizer", "parallel")
+OF_SAMPLES = ("seed", "data", "pairs", "sampler", "evaluation")
+OF_TRAINING = ("pairs", "coupling", "times", "spans", "optimizer", "parallel")
 COMPILED: dict[tuple, Any] = {}
 
 
