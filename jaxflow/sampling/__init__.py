@@ -24,11 +24,13 @@ from jaxflow.sampling.methods import (
     unipc,
 )
 from jaxflow.sampling.precision import PRECISIONS
+from jaxflow.sampling.residuals import Residual, lagrangian_residual, semigroup_residual
 from jaxflow.sampling.sde import sde
 
 __all__ = [
     "Bespoke",
     "PRECISIONS",
+    "Residual",
     "ab2",
     "ab3",
     "adaptive",
@@ -46,12 +48,14 @@ __all__ = [
     "grids",
     "heun",
     "hutchinson",
+    "lagrangian_residual",
     "log_prob",
     "midpoint",
     "path_cost",
     "rk4",
     "sde",
     "sde_dpm_solver",
+    "semigroup_residual",
     "stochastic_heun",
     "unipc",
 ]
