@@ -30,12 +30,14 @@ __all__ = [
     "Losses",
     "Norms",
     "Saturation",
+    "drawn_of",
     "estimate",
     "in_bins",
     "losses_by_time",
     "norms_by_time",
     "saturation",
     "straightness",
+    "undropped",
 ]
 
 BINS = 10
@@ -117,7 +119,7 @@ def losses_by_time(config: ConfigDict, params: Params, num: int) -> Losses:
     losses = [build.loss(config), _of_gaussian(config, rows["x1"])]
     wanted = [_per_example(loss) for loss in losses if loss is not None]
     t, found = [], []
-    for drawn in _drawn(evenly, rows, num):
+    for drawn in drawn_of(evenly, rows, num):
         t.append(np.asarray(drawn["t"]))
         found.append([np.asarray(of(params, drawn), np.float64) for of in wanted])
     times = np.concatenate(t)[:num]
@@ -161,7 +163,7 @@ def norms_by_time(config: ConfigDict, params: Params, num: int) -> Norms:
         return _square(path(jnp.full(len(x1), t), drawn["x0"], x1, drawn.get("z")).x)
 
     walked, meant = [], []
-    for drawn in _drawn(_undropped(config), _to_draw(config, num), num):
+    for drawn in drawn_of(undropped(config), _to_draw(config, num), num):
         x0 = paths.start(path, drawn["x0"])
         solved = sampling.fixed_step(velocity, x0, grid, cond=drawn["cond"], save=True)
         walked.append(np.asarray(jax.vmap(_square)(solved.xs)))
@@ -186,7 +188,7 @@ def straightness(config: ConfigDict, params: Params, num: int) -> dict[str, list
     low, high = velocity.interval
     costs = [
         sampling.path_cost(velocity, paths.start(velocity.path, drawn["x0"]), cond=drawn["cond"])
-        for drawn in _drawn(_undropped(config), _to_draw(config, num), num)
+        for drawn in drawn_of(undropped(config), _to_draw(config, num), num)
     ]
     names = ("energy", "straightness", "detour", "distance")
     own = {n: np.concatenate([np.asarray(getattr(c, n)) for c in costs])[:num] for n in names}
@@ -213,7 +215,7 @@ def saturation(config: ConfigDict, params: Params, num: int) -> Saturation | Non
     return Saturation(share(samples.x), share(_held(config, num)["x1"]))
 
 
-def _undropped(config: ConfigDict) -> ConfigDict:
+def undropped(config: ConfigDict) -> ConfigDict:
     """Its draw leaves conditions as a sampler has them: none dropped, no coins among them."""
     changed = config.copy_and_resolve_references()
     with changed.unlocked():
@@ -240,7 +242,7 @@ def _some(rows: Mapping[str, np.ndarray], num: int, seed: int) -> dict[str, np.n
     return {name: value[order] for name, value in rows.items()}
 
 
-def _drawn(config: ConfigDict, rows: dict[str, np.ndarray], num: int) -> Iterator[Batch]:
+def drawn_of(config: ConfigDict, rows: dict[str, np.ndarray], num: int) -> Iterator[Batch]:
     """Batches that the draw has completed, `num` examples and some more to fill the last; rows
     are taken again, with other noise, where they are fewer.
     """

@@ -6,14 +6,23 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from jaxflow.data.transforms import pixels
 
-__all__ = ["draw_frontier", "draw_loss", "draw_samples", "draw_ways", "grid_of", "is_image"]
+__all__ = [
+    "draw_frontier",
+    "draw_loss",
+    "draw_panels",
+    "draw_samples",
+    "draw_ways",
+    "grid_of",
+    "is_image",
+]
 
 SMALLEST_SIDE = 32
 WAYS = 300
+TITLE = 16  # pixels in height
 
 
 def is_image(x: np.ndarray) -> bool:
@@ -28,12 +37,46 @@ def draw_samples(path: epath.Path, x: np.ndarray, columns: int = 10) -> None:
             grid_of(x, columns).save(file, "PNG")
         return
     figure, axes = _figure(5, 5)
+    _plot(axes, x, columns)
+    _save(figure, path)
+
+
+def draw_panels(path: epath.Path, panels: Mapping[str, np.ndarray], columns: int = 10) -> None:
+    """Samples side by side, each panel as `draw_samples` has it, under its title."""
+    if all(map(is_image, panels.values())):
+        with path.open("wb") as file:
+            _sheet_of(panels, columns).save(file, "PNG")
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(panels), 4), layout="constrained")
+    row = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (title, x) in zip(row, panels.items(), strict=True):
+        _plot(axes, x, columns)
+        axes.set_title(title)
+    _save(figure, path)
+
+
+def _plot(axes: Any, x: np.ndarray, columns: int) -> None:
+    """Points in the plane, or a line a sample."""
     if x.ndim == 2 and x.shape[1] == 2:
         axes.scatter(*x.T, s=2)
         axes.set_aspect("equal")
     else:
         axes.plot(x.reshape(len(x), -1)[:columns].T, linewidth=0.7)
-    _save(figure, path)
+
+
+def _sheet_of(panels: Mapping[str, np.ndarray], columns: int) -> Image.Image:
+    """Grids of images beside each other, a title above each."""
+    grids = {title: grid_of(x, columns) for title, x in panels.items()}
+    first = next(iter(grids.values()))
+    width = first.width + TITLE
+    size = width * len(grids) - TITLE, first.height + TITLE
+    sheet = Image.new(first.mode, size, "white")
+    for i, (title, grid) in enumerate(grids.items()):
+        ImageDraw.Draw(sheet).text((i * width, 2), title, fill="black")
+        sheet.paste(grid, (i * width, TITLE))
+    return sheet
 
 
 def grid_of(x: np.ndarray, columns: int) -> Image.Image:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from experiments.output import symptoms
 from experiments.output.found import Found
 from experiments.output.markup import Html, prose, tag
+from jaxflow.losses import flow_maps
 
 __all__ = ["REMEDIES", "Remedy", "advice", "verdicts_of"]
 
@@ -62,6 +63,14 @@ REMEDIES = {
         "`config.optimizer.spike_deviations`; go back over bad data, `config.health.rollbacks`. "
         "`diagnosis.json` names the arrays that were not finite.",
     ),
+    "steps of a flow map disagree": Remedy(
+        "The semigroup residual is above 0.1, and the distance of samples to data differs between "
+        "one step and four by more than 5 %.",
+        "Where four are worse, the short steps are wrong: a larger share of r = t, "
+        "`config.spans.kwargs.equal`, and `power` in `config.loss.kwargs` at 0, which weighs all "
+        "pairs alike. Where one is worse, the long steps lag behind: a smaller share of r = t, and "
+        "longer training, `config.steps`.",
+    ),
     "underfit": Remedy(
         "A classifier tells samples from held-out data in at least 0.9 of the cases.",
         "Train longer, `config.steps`; a larger network, `config.network.kwargs.width`; a higher "
@@ -100,6 +109,9 @@ def verdicts_of(found: Found) -> dict[str, symptoms.Verdict]:
         "memorisation": symptoms.memorised(rows, found.endless, evaluate),
         "diverging or spiking loss": symptoms.diverging(
             found.lines, found.diagnosis is not None, train
+        ),
+        "steps of a flow map disagree": symptoms.disagreeing(
+            found.lines, found.config["loss"]["name"] in flow_maps.__all__, train
         ),
         "underfit": symptoms.underfit(rows, evaluate),
     }

@@ -93,17 +93,23 @@ def _curves(found: Found) -> Section:
     )
     if not found.lines:
         return Section("curves", "Curves", line, _missing(found.commands.train))
-    steps = [entry["step"] for entry in found.lines]
     names = list(dict.fromkeys(k for entry in found.lines for k in entry))
     shown = [k for k in ("loss", "grad_norm") if k in names]
     shown += [k for k in names if k not in (*shown, *APART) and not k.startswith("seconds/")]
-    curves = {_words(k): (steps, [_number(entry.get(k)) for entry in found.lines]) for k in shown}
+    curves = {_words(k): _curve(found.lines, k) for k in shown}
+    steps = [entry["step"] for entry in found.lines]
     rate = {"learning rate": (steps, found.learning_rate)} if len(found.learning_rate) else {}
     curves = {k: v for k, v in curves.items() if any(math.isfinite(x) for x in v[1])} | rate
     if not curves:
         return Section("curves", "Curves", line, _missing(found.commands.train))
     told = "Over steps: " + ", ".join(curves)
     return Section("curves", "Curves", line, _svg(charts.draw_curves(curves), told))
+
+
+def _curve(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the lines that have it."""
+    having = [line for line in lines if name in line]
+    return [line["step"] for line in having], [_number(line[name]) for line in having]
 
 
 def _words(name: str) -> str:

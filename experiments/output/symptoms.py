@@ -12,12 +12,14 @@ import numpy as np
 
 from experiments.output.buckets import Estimate, Losses, Norms
 from experiments.output.frontier import Point, Setting
+from experiments.output.maps import DISTANCES, RESIDUALS
 
 __all__ = [
     "NOT_MEASURED",
     "NOT_SEEN",
     "SEEN",
     "Verdict",
+    "disagreeing",
     "diverging",
     "drifting",
     "high_at_the_ends",
@@ -37,6 +39,7 @@ NEAR = 0.8
 TOLD_APART = 0.9
 SPIKE = 1.0
 RISE = 0.5
+APART = 0.1
 BEFORE = 10
 
 Rows = Mapping[str, Mapping[str, float]]
@@ -167,6 +170,24 @@ def diverging(lines: Sequence[Mapping[str, Any]], diagnosed: bool, command: str)
     told += ", the loss rises at the end" if rises else ""
     told += ", and a diagnosis" if diagnosed else ""
     return _when(bool(skipped or bad or spikes or rises or diagnosed), told)
+
+
+def disagreeing(lines: Sequence[Mapping[str, Any]], is_map: bool, command: str) -> Verdict:
+    """Seen where two steps of a flow map end away from one by more than 0.1 of the way, the
+    semigroup residual, and its samples in one and in four steps differ in their distance to data by
+    more than 5 %; or where one of these is not finite. Of the last line that has them.
+    """
+    if not is_map:
+        return Verdict(NOT_SEEN, "the run learns no flow map")
+    names = next(iter(RESIDUALS)), DISTANCES[0], DISTANCES[-1]
+    line = next((line for line in reversed(lines) if names[0] in line), None)
+    if line is None:
+        return Verdict(NOT_MEASURED, command)
+    residual, one, four = (line.get(name) for name in names)
+    if residual is None or one is None or four is None:
+        return Verdict(SEEN, f"at step {line['step']} the map is not finite")
+    told = f"semigroup residual {residual:.3g}; distance {one:.4g} in one step, {four:.4g} in four"
+    return _when(residual > APART and abs(one - four) > FLAT * min(one, four), told)
 
 
 def underfit(rows: Rows | None, command: str) -> Verdict:

@@ -3,22 +3,24 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import optax
 from etils import epath
 from ml_collections import ConfigDict
 
 from experiments.output.generate import Generator, generator
-from experiments.output.pictures import draw_loss, draw_samples
+from experiments.output.maps import NAMES, monitor
+from experiments.output.pictures import draw_loss, draw_panels, draw_samples
 from experiments.run.clock import Clock, Rate
 from experiments.run.feed import Fed
 from experiments.run.reporting import Writers
 from experiments.run.resume import Run
-from experiments.setup import dataset
+from experiments.setup import build, dataset
 from jaxflow.training import Program, processes
 from jaxflow.training.checkpoint import Checkpoints
 from jaxflow.types import Array, TrainState
 
-__all__ = ["Duties"]
+__all__ = ["Duties", "pictured"]
 
 PICTURED = 100
 
@@ -66,6 +68,8 @@ class Duties:
         self._last: Mapping[str, float | None] = {}
         self._pace = Rate(clock, start + fed.feed.stride)
         self._generator: Generator | None = None
+        with clock("start"):
+            self._monitor = monitor(config, self._shown) if build.learns_map(config) else None
 
     @property
     def last(self) -> Mapping[str, float | None]:
@@ -93,12 +97,14 @@ class Duties:
             line["spikes"] = float(spikes)
         if self._unreadable():
             line["unreadable"] = float(self._unreadable())
+        line |= self._measured(step, state)
         seconds = {f"seconds/{name}": value for name, value in self._clock.report().items()}
         self._writers.scalars(step, {**line, **seconds})
+        self._last = line if self._monitor is None else {**dict.fromkeys(NAMES), **line}
         best = self._config.checkpoint.best
-        if best and best not in line:
-            raise ValueError(f"config.checkpoint.best is {best!r}; known are {', '.join(line)}")
-        self._last = line
+        if best and best not in self._last:
+            known = ", ".join(self._last)
+            raise ValueError(f"config.checkpoint.best is {best!r}; known are {known}")
         self._update(step, line["loss"], rate)
 
     def save(self, step: int, state: TrainState) -> None:
@@ -128,8 +134,29 @@ class Duties:
         """End the files of the log."""
         self._writers.close()
 
+    def _measured(self, step: int, state: TrainState) -> dict[str, float | None]:
+        """What is known of a flow map, on a line that `pictured` names."""
+        if self._monitor is None or not pictured(self._config, step):
+            return {}
+        with self._clock("pictures"):
+            params = processes.local(state.ema, self._compiled.layout.whole)
+            found = self._monitor.measured(params) if processes.is_first() else {}
+            mine = np.asarray([[found.get(name, np.nan) for name in NAMES]], np.float32)
+            values = processes.gathered(mine)[0]
+        return {
+            name: float(value) if np.isfinite(value) else None
+            for name, value in zip(NAMES, values, strict=True)
+        }
+
+    @property
+    def _shown(self) -> int:
+        return 2_000 if dataset.is_distribution(self._config) else PICTURED
+
     def _draw_samples(self, params: Any, step: int) -> None:
-        num = 2_000 if dataset.is_distribution(self._config) else PICTURED
+        num = self._shown
+        if self._monitor is not None:
+            draw_panels(self._picture(step), self._monitor.panels(params, num))
+            return
         if self._generator is None:
             self._generator = generator(self._config, num)
         samples = self._generator(params, self._config.seed, num)
@@ -137,3 +164,9 @@ class Duties:
 
     def _picture(self, step: int) -> epath.Path:
         return self._folder / "samples" / f"step_{step:07d}.png"
+
+
+def pictured(config: ConfigDict, step: int) -> bool:
+    """Whether the line of a step is the first at a picture, or after it."""
+    every, before = config.log.pictures_every, (step - 1) // config.log.every * config.log.every
+    return step == config.steps or step // every > before // every

@@ -62,12 +62,21 @@ def _trained_on(config: ConfigDict) -> tuple[Any, tuple[Any, ...]]:
     return component("data.source", config.data.source), transforms(config)
 
 
-def examples(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
+def examples(config: ConfigDict, split: str, most: int | None = None) -> dict[str, np.ndarray]:
     """A split of the data as the network sees it, `x1` and conditions, without flips.
 
     Pixels lie in the middles of their cells, whatever noise the network meets in training.
+
+    Args:
+        config: of the run.
+        split: its name.
+        most: how many rows at most, in a random order; all of them in their own where None.
     """
-    columns = _columns(data.load(_of_split(config, split)), config.data.cond)
+    found: Any = _of_split(config, split)
+    if most is not None:
+        order = np.random.default_rng(config.seed).permutation(len(found))[:most]
+        found = [found[int(i)] for i in order]
+    columns = _columns(data.load(found), config.data.cond)
     kept = [t for t in transforms(config) if not isinstance(t, Flip)]
     keys = jax.random.split(jax.random.key(config.seed), len(columns["x1"]))
     scaled = jax.vmap(lambda x, key: apply(kept, x, key))(jnp.asarray(columns["x1"]), keys)

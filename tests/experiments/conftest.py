@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
+from experiments.output import maps
 from experiments.run import duties
 from experiments.setup import build
 from jaxflow import data
@@ -73,6 +74,7 @@ def shared_programs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "program", once(build.program, *OF_SAMPLES))
         patch.setattr(duties, "generator", once(duties.generator, *OF_TRAINING))
+        patch.setattr(maps, "generator", duties.generator)
         yield
 
 

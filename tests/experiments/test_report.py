@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments.output import buckets, symptoms
+from experiments.output import buckets, charts, symptoms
 from experiments.output.buckets import Bin, Estimate, Losses, Norms, Saturation, in_bins
 from experiments.output.found import Commands, Found, seconds_spent
 from experiments.output.frontier import Point, Setting
+from experiments.output.maps import NAMES
 from experiments.output.markup import VOID, tag
 from experiments.output.remedies import REMEDIES, verdicts_of
 from experiments.output.report import SECTIONS, chosen, document
@@ -73,6 +74,12 @@ def told_apart(accuracy):
     return {"samples": {"two-sample accuracy": accuracy}}
 
 
+def with_map(residual, one, four):
+    """A line that has a map's figures, and one after it that has none."""
+    values = dict(zip((NAMES[0], NAMES[2], NAMES[-1]), (residual, one, four), strict=True))
+    return [{"step": 1, "loss": 1.0, **values}, {"step": 2, "loss": 1.0}]
+
+
 def with_losses(*losses, **last):
     lines = [{"step": i, "loss": loss} for i, loss in enumerate(losses)]
     return [*lines[:-1], lines[-1] | last]
@@ -80,7 +87,7 @@ def with_losses(*losses, **last):
 
 ends, drift, calls = symptoms.high_at_the_ends, symptoms.drifting, symptoms.too_few_calls
 strong, near = symptoms.over_guided, symptoms.memorised
-spikes, under = symptoms.diverging, symptoms.underfit
+spikes, under, apart = symptoms.diverging, symptoms.underfit, symptoms.disagreeing
 FEW, MANY = Estimate(0.20, 0.001), Estimate(0.22, 0.001)
 SEEN, NOT_SEEN, NOT_MEASURED = symptoms.SEEN, symptoms.NOT_SEEN, symptoms.NOT_MEASURED
 
@@ -136,6 +143,13 @@ SEEN, NOT_SEEN, NOT_MEASURED = symptoms.SEEN, symptoms.NOT_SEEN, symptoms.NOT_ME
         (lambda: spikes(with_losses(1.0, 1.0, skipped=1.0), False, "RUN"), SEEN),
         (lambda: spikes(with_losses(1.0), True, "RUN"), SEEN),
         (lambda: spikes([], False, "RUN"), NOT_MEASURED),
+        (lambda: apart(with_map(0.11, 1.0, 1.06), True, "RUN"), SEEN),
+        (lambda: apart(with_map(0.11, 1.06, 1.0), True, "RUN"), SEEN),
+        (lambda: apart(with_map(0.11, 1.0, 1.04), True, "RUN"), NOT_SEEN),
+        (lambda: apart(with_map(0.09, 1.0, 2.0), True, "RUN"), NOT_SEEN),
+        (lambda: apart(with_map(None, None, None), True, "RUN"), SEEN),
+        (lambda: apart(with_losses(1.0), True, "RUN"), NOT_MEASURED),
+        (lambda: apart([], False, "RUN"), NOT_SEEN),
         (lambda: under(told_apart(0.91), "RUN"), SEEN),
         (lambda: under(told_apart(0.89), "RUN"), NOT_SEEN),
         (lambda: under(None, "RUN"), NOT_MEASURED),
@@ -218,6 +232,20 @@ def test_saturation_counts_the_ends_of_the_levels(config, monkeypatch):
     assert found.samples == Estimate(0.25, 0.0)
     level = data.load(data.digits("test"))["image"]
     assert abs(found.held.mean - np.isin(level, (0, 16)).mean()) < 4 * found.held.standard_error
+
+
+def test_a_curve_has_the_lines_that_have_it(monkeypatch):
+    """As what is measured at pictures alone, beside the loss of every line."""
+    drawn = {}
+    monkeypatch.setattr(charts, "draw_curves", lambda curves: drawn.update(curves) or b"")
+    lines = [*LINES[:2], LINES[2] | {NAMES[0]: 0.25}, LINES[3] | {NAMES[0]: None}]
+    SECTIONS[1](whole()._replace(lines=lines, learning_rate=[]))
+    assert drawn["loss"] == ([10, 20, 30, 40], [line["loss"] for line in lines])
+    assert list(drawn) == ["loss", "gradient norm", "map/semigroup"]
+    steps, values = drawn["map/semigroup"]
+    assert steps == [30, 40]
+    assert values[0] == 0.25
+    assert math.isnan(values[1])
 
 
 def test_few_are_chosen_of_many():

@@ -13,7 +13,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import train
-from experiments.output import figures
+from experiments.output import figures, maps
 from experiments.output.generate import average, generator
 from experiments.output.shards import Shards, joined
 from experiments.run import duties, loop, workdir
@@ -203,6 +203,7 @@ def test_folder_of_a_run_holds_what_it_says(finished: Finished) -> None:
     } <= {p.name for p in finished.folder.iterdir()}
     for line in workdir.read_lines(finished.folder / "metrics.jsonl"):
         assert {"step", "loss", "grad_norm", "skipped", "steps_per_second"} <= line.keys()
+        assert not set(maps.NAMES) & line.keys()
 
 
 def test_looking_at_a_run_changes_nothing_of_its_config(config: ConfigDict, tmp_path: Path) -> None:
