@@ -59,6 +59,7 @@ def test_every_loss_of_flow_maps_has_a_name() -> None:
     assert made <= set(losses.flow_maps.__all__) <= set(TABLES["loss"])
 
 
+@pytest.mark.usefixtures("sharing")
 def test_it_trains_and_samples(tmp_path: Path) -> None:
     """As Python composes it, to the last bit; and by any sampler of velocities."""
     config = few_step(tiny_digits(), "mean_flow")
