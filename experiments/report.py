@@ -28,6 +28,7 @@ from experiments.run.reporting import console, counting
 from experiments.setup import build, dataset
 from experiments.setup.check import check_parts
 from experiments.setup.components import component
+from experiments.setup.learns import learns_velocity
 from jaxflow.types import Path
 
 _CONFIG = command.config_of_run()
@@ -90,15 +91,18 @@ def _measured(config: ConfigDict, folder: epath.Path, num: int) -> dict[str, Any
         "parameters": sum(a.size for a in jax.tree.leaves(read.params)),
     }
     few = min(num, buckets.SAMPLES)
+    measures = {
+        "losses": lambda: buckets.losses_by_time(config, read.params, num),
+        "norms": lambda: buckets.norms_by_time(config, read.params, few),
+        "straightness": lambda: buckets.straightness(config, read.params, few),
+        "saturation": lambda: buckets.saturation(config, read.params, few),
+    }
+    of_flows = names[:3]
     with counting("measuring", len(names)) as update:
-        found["losses"] = buckets.losses_by_time(config, read.params, num)
-        update(1)
-        found["norms"] = buckets.norms_by_time(config, read.params, few)
-        update(2)
-        found["straightness"] = buckets.straightness(config, read.params, few)
-        update(3)
-        found["saturation"] = buckets.saturation(config, read.params, few)
-        update(4)
+        for done, (name, measure) in enumerate(measures.items()):
+            known = name not in of_flows or learns_velocity(config)
+            found[name] = measure() if known else None
+            update(done + 1)
     return found
 
 

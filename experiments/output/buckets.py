@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 
 from experiments.output.generate import generator
 from experiments.setup import build, dataset
-from experiments.setup.components import component
 from jaxflow import data, paths, sampling, velocities
 from jaxflow.draws.chain import on_host
 from jaxflow.types import Batch, Loss, Params
@@ -107,7 +106,7 @@ def in_bins(t: Any, values: Any, bins: int = BINS) -> list[Bin]:
 
 
 def losses_by_time(config: ConfigDict, params: Params, num: int) -> Losses:
-    """(1) of `num` draws of held-out data, or of pairs, at uniform times.
+    """(1) of `num` draws of held-out data, or of pairs, at uniform times, of the velocity alone.
 
     Beside it that of the best velocity for independent Gaussian numbers of the data's means and
     variances: a network that is worse at a time has not learned even these there.
@@ -116,7 +115,7 @@ def losses_by_time(config: ConfigDict, params: Params, num: int) -> Losses:
     evenly = config.copy_and_resolve_references()
     with evenly.unlocked():
         evenly.times = {"name": "uniform", "kwargs": {}}
-    losses = [build.loss(config), _of_gaussian(config, rows["x1"])]
+    losses = [build.flow_loss(config), _of_gaussian(config, rows["x1"])]
     wanted = [_per_example(loss) for loss in losses if loss is not None]
     t, found = [], []
     for drawn in drawn_of(evenly, rows, num):
@@ -135,7 +134,7 @@ def _per_example(loss: Loss) -> Callable[[Params, Batch], Any]:
 
 
 def _of_gaussian(config: ConfigDict, x1: np.ndarray) -> Loss | None:
-    """The config's loss of a Gaussian model in the place of the network."""
+    """The same loss of a Gaussian model in the place of the network."""
     if config.source.name != "normal" or config.source.kwargs:
         return None
     path = build.path(config)
@@ -147,7 +146,7 @@ def _of_gaussian(config: ConfigDict, x1: np.ndarray) -> Loss | None:
         kinds = {"source": "velocity", "target": prediction}
         return velocities.convert(exact(t, x), t, x, path=path, **kinds)
 
-    return component("loss", config.loss, network=network, **build.of_weight(config))
+    return build.flow_loss(config, network)
 
 
 def norms_by_time(config: ConfigDict, params: Params, num: int) -> Norms:
@@ -246,7 +245,7 @@ def drawn_of(config: ConfigDict, rows: dict[str, np.ndarray], num: int) -> Itera
     """Batches that the draw has completed, `num` examples and some more to fill the last; rows
     are taken again, with other noise, where they are fewer.
     """
-    draw, key = build.draw(config), jax.random.key(config.seed)
+    draw, key = build.flow_draw(config), jax.random.key(config.seed)
     run = draw if on_host(draw) else jax.jit(lambda key, batch: draw(key, batch))
     size = min(num, config.batch_size, config.sampler.batch_size)
     for i, first in enumerate(range(0, num, size)):

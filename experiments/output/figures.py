@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from experiments.output.generate import Samples
 from experiments.setup import build, dataset
 from experiments.setup.components import component
+from experiments.setup.learns import learns_velocity
 from jaxflow import metrics, sampling
 from jaxflow.types import Params
 
@@ -120,10 +121,11 @@ def likelihood(config: ConfigDict, params: Params) -> Row:
     """Log-likelihood of held-out data under the unguided flow, where the config asks for any.
 
     Pixels of whole levels are spread evenly over their cells, several times where the config says
-    so, and the bits per dimension are an upper bound on those of the levels themselves.
+    so, and the bits per dimension are an upper bound on those of the levels themselves. A loss that
+    teaches no velocity gives none.
     """
     n = config.evaluation.likelihoods
-    if n == 0:
+    if n == 0 or not learns_velocity(config):
         return {}
     cells = None if dataset.is_distribution(config) else dataset.cells(config)
     if dataset.is_distribution(config):

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from experiments.output.buckets import drawn_of, undropped
 from experiments.output.generate import generator
 from experiments.setup import build, dataset
+from experiments.setup.learns import is_of_one_step, learns_velocity, restarts
 from jaxflow import draws, metrics, sampling, times
 from jaxflow.paths.ends import interval_of
 from jaxflow.sampling import Residual
@@ -52,8 +53,8 @@ NAMES = (*RESIDUALS, *DISTANCES)
 class Monitor(NamedTuple):
     """Looks at a flow map, compiled at the first look.
 
-    `measured(params)` are (1) and (2) by `NAMES`, and `panels(params, num)` samples from the same
-    noise and conditions by their number of steps.
+    `measured(params)` are (1) and (2) by `NAMES`, as far as the loss teaches them, and
+    `panels(params, num)` samples from the same noise and conditions by their number of steps.
     """
 
     measured: Callable[[Params], dict[str, float]]
@@ -71,24 +72,27 @@ def monitor(config: ConfigDict, num: int) -> Monitor:
         ValueError: where the data has no split to hold samples against.
     """
     held = _held(config)
-    points = list(_points(config, held))
+    points = list(_points(config, held)) if learns_velocity(config) else []
     most = max(num, len(held["x1"]))
-    ways = {n: _in_steps(config, n) for n in SHOWN}
+    shown = SHOWN[:1] if is_of_one_step(config) else SHOWN
+    ways = {n: _in_steps(config, n) for n in shown}
     generators = {n: generator(way, most) for n, way in ways.items()}
 
     def samples(params: Params, steps: int, num: int) -> np.ndarray:
         return generators[steps](params, config.seed, num).x
 
     def measured(params: Params) -> dict[str, float]:
-        found = _residuals(build.flow(ways[1], params), points)
+        found = _residuals(build.flow(ways[1], params), points) if points else {}
         x1, key = held["x1"], jax.random.key(config.seed)
         for steps, name in zip(MEASURED, DISTANCES, strict=True):
+            if steps not in shown:
+                continue
             x = samples(params, steps, len(x1))
             found[name] = float(metrics.sliced_wasserstein(key, x, x1))
         return found
 
     def panels(params: Params, num: int) -> dict[str, np.ndarray]:
-        return {_named(n): samples(params, n, num) for n in SHOWN}
+        return {_named(n): samples(params, n, num) for n in shown}
 
     return Monitor(measured, panels)
 
@@ -120,10 +124,11 @@ def _in_steps(config: ConfigDict, steps: int) -> ConfigDict:
     changed = config.copy_and_resolve_references()
     low, high = interval_of(build.path(config))
     grid = {"name": "uniform", "kwargs": {"n": steps, "start": low, "stop": high}}
+    noise = {"noise": 1.0} if restarts(config) else {}
     with changed.unlocked():
         changed.sampler = {
             "name": "flow_map",
-            "kwargs": {"grid": grid, "precision": "network"},
+            "kwargs": {"grid": grid, "precision": "network", **noise},
             "guidance": 1.0,
             "batch_size": config.sampler.batch_size,
         }

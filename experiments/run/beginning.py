@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from experiments.output.generate import average
 from experiments.run.reporting import console
 from experiments.setup import build
+from experiments.setup.learns import parts_of
 from experiments.setup.teacher import config_of_teacher
 from jaxflow.training import Program
 from jaxflow.training.checkpoint import Read
@@ -29,7 +30,7 @@ def begun(config: ConfigDict, compiled: Program) -> TrainState:
     reads: dict[str, Any] = {}
     if config.start:
         start = _read("start", config.start)
-        reads["started"] = partial(_started, config.start, start)
+        reads["started"] = partial(_started, config, start)
     if config.teacher:
         read = _read("teacher", config.teacher)
         reads["frozen"] = jax.device_get(read.params)
@@ -50,8 +51,17 @@ def _read(key: str, folder: str) -> Read:
         raise type(error)(f"config.{key}: {error}") from error
 
 
-def _started(folder: str, read: Read, fresh: Params) -> Params:
-    """The parameters of the read run, and fresh ones where it has none of a name."""
+def _started(config: ConfigDict, read: Read, fresh: Params) -> Params:
+    """The parameters of the read run, and fresh ones where it has none of a name; in every part
+    of several.
+    """
+    parts = parts_of(config)
+    if not parts:
+        return _filled(config.start, read, fresh)
+    return {part: _filled(config.start, read, fresh[part]) for part in parts}
+
+
+def _filled(folder: str, read: Read, fresh: Params) -> Params:
     known, wanted = _by_name(read.params), _by_name(fresh)
     _check_alike(folder, known, wanted)
     shared = [name for name in wanted if name in known]

@@ -15,7 +15,8 @@ from experiments.run.clock import Clock, Rate
 from experiments.run.feed import Fed
 from experiments.run.reporting import Writers
 from experiments.run.resume import Run
-from experiments.setup import build, dataset
+from experiments.setup import dataset
+from experiments.setup.learns import learns_map
 from jaxflow.training import Program, processes
 from jaxflow.training.checkpoint import Checkpoints
 from jaxflow.types import Array, TrainState
@@ -69,7 +70,7 @@ class Duties:
         self._pace = Rate(clock, start + fed.feed.stride)
         self._generator: Generator | None = None
         with clock("start"):
-            self._monitor = monitor(config, self._shown) if build.learns_map(config) else None
+            self._monitor = monitor(config, self._shown) if learns_map(config) else None
 
     @property
     def last(self) -> Mapping[str, float | None]:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from experiments.setup import dataset
 from experiments.setup.components import bound, component
+from experiments.setup.learns import learns_map, parts_of
 from experiments.setup.teacher import Teacher, config_of_teacher, parameter_of
-from jaxflow import draws, networks, training, velocities
+from jaxflow import draws, losses, networks, training, velocities
 from jaxflow.draws.chain import on_host
-from jaxflow.losses import flow_maps
 from jaxflow.networks.adapters import Linen, SelfConditioned
 from jaxflow.paths.ends import interval_of
 from jaxflow.types import (
@@ -31,7 +31,7 @@ from jaxflow.types import (
     TrainState,
     Velocity,
 )
-from jaxflow.velocities.flow_map import NetworkFlowMap
+from jaxflow.velocities.flow_map import Instantaneous, NetworkFlowMap
 from jaxflow.velocities.preconditioned import Preconditioned
 
 
@@ -65,6 +65,19 @@ def network(config: ConfigDict) -> Linen | Preconditioned | SelfConditioned:
 
 def draw(config: ConfigDict) -> Draw:
     """Everything random in the objective."""
+    others = []
+    if config.loss.name == "distribution_matching":
+        others.append(draws.noise(component("source", config.source)))
+    elif learns_map(config):
+        own = {"times": times(config), "interval": interval_of(path(config))}
+        others.append(component("spans", config.spans, **own))
+    if config.loss.name == "contrastive":
+        others.append(draws.negatives("label" if "label" in config.data.cond else None))
+    return draws.chain(flow_draw(config), *others) if others else flow_draw(config)
+
+
+def flow_draw(config: ConfigDict) -> Draw:
+    """What is random where a velocity alone is learned: pairs, their times, what is dropped."""
     drop = draws.drop(config.drop.rate, config.drop.null.to_dict()) if config.drop.rate else None
     usual = draws.standard(
         path(config),
@@ -73,20 +86,8 @@ def draw(config: ConfigDict) -> Draw:
         times=times(config),
         drop=drop,
     )
-    others = []
-    if config.self_condition.rate:
-        others.append(draws.self_condition(config.self_condition.rate))
-    if learns_map(config):
-        own = {"times": times(config), "interval": interval_of(path(config))}
-        others.append(component("spans", config.spans, **own))
-    if config.loss.name == "contrastive":
-        others.append(draws.negatives("label" if "label" in config.data.cond else None))
-    return draws.chain(usual, *others) if others else usual
-
-
-def learns_map(config: ConfigDict) -> bool:
-    """Whether the network learns a flow map, and so takes the time that a point is carried to."""
-    return config.loss.name in flow_maps.__all__
+    rate = config.self_condition.rate
+    return draws.chain(usual, draws.self_condition(rate)) if rate else usual
 
 
 def times(config: ConfigDict) -> Times:
@@ -111,6 +112,22 @@ def loss(config: ConfigDict, taught_by: Network | None = None) -> Loss:
     return component("loss", config.loss, network=network(config), **given)
 
 
+def flow_loss(config: ConfigDict, of: Network | None = None) -> Loss:
+    """The loss of the velocity alone, by `flow_draw`: of a flow map that at equal times.
+
+    Of another network `of`, which takes no second time, where one is given.
+    """
+    if learns_map(config):
+        flow = Instantaneous(network(config)) if of is None else of
+        return losses.flow_matching(flow, path(config))
+    if config.loss.name == "contrastive":
+        return losses.flow_matching(network(config) if of is None else of, path(config))
+    given = {} if of is None else {"network": of}
+    return component(
+        "loss", config.loss, **{"network": network(config), **of_weight(config), **given}
+    )
+
+
 def teacher(config: ConfigDict) -> Network | None:
     """What the run in `config.teacher` learned, by its own config; None without one."""
     if not config.teacher:
@@ -127,11 +144,23 @@ def of_weight(config: ConfigDict) -> dict[str, Any]:
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimiser, behind a clip of the gradient's norm and a guard where these are not 0."""
-    section = config.optimizer
-    transformation = component("optimizer", _spec(section), steps=config.steps)
-    if section.clip:
-        transformation = optax.chain(optax.clip_by_global_norm(section.clip), transformation)
+    """The optimiser, behind a clip of the gradient's norm and a guard where these are not 0.
+
+    A generator beside a critic has its own, which waits for its turn.
+    """
+    section, parts = config.optimizer, parts_of(config)
+
+    def clipped(steps: int) -> optax.GradientTransformation:
+        found = component("optimizer", _spec(section), steps=steps)
+        clip = optax.clip_by_global_norm(section.clip) if section.clip else None
+        return found if clip is None else optax.chain(clip, found)
+
+    transformation = clipped(config.steps)
+    if parts:
+        generator, critic = parts
+        turns = -(-config.steps // cast(Any, loss(config)).turn)
+        each = {generator: training.in_turn(clipped(turns)), critic: transformation}
+        transformation = optax.partition(each, dict(zip(parts, parts, strict=True)))
     if section.spike_deviations:
         return training.without_spikes(transformation, deviations=section.spike_deviations)
     return transformation
@@ -185,11 +214,16 @@ def operations(config: ConfigDict, state: TrainState, batch: Batch) -> int:
 
 
 def parameters(config: ConfigDict, key: Array) -> Params:
-    """Fresh parameters for the shapes of the data, on the host."""
+    """Fresh parameters for the shapes of the data, on the host; of several parts alike."""
     batch = dataset.example_batch(config)
     x1 = jnp.asarray(batch["x1"])
     given = _conditions(config, batch)
-    return network(config).init_on_host(key, jnp.zeros(len(x1)), x1, **given)
+    return _of_parts(config, network(config).init_on_host(key, jnp.zeros(len(x1)), x1, **given))
+
+
+def _of_parts(config: ConfigDict, params: Params) -> Params:
+    parts = parts_of(config)
+    return dict.fromkeys(parts, params) if parts else params
 
 
 def _conditions(config: ConfigDict, batch: Batch) -> dict[str, Any]:
@@ -203,7 +237,8 @@ def shapes(config: ConfigDict, batch: Batch) -> Params:
 
     def init(key: Array, batch: Batch) -> Params:
         x1 = batch["x1"]
-        return network(config).init(key, jnp.zeros(len(x1)), x1, **_conditions(config, batch))
+        found = network(config).init(key, jnp.zeros(len(x1)), x1, **_conditions(config, batch))
+        return _of_parts(config, found)
 
     return jax.eval_shape(init, jax.random.key(0), batch)
 
@@ -267,7 +302,10 @@ def flow(config: ConfigDict, params: Params) -> Velocity | FlowMap:
 
 
 def _flow_map(config: ConfigDict, params: Params) -> NetworkFlowMap:
-    return velocities.flow_map(network(config), params, path=path(config))
+    """Of the first part, the generator, where there are several."""
+    parts = parts_of(config)
+    own = params[parts[0]] if parts else params
+    return velocities.flow_map(network(config), own, path=path(config))
 
 
 def guidance_scale(config: ConfigDict) -> float:

@@ -115,9 +115,15 @@ TABLES: Mapping[str, Table] = {
     "loss": {
         "flow_matching": losses.flow_matching,
         "contrastive": losses.contrastive,
+        "consistency_flow_matching": losses.consistency_flow_matching,
         **{name: getattr(flow_maps, name) for name in flow_maps.__all__},
     },
-    "spans": {"spans": draws.spans, "dyadic": draws.dyadic},
+    "spans": {
+        "spans": draws.spans,
+        "dyadic": draws.dyadic,
+        "to_end": draws.to_end,
+        "groups": draws.groups,
+    },
     "weight": {name: getattr(losses.weights, name) for name in losses.weights.__all__},
     "optimizer": {
         "adam": optax.adam,

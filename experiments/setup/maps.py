@@ -2,7 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from experiments.setup import build
+from experiments.setup.components import component
+from experiments.setup.learns import is_of_one_step, learns_map, learns_velocity, restarts
 from jaxflow.losses import flow_maps
 
 __all__ = ["check_maps"]
@@ -14,15 +15,16 @@ def check_maps(config: ConfigDict) -> None:
     Raises:
         ValueError: naming the key, its value and the remedy.
     """
-    if build.learns_map(config) and config.self_condition.rate:
+    if learns_map(config) and config.self_condition.rate:
         raise ValueError(
             f"config.self_condition.rate is {config.self_condition.rate}, but "
             f"config.loss ({config.loss.name}) differentiates its network by the time and the "
             "point, and an estimate is of neither: set it to 0"
         )
     if config.sampler.name != "flow_map":
+        _check_velocity(config)
         return
-    if not build.learns_map(config):
+    if not learns_map(config):
         raise ValueError(
             f"config.sampler is flow_map, but config.loss ({config.loss.name}) teaches no flow "
             f"map: name one of {', '.join(flow_maps.__all__)}, or another sampler"
@@ -31,4 +33,31 @@ def check_maps(config: ConfigDict) -> None:
         raise ValueError(
             f"config.sampler.guidance is {config.sampler.guidance}, but a flow map is guided as it "
             "learns: set it to 1.0, and --config.loss.kwargs.scale of mean_flow"
+        )
+    _check_steps(config)
+
+
+def _check_velocity(config: ConfigDict) -> None:
+    """Refuse a sampler of velocities where none is learned."""
+    if learns_map(config) and not learns_velocity(config):
+        where = " where config.spans is to_end" if restarts(config) else ""
+        raise ValueError(
+            f"config.sampler is {config.sampler.name}, but config.loss ({config.loss.name}) "
+            f"teaches no velocity{where}: set --config.sampler.name=flow_map"
+        )
+
+
+def _check_steps(config: ConfigDict) -> None:
+    """Refuse steps that the map was not taught."""
+    kwargs = config.sampler.kwargs
+    steps = len(component("sampler.kwargs.grid", kwargs.grid, table="grid")) - 1
+    if is_of_one_step(config) and steps > 1:
+        raise ValueError(
+            f"config.sampler takes {steps} steps, but config.loss ({config.loss.name}) teaches one "
+            "from the source to the data: set --config.sampler.kwargs.grid.kwargs.n=1"
+        )
+    if restarts(config) and steps > 1 and kwargs.get("noise", 0.0) != 1.0:
+        raise ValueError(
+            f"config.sampler takes {steps} steps, but under config.spans to_end every one leads to "
+            "the data: start anew from it, --config.sampler.kwargs.noise=1.0"
         )

@@ -2,8 +2,9 @@
 
 from ml_collections import ConfigDict
 
-from experiments.setup import build, dataset
+from experiments.setup import dataset
 from experiments.setup.components import TABLES, component
+from experiments.setup.learns import learns_map, learns_velocity
 from experiments.setup.teacher import config_of_teacher, parameter_of
 
 __all__ = ["check_teacher"]
@@ -32,10 +33,15 @@ def check_teacher(config: ConfigDict) -> None:
             f"name one of {takers}, or leave the teacher out"
         )
     other = config_of_teacher(config)
+    if not learns_velocity(other):
+        raise ValueError(
+            f"config.teacher is {config.teacher!r}, whose loss ({other.loss.name}) teaches no "
+            "velocity: choose the run of a flow"
+        )
     _check_law(config, other)
     _check_conditions(config, other)
     _check_shape(config, other)
-    if build.learns_map(other) and other.sampler.guidance != 1.0:
+    if learns_map(other) and other.sampler.guidance != 1.0:
         raise ValueError(
             f"config.teacher is {config.teacher!r}, a flow map with sampler.guidance "
             f"{other.sampler.guidance}, which guides its velocity and not its map: set it to 1.0 "

@@ -1,5 +1,6 @@
 """Configs that learn a flow map and sample by it."""
 
+import functools
 import importlib
 from pathlib import Path
 
@@ -16,27 +17,34 @@ from experiments.run import loop, workdir
 from experiments.setup import build, dataset
 from experiments.setup.check import check, check_parts
 from experiments.setup.components import TABLES
+from experiments.setup.learns import parts_of
 from jaxflow import draws, losses, networks, paths, sampling, times, velocities
 from tests.experiments.conftest import tiny_digits
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in TAUGHT])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_builds(method: str, config: ConfigDict) -> None:
-    """Its loss has a gradient everywhere, and a step of its map is one call."""
-    config = few_step(config, method, steps=2)
+    """Its loss has a gradient everywhere, and a step of what it learns is one call."""
+    config = few_step(config, method)
+    taught = method in TAUGHT
+    config.teacher = ""
     check_parts(config)
-    key = jax.random.key(0)
-    batch = build.draw(config)(key, dataset.example_batch(config, 8))
+    key, parts = jax.random.key(0), parts_of(config)
+    batch = build.draw(config)(key, dataset.example_batch(config, 128))
     params = build.parameters(config, key)
-    held = build.trainer(config).init(params, key)
-    (value, told), gradient = jax.value_and_grad(build.loss(config), has_aux=True)(
-        params, None, batch, build.training.held_by(held)
-    )
+    frozen = params[parts[0]] if parts else params
+    state = build.trainer(config, taught=False).init(params, key, frozen if taught else None)
+    loss = build.loss(config, build.network(config) if taught else None)
+    look = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (value, told), gradient = look(params, None, batch, build.training.held_by(state))
     assert np.isfinite(value)
-    assert told["masked"] == 0
+    assert told.get("masked", 0) == 0
     assert all(np.all(np.isfinite(a)) for a in jax.tree.leaves(gradient))
-    solution = build.sampler(config)(build.flow(config, params), batch["x0"], cond=batch["cond"])
-    np.testing.assert_array_equal(solution.nfe, 2)
+    x0 = jax.random.normal(key, (8, 8, 8, 1))
+    cond = {"label": np.arange(8)}
+    noise = {"keys": jax.random.split(key, 8)} if "noise" in config.sampler.kwargs else {}
+    solution = build.sampler(config)(build.flow(config, params), x0, cond=cond, **noise)
+    np.testing.assert_array_equal(solution.nfe, 2 if "consistency_flow" in method else 1)
 
 
 def test_every_method_has_a_config_of_every_data_set() -> None:
@@ -56,7 +64,7 @@ def test_every_method_has_a_config_of_every_data_set() -> None:
 
 def test_every_loss_of_flow_maps_has_a_name() -> None:
     made = {few_step(tiny_digits(), method).loss.name for method in METHODS}
-    assert made <= set(losses.flow_maps.__all__) <= set(TABLES["loss"])
+    assert made == {*losses.flow_maps.__all__, "consistency_flow_matching"} <= set(TABLES["loss"])
 
 
 @pytest.mark.usefixtures("sharing")
@@ -114,12 +122,23 @@ def test_guidance_reads_the_null_of_the_drop() -> None:
         ({"self_condition.rate": 0.5}, r"rate is 0\.5, but config\.loss \(mean_flow\) "),
         ({"spans.name": "span"}, r"config\.spans\.name is 'span' \(did you mean 'spans'\?\)"),
         ({"spans.kwargs": {"equal": 2.0}}, r"config\.spans: spans needs 0 <= equal <= 1"),
+        ({"spans": {"name": "to_end", "kwargs": {}}}, r"start anew from it, .*noise=1\.0"),
+        (
+            {"loss": {"name": "drifting", "kwargs": {}}, "spans": {"name": "groups", "kwargs": {}}},
+            r"takes 2 steps, but config\.loss \(drifting\) teaches one",
+        ),
+        (
+            {"loss": {"name": "drifting", "kwargs": {}}, "sampler.name": "fixed_step"},
+            r"teaches no velocity: set --config\.sampler\.name=flow_map",
+        ),
         ({"loss.kwargs": {"powr": 1.0}}, r"mean_flow takes no 'powr' \(did you mean 'power'\?\)"),
     ],
 )
 def test_what_it_refuses(change: dict, told: str) -> None:
-    config = few_step(tiny_digits(), "mean_flow")
+    config = few_step(tiny_digits(), "mean_flow", steps=2)
     with config.unlocked():
-        config.update_from_flattened_dict(change)
+        for name, value in change.items():
+            *sections, key = name.split(".")
+            functools.reduce(getattr, sections, config)[key] = value
     with pytest.raises(ValueError, match=told):
         check_parts(config)

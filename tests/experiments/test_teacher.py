@@ -20,6 +20,7 @@ from experiments.run import loop, workdir
 from experiments.run.beginning import begun
 from experiments.setup import build, dataset
 from experiments.setup.check import check, check_parts
+from experiments.setup.learns import learns_map
 from experiments.setup.states import abstract_state
 from experiments.setup.taught import check_teacher
 from jaxflow.training.checkpoint import Checkpoints
@@ -109,9 +110,9 @@ def test_a_teacher_is_the_velocity_of_its_run(other: Any, tmp_path: Path) -> Non
     velocity = build.velocity(config, params)(t, x, **cond)
     equal(taught(params, t, x, **cond), velocity)
     learned = build.network(config)
-    average = learned(params, t, x, r=r, **cond) if build.learns_map(config) else velocity
+    average = learned(params, t, x, r=r, **cond) if learns_map(config) else velocity
     equal(taught(params, t, x, r=r, **cond), average)
-    assert np.any(average != velocity) == build.learns_map(config)
+    assert np.any(average != velocity) == learns_map(config)
     arrays = sum(np.size(a) for a in jax.tree.leaves(taught))
     assert arrays <= 2, "the scale and the null; parameters come with the state"
 

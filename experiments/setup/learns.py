@@ -1,0 +1,46 @@
+"""What a config's loss teaches: a velocity, a flow map, or samples in one step alone."""
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from jaxflow.losses import flow_maps
+from jaxflow.losses.flow_maps.distribution_matching import PARTS
+
+__all__ = ["is_of_one_step", "learns_map", "learns_velocity", "parts_of", "restarts"]
+
+# What these teach is no velocity of a flow at any time.
+NO_VELOCITY = (
+    "consistency_flow_matching",
+    "distribution_matching",
+    "drifting",
+    "moment_matching",
+)
+
+
+def learns_map(config: ConfigDict) -> bool:
+    """Whether the network learns a flow map, and so takes the time that a point is carried to."""
+    return config.loss.name in flow_maps.__all__
+
+
+def learns_velocity(config: ConfigDict) -> bool:
+    """Whether the network learns a velocity, that of its map at equal times where it has one.
+
+    A map whose points all go to the end of the path, a consistency model's, is of no equal times.
+    """
+    return config.loss.name not in NO_VELOCITY and not restarts(config)
+
+
+def is_of_one_step(config: ConfigDict) -> bool:
+    """Whether samples come in one step alone, from the source to the data."""
+    return config.loss.name in ("distribution_matching", "drifting")
+
+
+def restarts(config: ConfigDict) -> bool:
+    """Whether the map leads to the data alone, so that further steps start anew from it."""
+    return learns_map(config) and config.spans.name == "to_end"
+
+
+def parts_of(config: ConfigDict) -> Sequence[str]:
+    """The networks that learn, by their names among the parameters; none where there is one."""
+    return PARTS if config.loss.name == "distribution_matching" else ()
