@@ -36,6 +36,7 @@ from configs.few_step.methods import METHODS, TAUGHT, few_step
 from experiments.output.generate import average, generator
 from experiments.run import loop, workdir
 from experiments.setup import build, dataset
+from experiments.setup.operations import flops
 from experiments.setup.states import abstract_state
 from jaxflow import metrics
 from jaxflow.types import Params
@@ -106,7 +107,7 @@ def judge_of(config: ConfigDict, num: int) -> Judge:
 def operations(config: ConfigDict) -> float:
     """Of a training step."""
     state = abstract_state(config, build.trainer(config), dataset.example_batch(config))
-    return float(build.flops(config, state) or np.nan)
+    return float(flops(config, state) or np.nan)
 
 
 def rows(

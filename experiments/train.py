@@ -19,6 +19,7 @@ from experiments.run import command, loop, workdir
 from experiments.run.reporting import console, laid_out, table
 from experiments.setup import build, dataset
 from experiments.setup.check import check
+from experiments.setup.operations import flops
 from experiments.setup.states import abstract_state
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
@@ -77,7 +78,7 @@ def dry_run(config: ConfigDict) -> None:
     state = abstract_state(config, compiled.trainer, batch)
     sizes = {name: size for name, size in compiled.layout.mesh.shape.items() if size > 1}
     placed = compiled.layout.table(state)
-    operations = build.flops(config, state)
+    operations = flops(config, state)
     rows = {
         "mesh": f"{sizes or 'one'} of {jax.devices()[0].device_kind}",
         "processes": jax.process_count(),

@@ -18,6 +18,7 @@ from experiments.run.resume import Run, restored, rolled_back
 from experiments.run.tracer import Steps, Tracer
 from experiments.run.watchdog import Watchdog
 from experiments.setup import build
+from experiments.setup.operations import flops
 from jaxflow import training
 from jaxflow.training import NotFinite, Preemption, Program
 from jaxflow.training.checkpoint import Checkpoints
@@ -87,7 +88,7 @@ def _useful(config: ConfigDict, compiled: Program, state: TrainState) -> float |
     """
     devices = compiled.layout.mesh.devices.ravel()
     peak = training.peak_flops(devices[0])
-    operations = build.flops(config, state) if peak is not None else None
+    operations = flops(config, state) if peak is not None else None
     return None if peak is None or operations is None else operations / (peak * len(devices))
 
 

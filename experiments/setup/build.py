@@ -14,7 +14,6 @@ from experiments.setup.components import bound, component
 from experiments.setup.learns import learns_map, parts_of
 from experiments.setup.teacher import Teacher, config_of_teacher, parameter_of
 from jaxflow import draws, losses, networks, training, velocities
-from jaxflow.draws.chain import on_host
 from jaxflow.networks.adapters import Linen, SelfConditioned
 from jaxflow.paths.ends import interval_of
 from jaxflow.types import (
@@ -192,25 +191,6 @@ def _averages(decay: float | ConfigDict) -> float | dict[str, float]:
             "from 'ema': name one so"
         )
     return decay.to_dict()
-
-
-def flops(config: ConfigDict, state: TrainState) -> int | None:
-    """Operations of a training step without its draw; None where the draw needs the host."""
-    if on_host(draw(config)):
-        return None
-    batch = dataset.example_batch(config, config.batch_size)
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
-    return operations(config, state, batch)
-
-
-def operations(config: ConfigDict, state: TrainState, batch: Batch) -> int:
-    """Operations of a training step, for shapes of a state and of a batch that is not drawn yet."""
-    single = config.copy_and_resolve_references()
-    with single.unlocked():
-        single.parallel.mode = "jit"
-    run = trainer(single)
-    drawn = jax.eval_shape(run.draw, jax.random.key(0), batch, training.held_by(state))
-    return training.flops(run.step, state, drawn)
 
 
 def parameters(config: ConfigDict, key: Array) -> Params:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from experiments.setup import build, dataset
+from experiments.setup.operations import operations as count_operations
 from experiments.setup.states import abstract_state
 from experiments.slices.roofline import Roofline, roofline
 from experiments.slices.topology import Slice
@@ -129,7 +130,7 @@ def estimate(config: ConfigDict, devices: Slice, shapes: Batch) -> Estimate:
         ),
         shapes,
     )
-    operations = build.operations(config, state, batch)
+    operations = count_operations(config, state, batch)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     begin = time.monotonic()
     about = (config, len(devices), devices[0].device_kind, count, operations)

@@ -1,8 +1,8 @@
 """Times, spans of time, labels and positions as vectors.
 
-    (1)  time:      [cos(1000 t w_k), sin(1000 t w_k)],   w_k = 10000^(-k / half),  k < half
+    (1)  time:      [cos(10 t w_k), sin(10 t w_k)],   w_k = 10000^(-k / half),  k < half
     (2)  label:     a row of a table, whose last row, `num_classes`, stands for no label
-    (3)  position:  (1) without the 1000, of the row and of the column
+    (3)  position:  (1) without the 10, of the row and of the column
     (4)  span:      (1) of r - t less (1) of zero, so that no span is no vector
 
 after Vaswani et al., 2017, Attention Is All You Need, arXiv:1706.03762, section 3.5, and
@@ -10,6 +10,10 @@ Peebles & Xie, 2022, Scalable Diffusion Models with Transformers, arXiv:2212.097
 times, which carries `x` from `t` to `r`, is told `t` and the span, the best pair of Geng et al.,
 2025, Mean Flows for One-step Generative Modeling, arXiv:2505.13447, table 1c (mirrored: their r is
 the earlier time, their noise at 1).
+
+The angles go to 10, not to the 1000 of diffusion's steps: losses of flow maps differentiate a
+network by its time, which angles of 1000 make a hundred times its size. A plain flow learns as well
+from either; MeanFlow on digits, one step, ends at a Frechet distance of 0.75 or of 21.
 """
 
 import flax.linen as nn
@@ -36,13 +40,13 @@ __all__ = [
 Embedded = Float[Array, "batch *lead features"]
 
 
-def sinusoidal(t: Time, features: int, *, scale: float = 1000.0) -> Embedded:
+def sinusoidal(t: Time, features: int, *, scale: float = 10.0) -> Embedded:
     """Embed times by (1), in at least float32 whatever the network computes in.
 
     Args:
         t: times in [0, 1], of any shape.
         features: length of the embedding, even.
-        scale: stretches [0, 1] to the range for which the frequencies were chosen.
+        scale: the largest angle, of time 1.
 
     Raises:
         ValueError: for an odd number of features.

@@ -99,9 +99,7 @@ def test_it_is_what_python_composes(finished: Path) -> None:
     learned = velocities.flow_map(network, params, path=paths.linear())
     held = dataset.examples(config, "test", 2_000)
     leaning = times.logit_normal(0.4, 1.0)
-    draw = draws.chain(
-        draws.standard(paths.linear(), times=leaning), draws.spans(leaning, equal=0.75)
-    )
+    draw = draws.standard(paths.linear(), times=leaning)
     errors = []
     for i in range(16):
         keys = [jax.random.fold_in(jax.random.key(seed), i) for seed in (0, 6)]

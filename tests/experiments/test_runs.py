@@ -19,6 +19,7 @@ from experiments.output.shards import Shards, joined
 from experiments.run import duties, loop, workdir
 from experiments.setup import build
 from experiments.setup.check import check
+from experiments.setup.operations import flops
 from jaxflow import training
 from jaxflow.training.checkpoint import read_params
 from tests.experiments.conftest import shared_programs, tiny, tiny_digits
@@ -232,7 +233,7 @@ def test_seconds_and_utilisation_are_logged(config: ConfigDict, finished: Finish
     last = workdir.read_lines(finished.folder / "metrics.jsonl")[-1]
     buckets = {name for name in last if name.startswith("seconds/")}
     assert buckets == {f"seconds/{name}" for name in trained.seconds}
-    operations = build.flops(config, trained.state)
+    operations = flops(config, trained.state)
     assert operations is not None
     expected = operations * last["steps_per_second"] / (8 * 1e9)
     assert last["mfu"] == pytest.approx(expected)

@@ -11,6 +11,7 @@ import pytest
 from configs.digits import get_config as digits
 from configs.two_moons import get_config as two_moons
 from experiments.setup import build
+from experiments.setup.operations import flops
 from experiments.slices.estimate import Estimate, Memory, estimate, example_shapes
 from experiments.slices.roofline import roofline, sent
 from experiments.slices.search import candidates, describe, ranked, refined
@@ -72,7 +73,7 @@ def test_a_plan_is_what_the_compiler_says(moons):
     found = estimate(config, jax.devices(), shapes)
     run = build.program(config)
     state = jax.eval_shape(lambda: build.initial_state(config, run))
-    assert found.operations == build.flops(config, state)
+    assert found.operations == flops(config, state)
     assert found.parameters == sum(a.size for a in jax.tree.leaves(state.params))
     placed = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
