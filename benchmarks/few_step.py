@@ -7,13 +7,16 @@ Each method is trained as `experiments.train` would by `configs.few_step.methods
 its own, whose steps are not trained again; the plain flow beside them is the data set's config, and
 the teacher of those that distil one.
 Samples in 1, 2, 4 and 8 steps are those of the map, or of Euler's method on the plain flow, which
-also takes 50 steps. Figures are means over seeds of the noise, with their standard errors:
+also takes 50 steps. Methods with a teacher learn from the plain flow and start as it, progressive
+distillation in four rounds. Figures are means over seeds of the noise, with their standard errors:
 
 - of points, the sliced Wasserstein distance from fresh data;
 - of images, the Frechet distance from held-out images in the features of a network that tells the
-  classes apart, trained on the training images, and the mean distance to the nearest of those.
+  classes apart, trained on the training images, the sliced Wasserstein distance from them, and the
+  mean distance to the nearest training image.
 
-`operations` is the compiler's count of a training step, over the plain one's.
+`operations` is the compiler's count of a training step, over the plain one's. WORKDIR/DATA.png
+shows samples of every method in one step.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,25 +37,28 @@ from rich.table import Table
 from benchmarks.report import spread
 from configs.few_step.methods import METHODS, TAUGHT, few_step
 from experiments.output.generate import average, generator
+from experiments.output.pictures import draw_panels
 from experiments.run import loop, workdir
 from experiments.setup import build, dataset
+from experiments.setup.learns import is_of_one_step
 from experiments.setup.operations import flops
 from experiments.setup.states import abstract_state
 from jaxflow import metrics
 from jaxflow.types import Params
 
 PLAIN, STEPS, MANY = "plain flow", (1, 2, 4, 8), 50
+ROUNDS = {"progressive": 4}
 Judge = Callable[[np.ndarray], dict[str, float]]
 
 
 def config_of(data: str, method: str, steps: int | None, folder: Path) -> ConfigDict:
-    """The config of a row, taught by the plain flow in `folder` where the method distils."""
+    """The config of a row; what is taught by the plain flow starts from it too."""
     config = importlib.import_module(f"configs.{data}").get_config()
     config.steps = steps or config.steps
     config.log.pictures_every = config.steps
     if method != PLAIN:
         config = few_step(config, method)
-        config.teacher = str(place(folder, PLAIN)) if method in TAUGHT else ""
+        config.teacher = config.start = str(place(folder, PLAIN)) if method in TAUGHT else ""
         return config
     config.sampler.name = "fixed_step"
     grid = {"name": "uniform", "kwargs": {"n": 1}}
@@ -72,6 +78,15 @@ def trained(config: ConfigDict, folder: Path) -> Params:
     workdir.create(run, config)
     loop.train(config, run)
     return average(run).params
+
+
+def taught_in_rounds(config: ConfigDict, folder: Path, rounds: int) -> Params:
+    """Each round the student of the last, whose steps are twice as long as its teacher's."""
+    for i in range(rounds):
+        config = config.copy_and_resolve_references()
+        params = trained(config, last := folder.with_name(f"{folder.name}_{i + 1}"))
+        config.teacher = config.start = str(last)
+    return params
 
 
 def sampled(
@@ -100,6 +115,7 @@ def judge_of(config: ConfigDict, num: int) -> Judge:
     known, others = features(held), jnp.asarray(train["x1"])
     return lambda x: {
         "Frechet": float(metrics.frechet(features(x), known)),
+        "sliced Wasserstein": float(metrics.sliced_wasserstein(jax.random.key(0), x, held)),
         "nearest": float(jnp.mean(metrics.nearest(jnp.asarray(x[:1000]), others).distance)),
     }
 
@@ -110,31 +126,47 @@ def operations(config: ConfigDict) -> float:
     return float(flops(config, state) or np.nan)
 
 
+class Row(NamedTuple):
+    """What is known of a method: its figures by name and number of steps, and samples in one."""
+
+    method: str
+    operations: float
+    told: dict[str, list[str]]
+    samples: np.ndarray
+
+
 def rows(
     data: str, folder: Path, methods: Sequence[str], steps: int | None, num: int, seeds: int
-) -> Table:
-    """The table, a row a method and figure."""
-    shown = Table(title=f"{data}, {num} samples, {seeds} seeds")
-    columns = ("", "operations", "", *map(str, STEPS), str(MANY))
-    for column in columns:
-        shown.add_column(column)
+) -> Iterator[Row]:
+    """The rows, each once it is known."""
     judge: Judge | None = None
-    unit = np.nan
     for method in (PLAIN, *methods):
         config = config_of(data, method, steps, folder / data)
-        params = trained(config, place(folder / data, method))
+        run = place(folder / data, method)
+        rounds = ROUNDS.get(method, 0)
+        params = taught_in_rounds(config, run, rounds) if rounds else trained(config, run)
         judge = judge or judge_of(config, num)
-        cost = operations(config)
-        unit = cost if method == PLAIN else unit
-        counts = (*STEPS, MANY) if method == PLAIN else STEPS
+        counts = STEPS[:1] if is_of_one_step(config) else STEPS
         told: dict[str, list[str]] = {}
-        for count in counts:
-            found = [judge(x) for x in sampled(config, params, count, num, seeds)]
+        first = np.empty(0)
+        for count in (*counts, MANY) if method == PLAIN else counts:
+            made = list(sampled(config, params, count, num, seeds))
+            first = made[0] if count == 1 else first
+            found = [judge(x) for x in made]
             for name in found[0]:
                 told.setdefault(name, []).append(spread([each[name] for each in found]))
-        for name, cells in told.items():
-            shown.add_row(method, f"{cost / unit:.2f}", name, *cells)
-            method = ""
+        yield Row(method, operations(config), told, first)
+
+
+def table(title: str, found: Sequence[Row]) -> Table:
+    """The rows as text, operations over those of the first."""
+    shown = Table(title=title)
+    for column in ("", "operations", "", *map(str, STEPS), str(MANY)):
+        shown.add_column(column)
+    for row in found:
+        cost = f"{row.operations / found[0].operations:.2f}"
+        for i, (name, cells) in enumerate(row.told.items()):
+            shown.add_row("" if i else row.method, "" if i else cost, name, *cells)
     return shown
 
 
@@ -156,8 +188,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         parser.error(f"no method {unknown[0]!r}; known are {', '.join(METHODS)}")
-    made = rows(options.data, options.workdir, methods, options.steps, options.num, options.seeds)
-    Console(width=130).print(made)
+    found: list[Row] = []
+    title = f"{options.data}, {options.num} samples, {options.seeds} seeds"
+    effort = options.steps, options.num, options.seeds
+    for row in rows(options.data, options.workdir, methods, *effort):
+        found.append(row)
+        Console(width=150).print(table(title, found))
+    shown = {row.method: row.samples[: 2_000 if row.samples.ndim == 2 else 64] for row in found}
+    draw_panels(epath.Path(options.workdir) / f"{options.data}.png", shown)
 
 
 if __name__ == "__main__":
