@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from experiments.setup import build, dataset
 from experiments.setup.components import component
 from experiments.setup.labels import check_null_label
-from experiments.setup.maps import check_maps
+from experiments.setup.maps import check_groups, check_maps
 from experiments.setup.pairs import check_pairs
 from experiments.setup.taught import check_teacher
 from experiments.setup.wrapped import check_wrapped
@@ -101,6 +101,7 @@ def check(config: ConfigDict) -> None:
         )
     compiled = build.program(config)
     training.check_divides(config.batch_size, compiled.layout, config.parallel.microbatches)
+    check_groups(config, compiled.layout)
 
 
 def check_parts(config: ConfigDict) -> None:

@@ -1,12 +1,16 @@
 """Whether a config that learns or samples by a flow map is whole."""
 
+import jax
 from ml_collections import ConfigDict
 
+from experiments.setup import build, dataset
 from experiments.setup.components import component
 from experiments.setup.learns import is_of_one_step, learns_map, learns_velocity, restarts
+from jaxflow.draws.chain import on_host
 from jaxflow.losses import flow_maps
+from jaxflow.training import Layout, check_divides
 
-__all__ = ["check_maps"]
+__all__ = ["check_groups", "check_maps"]
 
 
 def check_maps(config: ConfigDict) -> None:
@@ -35,6 +39,24 @@ def check_maps(config: ConfigDict) -> None:
             "learns: set it to 1.0, and --config.loss.kwargs.scale of mean_flow"
         )
     _check_steps(config)
+
+
+def check_groups(config: ConfigDict, layout: Layout) -> None:
+    """Refuse groups of examples that the batch, or its part on a device, does not divide into.
+
+    Raises:
+        ValueError: naming the numbers.
+    """
+    if not learns_map(config) or on_host(build.draw(config)):
+        return
+    batch = dataset.example_batch(config, config.batch_size)
+    try:
+        drawn = jax.eval_shape(build.draw(config), jax.random.key(0), batch)
+        if "groups" in drawn:
+            n, size = len(drawn["x1"]), drawn["groups"].size
+            check_divides(n, layout, config.parallel.microbatches, f" groups of {size}")
+    except ValueError as error:
+        raise ValueError(f"config.batch_size is {config.batch_size}: {error}") from error
 
 
 def _check_velocity(config: ConfigDict) -> None:

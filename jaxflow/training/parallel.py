@@ -109,6 +109,9 @@ def program(
         if not on_host:
             key = draw_key(state.key, state.step)
             batch = tree.unflatten(leaves).draw(key, batch, held_by(state))
+        if "groups" in batch:
+            n, size = batch_size(batch["x1"]), batch["groups"].size
+            check_divides(n, layout, trainer.microbatches, f" groups of {size}")
         return jax.lax.with_sharding_constraint(batch, layout.batch)
 
     def constrained(state: TrainState) -> TrainState:
@@ -176,21 +179,24 @@ class _Checked:
         return self._step.lower(self._held.shapes, state, batch)
 
 
-def check_divides(n: int, layout: Layout, microbatches: int = 1) -> None:
+def check_divides(n: int, layout: Layout, microbatches: int = 1, what: str = "") -> None:
     """Refuse a batch of `n` that the devices cannot share evenly, each in so many parts.
+
+    What there are `n` of is said by `what`, where it is not examples.
 
     Raises:
         ValueError: naming the numbers.
     """
     if n % layout.batch_parts:
         raise ValueError(
-            f"a batch of {n} does not divide over {layout.batch_parts} devices: choose a multiple"
+            f"a batch of {n}{what} does not divide over {layout.batch_parts} devices: choose a "
+            "multiple"
         )
     if n // layout.batch_parts % microbatches:
         parts = "" if layout.batch_parts == 1 else f"over {layout.batch_parts} devices and "
         raise ValueError(
-            f"a batch of {n} does not divide {parts}into {microbatches} microbatches: choose a "
-            f"multiple of {layout.batch_parts * microbatches}"
+            f"a batch of {n}{what} does not divide {parts}into {microbatches} microbatches: choose "
+            f"a multiple of {layout.batch_parts * microbatches}"
         )
 
 

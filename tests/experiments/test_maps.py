@@ -71,6 +71,7 @@ def test_every_loss_of_flow_maps_has_a_name() -> None:
 def test_it_trains_and_samples(tmp_path: Path) -> None:
     """As Python composes it, to the last bit; and by any sampler of velocities."""
     config = few_step(tiny_digits(), "mean_flow")
+    config.batch_size = 32
     check(config)
     workdir.create(epath.Path(tmp_path), config)
     trained = loop.train(config, epath.Path(tmp_path))
@@ -112,6 +113,16 @@ def test_guidance_reads_the_null_of_the_drop() -> None:
         ValueError, match=r"^config\.loss: mean_flow with scale=2\.0 .* needs the null"
     ):
         build.loss(config)
+
+
+def test_a_batch_that_does_not_divide_into_groups() -> None:
+    config = few_step(tiny_digits(), "mean_flow")
+    config.batch_size = 24
+    with pytest.raises(ValueError, match=r"batch_size is 24: a batch of 6 groups of 4 .* 8 dev"):
+        check(config)
+    few_step(config, "drifting")
+    with pytest.raises(ValueError, match=r"batch_size is 24: .* not divide into groups of 64"):
+        check(config)
 
 
 @pytest.mark.parametrize(

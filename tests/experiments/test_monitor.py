@@ -27,6 +27,7 @@ from tests.sampling.test_residuals import average
 def mapped() -> ConfigDict:
     """A tiny run of MeanFlow on digits, with a picture at every other line."""
     config = few_step(tiny_digits(), "mean_flow")
+    config.batch_size = 32
     config.log.pictures_every = 4
     config.steps = 8
     return config
@@ -101,9 +102,9 @@ def test_it_is_what_python_composes(finished: Path) -> None:
     leaning = times.logit_normal(0.4, 1.0)
     draw = draws.standard(paths.linear(), times=leaning)
     errors = []
-    for i in range(16):
+    for i in range(8):
         keys = [jax.random.fold_in(jax.random.key(seed), i) for seed in (0, 6)]
-        rows = slice(16 * i, 16 * i + 16)
+        rows = slice(32 * i, 32 * i + 32)
         batch = {"x1": held["x1"][rows], "cond": {"label": held["label"][rows]}}
         at = draws.spans(times.uniform(), equal=0.0)(keys[1], draw(keys[0], batch))
         x = paths.linear()(at["t"], at["x0"], at["x1"]).x

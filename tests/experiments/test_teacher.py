@@ -53,6 +53,7 @@ def saved(folder: Path, config: ConfigDict, step: int = 0) -> Path:
 
 def student_of(folder: Path, config: ConfigDict, method: str = "lagrangian_distillation") -> Any:
     config = few_step(config, method)
+    config.batch_size = 32
     config.teacher = str(folder)
     return config
 

@@ -110,7 +110,8 @@ class FlowMapLoss:
             found.append(_regressed(self.condition.at_rest(point), self.power, self.offset))
         weighted, errors, masked = zip(*found, strict=True)
         per_example = _together(errors, batch.get("groups"))
-        return jnp.mean(jnp.concatenate(weighted)), {
+        total = jnp.sum(jnp.stack([jnp.sum(part) for part in weighted]))
+        return total / len(per_example), {
             "per_example": per_example,
             "error": jnp.mean(per_example),
             "masked": sum(masked),

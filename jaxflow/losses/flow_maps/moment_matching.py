@@ -9,7 +9,7 @@ Samples at $t$ and samples at $s$, a little nearer the data, are both carried to
 
 over groups of $m$ samples that share their times, whose pairs are the same at $t$ and at $s$, with
 
-(3) $k(y, z) = \exp\Big(-\dfrac{\| y - z \|}{d\, (r - t)}\Big)$
+(3) $k(y, z) = \exp\Big(-\dfrac{\| y - z \|}{d\, (r - t)}\Big)$, flat where both are the same
 
 (4) $\sigma(s) / \alpha(s) = \sigma(t) / \alpha(t) - \eta$, but no further than $r$
 
@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import root, squared_distances
+from jaxflow.arrays import root
 from jaxflow.checks import check_made, check_network
 from jaxflow.losses.flow_maps.groups import flattened, regrouped
 from jaxflow.losses.flow_maps.operators import average_velocity, carried
@@ -37,6 +37,8 @@ from jaxflow.records import record, static, traceable
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path, Time
 
 __all__ = ["moment_matching"]
+
+SAME = 1e-8  # nearer than this there is no direction
 
 
 @record
@@ -101,10 +103,12 @@ class MomentMatching:
 
 
 def _discrepancy(y: Array, z: Array, width: Array) -> Array:
-    """(2) of a group."""
+    """(2) of a group, by differences: both ways end close to each other."""
 
     def mean(a: Array, b: Array) -> Array:
-        return jnp.mean(jnp.exp(-root(squared_distances(a, b)) / width))
+        squares = jnp.sum(jnp.square(a[:, None] - b), axis=-1)
+        distances = root(jnp.where(squares > SAME**2, squares, 0.0))
+        return jnp.mean(jnp.exp(-distances / width))
 
     return mean(y, y) + mean(z, z) - 2 * mean(y, z)
 
