@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import two_moons
-from configs.few_step.methods import TAUGHT, few_step
+from configs.few_step.methods import METHODS, TAUGHT, few_step
 from experiments.output.generate import average, generator
 from experiments.run import loop, workdir
 from experiments.run.beginning import begun
@@ -319,3 +319,41 @@ def test_a_loss_that_needs_a_teacher(digits_run: Path) -> None:
         ValueError, match=r"config\.loss \(distribution_matching\) is to learn from"
     ):
         check(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_resumes_as_if_it_had_never_stopped(method: str, tmp_path: Path) -> None:
+    """State, log and picture of four steps are those of two and two."""
+    config = tiny_moons()
+    teacher = saved(tmp_path / "teacher", config)
+    config = few_step(config, method)
+    taught = method in TAUGHT
+    config.batch_size = 512
+    config.teacher = config.start = str(teacher) if taught else ""
+    check(config)
+
+    def run(name: str, steps: int) -> Any:
+        config.steps = steps
+        folder = epath.Path(tmp_path / name)
+        workdir.create(folder, config)
+        return loop.train(config, folder)
+
+    straight = run("straight", 4)
+    run("resumed", 2)
+    resumed = run("resumed", 4)
+    assert resumed.start == 2
+    arrays = [
+        [
+            jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
+            for a in leaves
+        ]
+        for leaves in (jax.tree.leaves(each.state) for each in (straight, resumed))
+    ]
+    for a, b in zip(*arrays, strict=True):
+        np.testing.assert_array_equal(a, b)
+    pictures = [
+        (tmp_path / name / "samples" / "step_0000004.png").read_bytes()
+        for name in ("straight", "resumed")
+    ]
+    assert pictures[0] == pictures[1]
