@@ -26,7 +26,7 @@ from jaxflow.sampling.ends import check_order
 from jaxflow.sampling.fixed_step import all_finite
 from jaxflow.sampling.precision import computing
 from jaxflow.sources import normal
-from jaxflow.types import Array, FlowMap, Keys, Path, PyTree, Solution
+from jaxflow.types import Array, FlowMap, Keys, Path, PyTree, Solution, Velocity
 
 __all__ = ["flow_map"]
 
@@ -60,6 +60,7 @@ def flow_map(
         The solution; `nfe` is the number of steps.
 
     Raises:
+        TypeError: for a velocity, which takes one time.
         ValueError: for a grid that is not monotone in [0, 1], or not rising where there is noise; a
             condition that does not lead with the batch; noise outside [0, 1], or without keys or a
             path; or an unknown precision.
@@ -106,6 +107,11 @@ def _checked_path(path: Path | None, grid: Any) -> Path:
 def _flow_map(
     flow_map: FlowMap, x0: PyTree, grid: Array, cond: Mapping[str, Any], again: tuple[Any, ...]
 ) -> Solution:
+    if isinstance(flow_map, Velocity):
+        raise TypeError(
+            f"{flow_map!r} is a velocity, which leads to no other time: integrate it by "
+            "sampling.fixed_step or adaptive, or give velocities.flow_map(network, params)"
+        )
     n = check_batch(x0, cond)
     start = jax.tree.map(at_least_float32, x0)
     times = jnp.broadcast_to(jnp.asarray(grid, jnp.float32)[:, None], (len(grid), n))

@@ -8,6 +8,7 @@ import jax
 from jaxflow.checks import check_made
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Interval, Path, PyTree, Time, Velocity
+from jaxflow.velocities.flow_map import NetworkFlowMap
 
 __all__ = ["as_velocity"]
 
@@ -33,12 +34,17 @@ def as_velocity(velocity: Velocity | Callable[..., PyTree]) -> Velocity:
     itself cannot be an argument.
 
     Raises:
-        TypeError: for what is no function.
+        TypeError: for what is no function, or for a flow map.
 
     >>> as_velocity(lambda t, x: -x).interval
     (0.0, 1.0)
     """
     check_made("velocity", velocity)
+    if isinstance(velocity, NetworkFlowMap):
+        raise TypeError(
+            "a flow map is no velocity: solvers take that of its flow, flow_map.velocity, and "
+            "sampling.flow_map(flow_map, x0, grid) takes its own steps"
+        )
     if not callable(velocity):
         raise TypeError(
             f"a velocity is a function (t, x, **cond) -> v; got {type(velocity).__name__}: "

@@ -176,6 +176,16 @@ def test_what_no_loss_is(call, told):
         call()
 
 
+@pytest.mark.parametrize("name", [*EXACT, "moment_matching", "drifting"])
+def test_a_network_of_one_time(name):
+    def one(params, t, x, *, key=None):
+        return x
+
+    factory = EXACT.get(name) or getattr(losses, name)
+    with pytest.raises(TypeError, match=r"learns a flow map, of a network with a second time r: "):
+        factory(one, paths.linear())
+
+
 def test_a_teacher_must_be_held(key):
     loss = losses.eulerian(network, paths.linear(), teacher=teacher)
     for held in (None, Held(jnp.zeros((), int), {}, None)):

@@ -138,3 +138,13 @@ def test_noise_that_cannot_be(given, told):
     grid = given.pop("grid", grids.uniform(2))
     with pytest.raises(ValueError, match=told):
         sampling.flow_map(gaussian, X, grid, **given)
+
+
+def test_a_velocity_is_no_flow_map_nor_the_reverse():
+    with pytest.raises(TypeError, match=r"is a velocity, which leads to no other time: .*adaptive"):
+        sampling.flow_map(MAP.velocity, X, grids.uniform(2), cond=COND)
+    for call in (sampling.adaptive, sampling.log_prob):
+        with pytest.raises(TypeError, match=r"a flow map is no velocity: .* flow_map\.velocity"):
+            call(MAP, X, cond=COND)
+    with pytest.raises(TypeError, match=r"a flow map is no velocity: .* flow_map\.velocity"):
+        sampling.fixed_step(MAP, X, grids.uniform(2), cond=COND)

@@ -4,6 +4,7 @@ r"""The loss of a flow map: two sides of a condition that the exact map meets.
     the event and its parts: an adaptive weight counts examples with larger errors less
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -27,7 +28,7 @@ from jaxflow.types import (
     Time,
 )
 
-__all__ = ["Condition", "FlowMapLoss", "Point", "Sides", "flow_map_loss"]
+__all__ = ["Condition", "FlowMapLoss", "Point", "Sides", "check_two_times", "flow_map_loss"]
 
 
 class Point(NamedTuple):
@@ -189,6 +190,24 @@ def _regressed(sides: Sides, power: float, offset: float) -> tuple[Array, Array,
     return sides.weight * weight * error, per_example, masked
 
 
+def check_two_times(name: str, network: Network) -> None:
+    """Refuse what is no network, or one that takes no second time.
+
+    Raises:
+        TypeError: naming the loss.
+    """
+    check_network(network)
+    try:
+        parameters = inspect.signature(network).parameters.values()
+    except (TypeError, ValueError):  # of what tells none
+        return
+    if not any(p.name == "r" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise TypeError(
+            f"{name} learns a flow map, of a network with a second time r: (params, t, x, *, r, "
+            f"key=None, **cond) -> u; got one of {', '.join(p.name for p in parameters)}"
+        )
+
+
 def flow_map_loss(
     name: str,
     network: Network,
@@ -203,7 +222,7 @@ def flow_map_loss(
         TypeError: for a network or path that is none.
         ValueError: unless `0 <= power < inf` and `0 < offset < inf`, naming the factory.
     """
-    check_network(network)
+    check_two_times(name, network)
     check_made("path", path)
     if not (0 <= power < float("inf") and 0 < offset < float("inf")):
         raise ValueError(

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import event_mean, expand
-from jaxflow.checks import check_made, check_network
+from jaxflow.checks import check_made
 from jaxflow.losses.errors import squared_error
+from jaxflow.losses.flow_maps.condition import check_two_times
 from jaxflow.losses.flow_maps.operators import average_velocity, in_one_step
 from jaxflow.losses.flow_maps.teachers import checked, frozen_of
 from jaxflow.losses.flow_matching import check_alike, check_complete
@@ -160,7 +161,7 @@ def distribution_matching(
     eq. 7 and 8, without its regression on pairs; Yin et al., Improved Distribution Matching
     Distillation, 2024, arXiv:2405.14867, section 4.2, of the turns.
     """
-    check_network(network)
+    check_two_times("distribution_matching", network)
     check_made("path", path)
     schedule_of(path)
     checked(teacher)

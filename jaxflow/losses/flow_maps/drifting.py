@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, root, squared_distances
-from jaxflow.checks import check_made, check_network
+from jaxflow.checks import check_made
+from jaxflow.losses.flow_maps.condition import check_two_times
 from jaxflow.losses.flow_maps.groups import flattened, regrouped
 from jaxflow.losses.flow_maps.operators import average_velocity, in_one_step
 from jaxflow.records import record, static, traceable
@@ -157,7 +158,7 @@ def drifting(
     Deng et al., Generative Modeling via Drifting, 2026, arXiv:2602.04770, eq. 8 to 14 and its
     algorithm 2, one layer of features, without guidance by unconditional negatives.
     """
-    check_network(network)
+    check_two_times("drifting", network)
     check_made("path", path)
     if features is not None and not callable(features):
         raise TypeError(f"features are a function of samples; got {type(features).__name__}")

@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import root
-from jaxflow.checks import check_made, check_network
+from jaxflow.checks import check_made
+from jaxflow.losses.flow_maps.condition import check_two_times
 from jaxflow.losses.flow_maps.groups import flattened, regrouped
 from jaxflow.losses.flow_maps.operators import average_velocity, carried
 from jaxflow.paths.diffusion import time_of_log_snr
@@ -136,7 +137,7 @@ def moment_matching(
     Zhou, Ermon and Song, Inductive Moment Matching, 2025, arXiv:2503.07565, eq. 8 to 13, mirrored
     in time, with its map on straight lines in the place of the one scaled by the path.
     """
-    check_network(network)
+    check_two_times("moment_matching", network)
     check_made("path", path)
     schedule_of(path)
     if not 0 < gap < float("inf"):
