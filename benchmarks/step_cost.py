@@ -26,6 +26,7 @@ from configs import digits
 from configs.few_step.methods import METHODS, TAUGHT, few_step
 from experiments.setup import build, dataset
 from experiments.setup.learns import parts_of
+from experiments.setup.optimizers import optimizer
 from jaxflow import training
 from jaxflow.types import Network
 
@@ -55,11 +56,9 @@ class Steps:
 
     def __init__(self, method: str, config: ConfigDict, teacher: Network, frozen: Any):
         taught = method in TAUGHT
-        trainer = training.trainer(
-            build.loss(config, teacher if taught else None),
-            build.optimizer(config),
-            draw=build.draw(config),
-        )
+        loss = build.loss(config, teacher if taught else None)
+        own = optimizer(config, turn=getattr(loss, "turn", 1))
+        trainer = training.trainer(loss, own, draw=build.draw(config))
         self._run = training.program(trainer)
         params = build.parameters(config, jax.random.key(0))
         parts = parts_of(config)

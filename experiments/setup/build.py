@@ -2,16 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from experiments.setup import dataset
 from experiments.setup.components import bound, component
 from experiments.setup.learns import learns_map, parts_of
+from experiments.setup.optimizers import averages, optimizer
 from experiments.setup.teacher import Teacher, config_of_teacher, parameter_of
 from jaxflow import draws, losses, networks, training, velocities
 from jaxflow.networks.adapters import Linen, SelfConditioned
@@ -142,55 +142,17 @@ def of_weight(config: ConfigDict) -> dict[str, Any]:
     return {**own, "sigma_data": deviation} if deviation else own
 
 
-def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimiser, behind a clip of the gradient's norm and a guard where these are not 0.
-
-    A generator beside a critic has its own, which waits for its turn.
-    """
-    section, parts = config.optimizer, parts_of(config)
-
-    def clipped(steps: int) -> optax.GradientTransformation:
-        found = component("optimizer", _spec(section), steps=steps)
-        clip = optax.clip_by_global_norm(section.clip) if section.clip else None
-        return found if clip is None else optax.chain(clip, found)
-
-    transformation = clipped(config.steps)
-    if parts:
-        generator, critic = parts
-        turns = -(-config.steps // cast(Any, loss(config)).turn)
-        each = {generator: training.in_turn(clipped(turns)), critic: transformation}
-        transformation = optax.partition(each, dict(zip(parts, parts, strict=True)))
-    if section.spike_deviations:
-        return training.without_spikes(transformation, deviations=section.spike_deviations)
-    return transformation
-
-
 def trainer(config: ConfigDict, *, taught: bool = True) -> training.Trainer:
     """The training run as pure functions; `taught` by the teacher that the config names."""
+    found = loss(config, teacher(config) if taught else None)
     return training.trainer(
-        loss(config, teacher(config) if taught else None),
-        optimizer(config),
+        found,
+        optimizer(config, turn=getattr(found, "turn", 1)),
         draw=draw(config),
-        ema_decay=_averages(config.optimizer.ema_decay),
+        ema_decay=averages(config.optimizer.ema_decay),
         microbatches=config.parallel.microbatches,
         axis_name=None if config.parallel.mode == "jit" else "data",
     )
-
-
-def _averages(decay: float | ConfigDict) -> float | dict[str, float]:
-    """One average, or several by name, of which samples are drawn from "ema".
-
-    Raises:
-        ValueError: where that one is missing.
-    """
-    if not isinstance(decay, ConfigDict):
-        return decay
-    if "ema" not in decay:
-        raise ValueError(
-            f"config.optimizer.ema_decay has the averages {sorted(decay)}, but samples are drawn "
-            "from 'ema': name one so"
-        )
-    return decay.to_dict()
 
 
 def parameters(config: ConfigDict, key: Array) -> Params:

@@ -11,9 +11,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from experiments.output.generate import Samples
 from experiments.output.pictures import draw_loss, draw_samples
-from experiments.output.shards import Shards
+from experiments.output.shards import Shards, joined
 from experiments.run import workdir
 from jaxflow.data import datasets
 
@@ -60,9 +59,8 @@ def test_everything_but_checkpoints_lands_there(remote: epath.Path, config: Conf
     draw_loss(remote / "loss.png", workdir.read_lines(log))
     shards = Shards(remote / "x.npz", {"seed": 0}, num=4, size=2)
     for part in shards.missing():
-        rows = np.full((2, 3), part), {"label": np.arange(2)}, np.ones(2, int), np.ones(2, bool), 1
-        shards.write(part, Samples(*rows))
-    shards.join()
+        shards.write(part, {"x": np.full((2, 3), part), "label": np.arange(2)})
+    joined(shards)
     assert {p.name for p in remote.iterdir()} == {
         "checkpoints", "config.json", "loss.png", "metrics.jsonl", "samples", "samples.png",
         "x.npz",

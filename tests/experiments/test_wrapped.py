@@ -127,8 +127,8 @@ def test_a_report_samples_without_coins(config: ConfigDict) -> None:
     wrapped(config, 0.0, 0.5)
     rows = buckets._held(config, 8)
     coins = [
-        "estimated" in next(buckets._drawn(of, rows, 8))["cond"]
-        for of in (config, buckets._undropped(config))
+        "estimated" in next(buckets.drawn_of(of, rows, 8))["cond"]
+        for of in (config, buckets.undropped(config))
     ]
     assert coins == [True, False]
 

@@ -72,7 +72,9 @@ def test_no_span_is_no_second_time_and_slopes_are_exact(case, x64):
     first = out(t, x, jnp.stack([r[0], t[1]]))
     np.testing.assert_allclose(first, jnp.stack([moved[0], still[1]]), rtol=1e-9, atol=1e-10)
 
-    rng, point, e = np.random.default_rng(6), (t, x, r), 1e-5
+    # The softmax of JAX's attention is float32 for inputs of any type: a finer step sees it round.
+    inexact = isinstance(case[0], DiT | UNet)
+    rng, point, e = np.random.default_rng(6), (t, x, r), 1e-3 if inexact else 1e-5
     way = tuple(jnp.asarray(rng.standard_normal(a.shape)) for a in point)
     ahead, behind = (
         [
@@ -86,8 +88,7 @@ def test_no_span_is_no_second_time_and_slopes_are_exact(case, x64):
     np.testing.assert_allclose(value, moved, rtol=1e-9, atol=1e-10)
     largest = np.abs(slope).max()
     assert largest > 0.1
-    # The softmax of JAX's attention is float32 for inputs of any type.
-    share = 1e-4 if isinstance(case[0], DiT | UNet) else 1e-7
+    share = 1e-4 if inexact else 1e-7
     np.testing.assert_allclose(slope, expected, rtol=0, atol=share * largest)
 
 
