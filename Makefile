@@ -74,7 +74,7 @@ test-slow: $(STAMP)
 	$(RUN) -m pytest -m slow $(PYTEST)
 
 faults: $(STAMP)
-	$(RUN) -m pytest -m faults $(WORKERS) $(PYTEST)
+	$(RUN) -m pytest -m faults $(PYTEST)
 
 # Programs for TPU slices and GPU nodes, compiled on the CPU under the newest jax at hand.
 topologies: $(TPUS_STAMP) $(GPUS_STAMP)
