@@ -84,7 +84,7 @@ def rows(folder: Path, rounds: int, num: int, steps: int | None, samples: int, s
     for column in ("", "straightness", "missed", *map(str, COUNTS)):
         shown.add_column(column)
     judge = judge_of(two_moons.get_config(), samples)
-    euler = config_of("two_moons", PLAIN, None)
+    euler = config_of("two_moons", PLAIN, None, folder)
     for name, config, params in chain(folder, rounds, num, steps):
         is_flow = config.times.name != "constant"
         told = ways(config, params, samples, seeds) if is_flow else ()

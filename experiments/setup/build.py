@@ -116,15 +116,12 @@ def flow_loss(config: ConfigDict, of: Network | None = None) -> Loss:
 
     Of another network `of`, which takes no second time, where one is given.
     """
-    if learns_map(config):
-        flow = Instantaneous(network(config)) if of is None else of
-        return losses.flow_matching(flow, path(config))
-    if config.loss.name == "contrastive":
-        return losses.flow_matching(network(config) if of is None else of, path(config))
-    given = {} if of is None else {"network": of}
-    return component(
-        "loss", config.loss, **{"network": network(config), **of_weight(config), **given}
-    )
+    is_map = learns_map(config)
+    if of is None:
+        of = Instantaneous(network(config)) if is_map else network(config)
+    if is_map or config.loss.name == "contrastive":
+        return losses.flow_matching(of, path(config))
+    return component("loss", config.loss, network=of, **of_weight(config))
 
 
 def teacher(config: ConfigDict) -> Network | None:

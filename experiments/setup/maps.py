@@ -47,11 +47,15 @@ def check_groups(config: ConfigDict, layout: Layout) -> None:
     Raises:
         ValueError: naming the numbers.
     """
-    if not learns_map(config) or on_host(build.draw(config)):
+    draw = build.draw(config)
+    if not learns_map(config) or on_host(draw):
         return
-    batch = dataset.example_batch(config, config.batch_size)
+    batch = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((config.batch_size, *a.shape[1:]), a.dtype),
+        dataset.example_batch(config),
+    )
     try:
-        drawn = jax.eval_shape(build.draw(config), jax.random.key(0), batch)
+        drawn = jax.eval_shape(draw, jax.random.key(0), batch)
         if "groups" in drawn:
             n, size = len(drawn["x1"]), drawn["groups"].size
             check_divides(n, layout, config.parallel.microbatches, f" groups of {size}")

@@ -1,8 +1,6 @@
 """Noise beside that of the pair, for losses that make a point of a path of their own samples."""
 
-import jax
-
-from jaxflow.arrays import batch_size, event_shape
+from jaxflow.draws.pairs import sampled
 from jaxflow.records import record
 from jaxflow.sources import as_source
 from jaxflow.types import Batch, Draw, Held, Key, Source
@@ -17,10 +15,7 @@ class Noise:
     source: Source
 
     def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
-        x1 = batch["x1"]
-        drawn = self.source.sample(jax.random.split(key, batch_size(x1)), event_shape(x1))
-        cast = jax.tree.map(lambda a, b: a.astype(b.dtype), drawn, x1)
-        return {**batch, "noise": cast}
+        return {**batch, "noise": sampled(self.source, key, batch["x1"])}
 
 
 def noise(source: Source) -> Draw:

@@ -13,7 +13,7 @@ from jaxflow.checks import check_made
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Batch, Coupling, Dependent, Draw, Held, Interval, Key, Path, Source, Times
 
-__all__ = ["AnyTimes", "couple", "latent", "source", "stretched", "times"]
+__all__ = ["AnyTimes", "couple", "latent", "sampled", "source", "stretched", "times"]
 
 AnyTimes = Times | Callable[..., Any]
 
@@ -27,9 +27,14 @@ class FromSource:
     def __call__(self, key: Key, batch: Batch, held: Held | None = None) -> Batch:
         if "x0" in batch:
             return {**batch, "z": Dependent()}
-        x1 = batch["x1"]
-        x0 = self.source.sample(jax.random.split(key, batch_size(x1)), event_shape(x1))
-        return {**batch, "x0": jax.tree.map(_as_data, x0, x1), "z": _unless_normal(self.source)}
+        x0 = sampled(self.source, key, batch["x1"])
+        return {**batch, "x0": x0, "z": _unless_normal(self.source)}
+
+
+def sampled(source: Source, key: Key, x1: Any) -> Any:
+    """Draws of a source, of the number, shape and dtype of data."""
+    x0 = source.sample(jax.random.split(key, batch_size(x1)), event_shape(x1))
+    return jax.tree.map(_as_data, x0, x1)
 
 
 def _as_data(x0: Any, x1: Any) -> Any:

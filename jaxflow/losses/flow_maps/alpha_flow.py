@@ -20,7 +20,7 @@ from jaxflow.arrays import at_least_float32
 from jaxflow.checks import check_made
 from jaxflow.losses.flow_maps.condition import Point, Sides, flow_map_loss
 from jaxflow.losses.flow_maps.operators import carried
-from jaxflow.losses.flow_maps.teachers import checked, learnt, taught
+from jaxflow.losses.flow_maps.teachers import checked, flow_of, learnt
 from jaxflow.paths.schedules import Linear
 from jaxflow.records import record
 from jaxflow.types import Held, Loss, Network, Path
@@ -36,9 +36,7 @@ class AlphaFlow:
     teacher: Network | None
 
     def __call__(self, point: Point) -> Sides:
-        t, r, x, u, v = point.t, point.r, point.x, point.u, point.own
-        if self.teacher is not None:
-            v = taught(self.teacher, point, t, x)
+        t, r, x, u, v = point.t, point.r, point.x, point.u, flow_of(self.teacher, point)
         alpha = self._share(point.held)
         step = alpha * (r - t)
         later = jax.lax.stop_gradient(u(t + step, r, carried(x, step, v)))

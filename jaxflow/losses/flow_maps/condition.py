@@ -164,12 +164,9 @@ def _together(parts: Sequence[Array], mark: Any) -> Array:
     """What is known of each example, in the order of the batch."""
     if mark is None:
         return parts[0]
-    members = [a.reshape(-1, len(a) * mark.size // _number(parts)) for a in parts]
+    groups = sum(map(len, parts)) // mark.size
+    members = [a.reshape(groups, -1) for a in parts]
     return jnp.concatenate(members, axis=1).reshape(-1)
-
-
-def _number(parts: Sequence[Array]) -> int:
-    return sum(map(len, parts))
 
 
 def _regressed(sides: Sides, power: float, offset: float) -> tuple[Array, Array, Array]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxflow.arrays import event_sum, root
 from jaxflow.losses.flow_maps.condition import Point, Sides, flow_map_loss
 from jaxflow.losses.flow_maps.operators import along, carried
-from jaxflow.losses.flow_maps.teachers import checked, taught
+from jaxflow.losses.flow_maps.teachers import checked, flow_of
 from jaxflow.records import record, static
 from jaxflow.types import Array, Held, Loss, Network, Path
 
@@ -36,18 +36,12 @@ class Consistency:
     offset: float = static()
 
     def __call__(self, point: Point) -> Sides:
-        t, r, v = point.t, point.r, self._velocity(point)
+        t, r, v = point.t, point.r, flow_of(self.teacher, point)
         average, rate = along(point.u, t, r, point.x, v)
         return self._step(average, carried(v, self._warmth(point.held) * (r - t), rate))
 
     def at_rest(self, point: Point) -> Sides:
-        return self._step(point.u(point.t, point.t, point.x), self._velocity(point))
-
-    def _velocity(self, point: Point) -> Any:
-        """The teacher's, or the pair's own."""
-        if self.teacher is None:
-            return point.own
-        return taught(self.teacher, point, point.t, point.x)
+        return self._step(point.u(point.t, point.t, point.x), flow_of(self.teacher, point))
 
     def _step(self, average: Any, ahead: Any) -> Sides:
         """A bounded step of the average velocity towards `ahead`, which is `g` away."""

@@ -9,7 +9,7 @@ from jaxflow.losses.flow_maps.condition import Point, Sides
 from jaxflow.losses.flow_maps.operators import Field, average_velocity
 from jaxflow.types import Held, Network, Params
 
-__all__ = ["SELVES", "checked", "check_self", "frozen_of", "itself", "learnt", "taught"]
+__all__ = ["SELVES", "checked", "check_self", "flow_of", "frozen_of", "itself", "learnt", "taught"]
 
 SELVES = ("parameters", "average")
 
@@ -45,10 +45,14 @@ def taught(teacher: Network, point: Point, t: Any, x: Any) -> Any:
     return jax.lax.stop_gradient(teacher(frozen, t, x, **cond))
 
 
+def flow_of(teacher: Network | None, point: Point) -> Any:
+    """The velocity at a point: the teacher's, or that of its pair."""
+    return point.own if teacher is None else taught(teacher, point, point.t, point.x)
+
+
 def learnt(teacher: Network | None, point: Point) -> Sides:
-    """The velocity of points at rest: the teacher's, or that of their pair."""
-    v = point.own if teacher is None else taught(teacher, point, point.t, point.x)
-    return Sides(point.u(point.t, point.t, point.x), v)
+    """The velocity of points at rest, by `flow_of`."""
+    return Sides(point.u(point.t, point.t, point.x), flow_of(teacher, point))
 
 
 def check_self(name: str, by: str) -> None:
