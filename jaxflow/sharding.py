@@ -26,6 +26,7 @@ __all__ = [
     "all_but_gathered",
     "cut",
     "gathered",
+    "gathering",
     "gathers_here",
     "keeping_gathered",
     "keeps_gathered",
@@ -81,6 +82,18 @@ def gathered(param: AnyArray, *, tensor: int | None = None, table: bool = False)
         return lay(lay(gradient, used) if table else gradient, stored)
 
     return linear_call(lambda _, a: lay(a, used), cut_again, (), param)
+
+
+def gathering(*names: str) -> property:
+    """The property `gathers` of a record: whether all that these fields hold gather theirs.
+
+    A network says by `gathers` that its layers gather their parameters where they use them.
+    """
+
+    def gathers(self: Any) -> bool:
+        return all(getattr(getattr(self, name), "gathers", False) for name in names)
+
+    return property(gathers)
 
 
 def all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:

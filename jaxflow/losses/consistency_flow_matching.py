@@ -26,6 +26,7 @@ from jaxflow.losses.flow_maps.operators import carried
 from jaxflow.losses.flow_matching import check_alike, check_complete
 from jaxflow.paths.ends import interval_of
 from jaxflow.records import record, static, traceable
+from jaxflow.sharding import gathering
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path
 
 __all__ = ["consistency_flow_matching"]
@@ -43,10 +44,7 @@ class ConsistencyFlowMatching:
 
     prediction = "velocity"
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
+    gathers = gathering("network")
 
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None

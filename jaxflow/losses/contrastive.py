@@ -22,6 +22,7 @@ from jaxflow.checks import check_made, check_network
 from jaxflow.losses.errors import squared_error
 from jaxflow.losses.flow_matching import check_alike, check_complete
 from jaxflow.records import record, static, traceable
+from jaxflow.sharding import gathering
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path
 
 __all__ = ["contrastive"]
@@ -37,10 +38,7 @@ class Contrastive:
 
     prediction = "velocity"
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
+    gathers = gathering("network")
 
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None

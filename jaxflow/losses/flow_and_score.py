@@ -26,6 +26,7 @@ from jaxflow.losses.errors import squared_error
 from jaxflow.losses.flow_matching import check_alike, check_complete
 from jaxflow.paths.interpolant import Interpolant
 from jaxflow.records import record, traceable
+from jaxflow.sharding import gathering
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path, Time
 from jaxflow.velocities.score_network import check_noisy
 
@@ -43,10 +44,7 @@ class FlowAndScore:
     path: Interpolant
     weight: Callable[[Time], Array] | None
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the layers of both gather their parameters (`jaxflow.sharding`)."""
-        return all(getattr(network, "gathers", False) for network in (self.flow, self.score))
+    gathers = gathering("flow", "score")
 
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None

@@ -22,6 +22,7 @@ from jaxflow.checks import check_made, check_network
 from jaxflow.losses.errors import squared_error
 from jaxflow.paths.ends import interval_of, nonzero_interval, schedule_of
 from jaxflow.records import record, static, traceable
+from jaxflow.sharding import gathering
 from jaxflow.types import (
     Array,
     Batch,
@@ -50,10 +51,7 @@ class FlowMatching:
     prediction: str = static()
     regress: str = static()
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
+    gathers = gathering("network")
 
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None

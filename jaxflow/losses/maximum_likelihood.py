@@ -22,6 +22,7 @@ from jaxflow.arrays import at_least_float32, batch_size
 from jaxflow.checks import check_made, check_network
 from jaxflow.records import record, static, traceable
 from jaxflow.sampling.likelihood import Augmented, Exact, Hutchinson
+from jaxflow.sharding import gathering
 from jaxflow.types import Array, Batch, Held, Key, Loss, Method, Network, Params, Source
 from jaxflow.velocities import from_network
 
@@ -40,10 +41,7 @@ class MaximumLikelihood:
 
     prediction = "velocity"
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
+    gathers = gathering("network")
 
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None

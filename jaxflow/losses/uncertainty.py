@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxflow.checks import check_made
 from jaxflow.records import record, traceable
-from jaxflow.sharding import gathered
+from jaxflow.sharding import gathered, gathering
 from jaxflow.types import Array, Batch, Held, Key, Loss, Params
 
 __all__ = ["learned_uncertainty"]
@@ -27,10 +27,7 @@ class LearnedUncertainty:
     loss: Loss
     uncertainty: Any
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the network of the loss gathers its parameters (`jaxflow.sharding`)."""
-        return getattr(self.loss, "gathers", False)
+    gathers = gathering("loss")
 
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None

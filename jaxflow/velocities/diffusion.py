@@ -19,6 +19,7 @@ from jaxflow.arrays import at_least_float32, is_concrete
 from jaxflow.checks import check_network
 from jaxflow.paths.knots import steps_of, time_of_step
 from jaxflow.records import record, static, traceable
+from jaxflow.sharding import gathering
 from jaxflow.types import Array, Interval, Key, Network, Params, Path, PyTree, Velocity
 from jaxflow.velocities.change_path import change_path
 from jaxflow.velocities.function import as_velocity
@@ -47,10 +48,7 @@ class Timed:
     network: Network
     timestep: Callable[[Any], Any]
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
+    gathers = gathering("network")
 
     def __call__(
         self, params: Params, t: Any, x: Any, *, key: Key | None = None, **cond: Any

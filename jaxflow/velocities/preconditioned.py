@@ -25,6 +25,7 @@ from jaxflow.checks import check_network
 from jaxflow.paths.diffusion import log_snr
 from jaxflow.paths.ends import schedule_of
 from jaxflow.records import record, static, traceable
+from jaxflow.sharding import gathering
 from jaxflow.types import Key, Network, Params, Path, Time
 
 __all__ = ["Preconditioned", "preconditioned"]
@@ -38,10 +39,7 @@ class Preconditioned:
     path: Path
     sigma_data: float = static()
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
+    gathers = gathering("network")
 
     @property
     def evaluations(self) -> int:

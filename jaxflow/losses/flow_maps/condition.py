@@ -16,6 +16,7 @@ from jaxflow.checks import check_made, check_network
 from jaxflow.losses.flow_maps.operators import Field, average_velocity
 from jaxflow.losses.flow_matching import check_complete
 from jaxflow.records import record, static, traceable
+from jaxflow.sharding import gathering
 from jaxflow.types import (
     Array,
     Batch,
@@ -79,10 +80,7 @@ class FlowMapLoss:
 
     prediction = "velocity"
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
+    gathers = gathering("network")
 
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None

@@ -29,6 +29,7 @@ from jaxflow.losses.flow_maps.teachers import checked, frozen_of
 from jaxflow.losses.flow_matching import check_alike, check_complete
 from jaxflow.paths.ends import schedule_of
 from jaxflow.records import record, static, traceable
+from jaxflow.sharding import gathering
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path
 from jaxflow.velocities.flow_map import Instantaneous
 from jaxflow.velocities.prediction import convert
@@ -50,11 +51,7 @@ class DistributionMatching:
 
     prediction = "velocity"
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the layers of all three gather their parameters (`jaxflow.sharding`)."""
-        networks = self.network, self.teacher, self.critic
-        return all(getattr(network, "gathers", False) for network in networks)
+    gathers = gathering("network", "teacher", "critic")
 
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None

@@ -28,6 +28,7 @@ from jaxflow.losses.flow_maps.condition import check_two_times
 from jaxflow.losses.flow_maps.groups import flattened, regrouped
 from jaxflow.losses.flow_maps.operators import average_velocity, in_one_step
 from jaxflow.records import record, static, traceable
+from jaxflow.sharding import gathering
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path
 
 __all__ = ["drift", "drifting"]
@@ -46,10 +47,7 @@ class Drifting:
 
     prediction = "velocity"
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
+    gathers = gathering("network")
 
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None

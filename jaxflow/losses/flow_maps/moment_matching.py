@@ -35,6 +35,7 @@ from jaxflow.paths.diffusion import time_of_log_snr
 from jaxflow.paths.ends import schedule_of
 from jaxflow.paths.schedules import coefficients
 from jaxflow.records import record, static, traceable
+from jaxflow.sharding import gathering
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path, Time
 
 __all__ = ["moment_matching"]
@@ -53,10 +54,7 @@ class MomentMatching:
 
     prediction = "velocity"
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
+    gathers = gathering("network")
 
     def __call__(
         self, params: Params, key: Key | None, batch: Batch, held: Held | None = None

@@ -12,6 +12,7 @@ from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 from jaxflow.networks.adapters.modules import arguments, check_conditions, check_module
 from jaxflow.networks.initialisers import initialise
 from jaxflow.records import record, static
+from jaxflow.sharding import gathering
 from jaxflow.types import Key, Params, Sample
 
 __all__ = ["Linen", "linen"]
@@ -23,10 +24,7 @@ class Linen:
 
     module: nn.Module = static()
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the module's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.module, "gathers", False)
+    gathers = gathering("module")
 
     def computing(self, dtype: Any) -> "Linen":
         """The network computing in `dtype`; in that of its parameters and data, at least float32,

@@ -6,6 +6,7 @@ from jax.tree_util import Partial, all_leaves
 
 from jaxflow.checks import check_network
 from jaxflow.records import record, static
+from jaxflow.sharding import gathering
 from jaxflow.types import Key, Network, Params, Sample
 
 __all__ = ["Select", "select"]
@@ -18,10 +19,7 @@ class Select:
     network: Any
     name: str = static()
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
+    gathers = gathering("network")
 
     def init(self, key: Key | None, t: Any, x: Sample, **cond: Any) -> Params:
         """The parameters of the whole network."""

@@ -13,6 +13,7 @@ from jax.tree_util import Partial, all_leaves
 
 from jaxflow.checks import check_network
 from jaxflow.records import record
+from jaxflow.sharding import gathering
 from jaxflow.types import Bool, Key, Network, Params, Sample
 
 __all__ = ["SelfConditioned", "self_conditioned"]
@@ -26,10 +27,7 @@ class SelfConditioned:
 
     evaluations = 2
 
-    @property
-    def gathers(self) -> bool:
-        """Whether the network's layers gather their parameters (`jaxflow.sharding`)."""
-        return getattr(self.network, "gathers", False)
+    gathers = gathering("network")
 
     def init(self, key: Key | None, t: Any, x: Sample, **cond: Any) -> Params:
         """The parameters of the network that takes an estimate."""
