@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxflow.arrays import at_least_float32, expand, parameter_summary
 from jaxflow.checks import check_network
 from jaxflow.records import record, traceable
+from jaxflow.sharding import gathering
 from jaxflow.types import Key, Network, Params, Path, Time, Velocity
 from jaxflow.velocities.network import from_network
 
@@ -49,6 +50,8 @@ class Instantaneous:
     """A network of two times, at equal times."""
 
     network: Network
+
+    gathers = gathering("network")
 
     def __call__(
         self, params: Params, t: Time, x: Any, *, key: Key | None = None, **cond: Any
