@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
     config.coupling = {"name": "independent", "kwargs": {}}
     config.times = {"name": "logit_normal", "kwargs": {"mean": 1.2, "std": 1.2}}
     config.spans = {"name": "spans", "kwargs": {"equal": 0.75}}
+    config.guided = {"most": 0.0}
     config.path = {"name": "linear", "kwargs": {}}
     config.drop = {"rate": 0.0, "null": {}}
     config.network = {"name": "unet", "kwargs": {"dropout": 0.1, "dtype": "bfloat16"}}

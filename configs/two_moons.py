@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.coupling = {"name": "independent", "kwargs": {}}
     config.times = {"name": "uniform", "kwargs": {}}
     config.spans = {"name": "spans", "kwargs": {"equal": 0.75}}
+    config.guided = {"most": 0.0}
     config.path = {"name": "linear", "kwargs": {}}
     config.drop = {"rate": 0.0, "null": {}}
     config.network = {"name": "concat_mlp", "kwargs": {"width": 128, "depth": 4}}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from jaxflow import couplings, draws, paths, sources, times
 from jaxflow.draws.groups import Grouped
@@ -46,6 +47,10 @@ TABLE = {
     "dyadic": (draws.dyadic(3, equal=0.5), BATCH),
     "to_end": (draws.to_end((0.1, 0.9)), {**BATCH, "t": jnp.linspace(0.1, 0.9, 16)}),
     "groups": (draws.groups(4, draws.spans(times.uniform(), equal=0.0)), WITH_X0),
+    "guidance": (
+        draws.guidance(),
+        {**WITH_X0, "t": jnp.linspace(0, 0.5, 16), "r": jnp.full(16, 0.5)},
+    ),
     "noise": (draws.noise(sources.normal()), BATCH),
     "chain": (draws.chain(draws.source(sources.normal()), draws.times(times.uniform())), BATCH),
     "standard": (FULL, BATCH),
@@ -373,6 +378,23 @@ def test_to_end_is_consistency(key):
     assert jnp.all((t <= made["s"]) & (made["s"] <= made["r"]))
 
 
+@pytest.mark.parametrize("power", [1.0, 2.5])
+def test_guidance_has_its_law(power, key):
+    """By its distribution function; whole intervals where an example rests, in groups as well."""
+    n = 20_000
+    draw = draws.chain(draws.spans(times.uniform(), equal=0.5), draws.guidance(5.0, power=power))
+    made = draw(key, {"x1": jnp.zeros((n, 1))})
+    told = np.asarray(made["cond"]["guidance"], np.float64)
+    assert told.shape == (n // 2, 2, 3)
+    scale, low, high = told.reshape(-1, 3).T
+    rests = np.asarray(made["r"] == made["t"]).reshape(-1)
+    rest = 1 - power
+    share = np.log(scale) / np.log(5) if power == 1 else (scale**rest - 1) / (5**rest - 1)
+    for u in (share, 2 * low[~rests], 2 * high[~rests] - 1):
+        assert scipy.stats.kstest(u, "uniform").pvalue > 1e-3
+    np.testing.assert_array_equal(told.reshape(-1, 3)[rests, 1:], [[0.0, 1.0]] * (n // 2))
+
+
 def test_groups_keep_examples_whole_and_share_times(key):
     drawn = draws.chain(
         draws.standard(paths.linear()), draws.groups(4, draws.spans(times.uniform(), equal=0.0))
@@ -403,6 +425,17 @@ def test_groups_keep_examples_whole_and_share_times(key):
         (
             lambda: draws.groups(4, draws.spans(times.uniform()))(jax.random.key(0), WITH_X0),
             r"in groups already, .* equal=0\.0",
+        ),
+        (lambda: draws.guidance(1.0), "needs most > 1, .* got 1.0"),
+        (
+            lambda: draws.guidance()(jax.random.key(0), WITH_X0),
+            r"guidance is of losses of flow maps: .* draws\.spans\(times\), draws\.guidance",
+        ),
+        (
+            lambda: draws.guidance()(
+                jax.random.key(0), {**WITH_X0, "t": 0, "r": 1, "cond": {"guidance": 1}}
+            ),
+            "has a condition 'guidance' already",
         ),
         (lambda: draws.dyadic(0), "dyadic needs levels >= 1, a whole number; got 0"),
         (lambda: draws.dyadic(equal=-0.1), "0 <= equal <= 1, .* got -0.1"),

@@ -70,6 +70,8 @@ def draw(config: ConfigDict) -> Draw:
     elif learns_map(config):
         own = {"times": times(config), "interval": interval_of(path(config))}
         others.append(component("spans", config.spans, **own))
+    if config.guided.most:
+        others.append(draws.guidance(config.guided.most))
     if config.loss.name == "contrastive":
         others.append(draws.negatives("label" if "label" in config.data.cond else None))
     return draws.chain(flow_draw(config), *others) if others else flow_draw(config)
@@ -108,6 +110,8 @@ def loss(config: ConfigDict, taught_by: Network | None = None) -> Loss:
         given["teacher"] = taught_by
     if learns_map(config) and config.drop.null:
         given["null"] = config.drop.null.to_dict()
+    if config.guided.most:
+        given["scale"] = None
     return component("loss", config.loss, network=network(config), **given)
 
 
@@ -129,7 +133,7 @@ def teacher(config: ConfigDict) -> Network | None:
     if not config.teacher:
         return None
     other = config_of_teacher(config)
-    return Teacher(velocity(other, None), network(other) if learns_map(other) else None)
+    return Teacher(velocity(other, None), _at_scale(other) if learns_map(other) else None)
 
 
 def of_weight(config: ConfigDict) -> dict[str, Any]:
@@ -166,9 +170,11 @@ def _of_parts(config: ConfigDict, params: Params) -> Params:
 
 
 def _conditions(config: ConfigDict, batch: Batch) -> dict[str, Any]:
-    """Those of a batch, and the second time of a flow map."""
-    second = {"r": jnp.zeros(len(batch["x1"]))} if learns_map(config) else {}
-    return {**batch["cond"], **second}
+    """Those of a batch, the second time of a flow map, and guidance that it is told."""
+    n = len(batch["x1"])
+    second = {"r": jnp.zeros(n)} if learns_map(config) else {}
+    told = {"guidance": jnp.ones((n, 3))} if config.guided.most else {}
+    return {**batch["cond"], **second, **told}
 
 
 def shapes(config: ConfigDict, batch: Batch) -> Params:
@@ -209,9 +215,9 @@ def initial_state(
 
 
 def learned(config: ConfigDict, params: Params) -> Velocity:
-    """The velocity that was trained; of a flow map that at equal times."""
+    """The velocity that was trained, without guidance; of a flow map that at equal times."""
     if learns_map(config):
-        return _flow_map(config, params).velocity
+        return _flow_map(config, network(config), params).velocity
     trained: Any = loss(config)
     return velocities.from_network(
         network(config), params, path=path(config), prediction=trained.prediction
@@ -223,6 +229,8 @@ def velocity(config: ConfigDict, params: Params) -> Velocity:
 
     `sampler.guidance` is the scale of classifier-free guidance, or a component of its own.
     """
+    if config.guided.most:
+        return _flow_map(config, _at_scale(config), params).velocity
     guidance, trained = config.sampler.guidance, learned(config, params)
     null = config.drop.null.to_dict()
     if isinstance(guidance, ConfigDict):
@@ -236,15 +244,25 @@ def velocity(config: ConfigDict, params: Params) -> Velocity:
 def flow(config: ConfigDict, params: Params) -> Velocity | FlowMap:
     """What the sampler carries samples by: the velocity, or the flow map itself."""
     if config.sampler.name == "flow_map":
-        return _flow_map(config, params)
+        return _flow_map(config, _at_scale(config), params)
     return velocity(config, params)
 
 
-def _flow_map(config: ConfigDict, params: Params) -> NetworkFlowMap:
+def _flow_map(config: ConfigDict, of: Network, params: Params) -> NetworkFlowMap:
     """Of the first part, the generator, where there are several."""
     parts = parts_of(config)
     own = params[parts[0]] if parts else params
-    return velocities.flow_map(network(config), own, path=path(config))
+    return velocities.flow_map(of, own, path=path(config))
+
+
+def _at_scale(config: ConfigDict) -> Network:
+    """The network, at the sampler's scale of guidance where it learned every one."""
+    guidance = config.sampler.guidance
+    if not config.guided.most:
+        return network(config)
+    if not isinstance(guidance, ConfigDict):
+        return velocities.at_scale(network(config), guidance)
+    return velocities.at_scale(network(config), **guidance.kwargs.to_dict())
 
 
 def guidance_scale(config: ConfigDict) -> float:

@@ -42,6 +42,7 @@ OTHERS = (
     "pairs",
     "drop.rate",
     "drop.null",
+    "guided.most",
     "preconditioned.sigma_data",
     "self_condition.rate",
     "optimizer.ema_decay",

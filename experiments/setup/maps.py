@@ -1,5 +1,7 @@
 """Whether a config that learns or samples by a flow map is whole."""
 
+import math
+
 import jax
 from ml_collections import ConfigDict
 
@@ -11,6 +13,8 @@ from jaxflow.losses import flow_maps
 from jaxflow.training import Layout, check_divides
 
 __all__ = ["check_groups", "check_maps"]
+
+GUIDED = ("mean_flow", "improved_mean_flow")
 
 
 def check_maps(config: ConfigDict) -> None:
@@ -25,6 +29,8 @@ def check_maps(config: ConfigDict) -> None:
             f"config.loss ({config.loss.name}) differentiates its network by the time and the "
             "point, and an estimate is of neither: set it to 0"
         )
+    if config.guided.most:
+        _check_guided(config)
     if config.sampler.name != "flow_map":
         _check_velocity(config)
         return
@@ -33,12 +39,52 @@ def check_maps(config: ConfigDict) -> None:
             f"config.sampler is flow_map, but config.loss ({config.loss.name}) teaches no flow "
             f"map: name one of {', '.join(flow_maps.__all__)}, or another sampler"
         )
-    if config.sampler.guidance != 1.0:
+    if config.sampler.guidance != 1.0 and not config.guided.most:
         raise ValueError(
             f"config.sampler.guidance is {config.sampler.guidance}, but a flow map is guided as it "
-            "learns: set it to 1.0, and --config.loss.kwargs.scale of mean_flow"
+            "learns: set it to 1.0, and --config.loss.kwargs.scale of mean_flow, or train with "
+            "every scale up to 8 by --config.guided.most=8.0"
         )
     _check_steps(config)
+
+
+def _check_guided(config: ConfigDict) -> None:
+    """Refuse guidance as a condition that no loss teaches, or a scale that was not taught."""
+    most, loss, kwargs = config.guided.most, config.loss.name, config.loss.kwargs
+    if not (isinstance(most, int | float) and 1 < most < math.inf):
+        raise ValueError(
+            f"config.guided.most is {most!r}: it is the largest scale of guidance that is learned, "
+            "above 1, or 0 for none"
+        )
+    if loss not in GUIDED:
+        raise ValueError(
+            f"config.guided.most is {most}, but config.loss ({loss}) learns no guidance: name one "
+            f"of {', '.join(GUIDED)}, or set it to 0.0"
+        )
+    if "scale" in kwargs or "mix" in kwargs:
+        raise ValueError(
+            f"config.guided.most is {most}, which takes the scale of every example, but "
+            f"config.loss.kwargs is {kwargs.to_dict()}: leave scale and mix out"
+        )
+    if not config.drop.rate:
+        raise ValueError(
+            f"config.guided.most is {most}, but config.drop.rate is 0: guidance is from a network "
+            "that met the null, as --config.drop.rate=0.1"
+        )
+    guidance, scale = config.sampler.guidance, build.guidance_scale(config)
+    if isinstance(guidance, ConfigDict) and (
+        guidance.name != "classifier_free" or set(guidance.kwargs) - {"scale", "interval"}
+    ):
+        raise ValueError(
+            f"config.sampler.guidance is {guidance.to_dict()}, but guidance that was learned has a "
+            "scale and an interval alone: {'name': 'classifier_free', 'kwargs': {'scale': 2.0, "
+            "'interval': (0.0, 1.0)}}"
+        )
+    if isinstance(scale, int | float) and not 1 <= scale <= most:
+        raise ValueError(
+            f"config.sampler.guidance is {scale}, but the network learns scales from 1 to "
+            f"config.guided.most, {most}"
+        )
 
 
 def check_groups(config: ConfigDict, layout: Layout) -> None:

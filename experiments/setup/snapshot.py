@@ -11,6 +11,7 @@ CONFIG = "config.json"
 
 # Keys that configs of earlier runs lack, with what those did.
 SINCE = {
+    "guided.most": 0.0,
     "pairs": "",
     "parallel.keep_gathered": False,
     "preconditioned.sigma_data": 0.0,

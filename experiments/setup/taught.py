@@ -41,10 +41,11 @@ def check_teacher(config: ConfigDict) -> None:
     _check_law(config, other)
     _check_conditions(config, other)
     _check_shape(config, other)
-    if learns_map(other) and other.sampler.guidance != 1.0:
+    guidance = other.sampler.guidance
+    if learns_map(other) and guidance != 1.0 and not other.guided.most:
         raise ValueError(
             f"config.teacher is {config.teacher!r}, a flow map with sampler.guidance "
-            f"{other.sampler.guidance}, which guides its velocity and not its map: set it to 1.0 "
+            f"{guidance}, which guides its velocity and not its map: set it to 1.0 "
             "there, by that run's own command"
         )
 

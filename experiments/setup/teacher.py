@@ -19,7 +19,7 @@ from jaxflow.velocities.network import NetworkVelocity
 __all__ = ["Teacher", "config_of_teacher", "made_of", "parameter_of"]
 
 # The sections of a config that its velocity is made of, beside the scale of guidance.
-SECTIONS = ("network", "preconditioned", "self_condition", "path", "loss", "drop")
+SECTIONS = ("network", "preconditioned", "self_condition", "path", "loss", "drop", "guided")
 
 
 @record

@@ -9,6 +9,7 @@ averages and what is frozen, so that a draw may encode its data by a frozen netw
 from jaxflow.draws.chain import as_draw, chain
 from jaxflow.draws.drop import drop
 from jaxflow.draws.groups import groups
+from jaxflow.draws.guidance import guidance
 from jaxflow.draws.keys import keys
 from jaxflow.draws.negatives import negatives
 from jaxflow.draws.noise import noise
@@ -24,6 +25,7 @@ __all__ = [
     "drop",
     "dyadic",
     "groups",
+    "guidance",
     "keys",
     "latent",
     "negatives",

@@ -101,12 +101,14 @@ class DiT(nn.Module):
         *,
         r: Time | None = None,
         label: Labels | None = None,
+        guidance: Float[AnyArray, "batch 3"] | None = None,
         estimate: Float[AnyArray, "batch height width _"] | None = None,
     ) -> Float[Array, "batch height width outward"]:
         self._check(x)
         check_one_time(t, x)
         _, height, width, channels = x.shape
-        c = Conditioning(self.width, self.num_classes, name="conditioning")(t, x, label, r)
+        c = Conditioning(self.width, self.num_classes, name="conditioning")
+        c = c(t, x, label, r, guidance)
         c = nn.silu(c)
         patches = _patches(beside(x, estimate), self.patch)
         h = dense(self.width, dtype=self.dtype, name="inward")(patches)

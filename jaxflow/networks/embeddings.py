@@ -4,12 +4,15 @@
     (2)  label:     a row of a table, whose last row, `num_classes`, stands for no label
     (3)  position:  (1) without the 10, of the row and of the column
     (4)  span:      (1) of r - t less (1) of zero, so that no span is no vector
+    (5)  guidance:  (1) of 1 - 1 / scale and of the first and last times of guidance, less those of
+                    scale 1 at all times, so that no guidance is no vector
 
 after Vaswani et al., 2017, Attention Is All You Need, arXiv:1706.03762, section 3.5, and
 Peebles & Xie, 2022, Scalable Diffusion Models with Transformers, arXiv:2212.09748. A network of two
 times, which carries `x` from `t` to `r`, is told `t` and the span, the best pair of Geng et al.,
 2025, Mean Flows for One-step Generative Modeling, arXiv:2505.13447, table 1c (mirrored: their r is
-the earlier time, their noise at 1).
+the earlier time, their noise at 1). Guidance as a condition, and its first number, are of Geng et
+al., 2025, Improved Mean Flows, arXiv:2512.02012.
 
 The angles go to 10, not to the 1000 of diffusion's steps: losses of flow maps differentiate a
 network by its time, which angles of 1000 make a hundred times its size. A plain flow learns as well
@@ -23,10 +26,11 @@ import numpy as np
 from jaxflow.arrays import at_least_float32, expand
 from jaxflow.networks.initialisers import normal, zeros
 from jaxflow.networks.layers import dense, table_at_use
-from jaxflow.types import Array, Data, Float, Labels, Time
+from jaxflow.types import AnyArray, Array, Data, Float, Labels, Time
 
 __all__ = [
     "Conditioning",
+    "GuidanceEmbedding",
     "LabelEmbedding",
     "SpanEmbedding",
     "TimeEmbedding",
@@ -143,6 +147,31 @@ class SpanEmbedding(nn.Module):
         return dense(self.features, use_bias=False, kernel_init=zeros)(h)
 
 
+class GuidanceEmbedding(nn.Module):
+    """A two-layer perceptron without biases on (5), in float32: zero where nothing is guided.
+
+    Zero at initialisation too, as `SpanEmbedding` is.
+    """
+
+    features: int
+    frequencies: int = 256
+
+    @nn.compact
+    def __call__(self, guidance: Float[AnyArray, "batch 3"]) -> Float[Array, "batch features"]:
+        if guidance.ndim != 2 or guidance.shape[1] != 3:
+            raise ValueError(
+                f"guidance has shape {guidance.shape}: each example has a scale and the first and "
+                "last times at which it is guided, [batch, 3]"
+            )
+        scale, low, high = at_least_float32(guidance).T
+        told = jnp.stack([1 - 1 / scale, low, high], axis=-1)
+        h = sinusoidal(told, self.frequencies)
+        h = h - sinusoidal(jnp.asarray([0.0, 0.0, 1.0], told.dtype), self.frequencies)
+        h = h.reshape(len(h), -1)
+        h = nn.silu(dense(self.features, use_bias=False, kernel_init=normal(0.02))(h))
+        return dense(self.features, use_bias=False, kernel_init=zeros)(h)
+
+
 class LabelEmbedding(nn.Module):
     """A vector a class, and one for no class: label `num_classes`, which guidance needs."""
 
@@ -164,14 +193,15 @@ class LabelEmbedding(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Times and label as one vector, the sum of theirs.
+    """Times, label and guidance as one vector, the sum of theirs.
 
     Where `t` has leading event axes, the vectors of the times are laid side by side and projected.
-    Where `r` is given, each time's span `r - t` adds a vector; parameters for it are there only if
-    the network was initialised with `r`.
+    Where `r` is given, each time's span `r - t` adds a vector, and `guidance` (`draws.guidance`)
+    one; parameters for either are there only if the network was initialised with it.
 
     Raises:
-        ValueError: for a `t` or `r` of the wrong shape, and a label that is missing or not wanted.
+        ValueError: for a `t`, `r` or `guidance` of the wrong shape, and a label that is missing or
+            not wanted.
     """
 
     features: int
@@ -185,6 +215,7 @@ class Conditioning(nn.Module):
         x: Data,
         label: Labels | None = None,
         r: Time | None = None,
+        guidance: Float[AnyArray, "batch 3"] | None = None,
     ) -> Float[Array, "batch features"]:
         check_times(t, x, r)
         c = TimeEmbedding(self.features, self.frequencies, name="time")(t)
@@ -192,6 +223,9 @@ class Conditioning(nn.Module):
             c = c + SpanEmbedding(self.features, self.frequencies, name="span")(span_of(t, r))
         if c.ndim > 2:
             c = dense(self.features, name="times")(c.reshape(len(c), -1))
+        if guidance is not None:
+            told = GuidanceEmbedding(self.features, self.frequencies, name="guidance")
+            c = c + told(guidance)
         if self.num_classes is None:
             if label is not None:
                 raise ValueError("label was given to a network without classes: set num_classes")

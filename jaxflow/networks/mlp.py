@@ -58,11 +58,13 @@ class MLP(nn.Module):
         *,
         r: Time | None = None,
         label: Labels | None = None,
+        guidance: Float[AnyArray, "batch 3"] | None = None,
         deterministic: bool = True,
         **cond: Shaped[AnyArray, "batch ..."],
     ) -> Data:
         _check_conditions(self, cond)
-        c = Conditioning(self.width, self.num_classes, name="conditioning")(t, x, label, r)
+        c = Conditioning(self.width, self.num_classes, name="conditioning")
+        c = c(t, x, label, r, guidance)
         projected = [dense(self.width, name=name)(_flat(cond[name])) for name in sorted(cond)]
         c = nn.silu(jnp.concatenate([c, *projected], axis=-1))
         flat = _flat(x)

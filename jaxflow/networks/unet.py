@@ -82,13 +82,14 @@ class UNet(nn.Module):
         *,
         r: Time | None = None,
         label: Labels | None = None,
+        guidance: Float[AnyArray, "batch 3"] | None = None,
         estimate: Float[AnyArray, "batch height width _"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "batch height width outward"]:
         self._check(x)
         check_one_time(t, x)
         c = Conditioning(4 * self.channels, self.num_classes, self.channels, name="conditioning")
-        c = nn.silu(c(t, x, label, r))
+        c = nn.silu(c(t, x, label, r, guidance))
         remat = nn.remat if self.remat else regathering
         residual, attention = remat(_Residual, static_argnums=(3,)), regathering(_Attend)
 

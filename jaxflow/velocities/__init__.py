@@ -6,6 +6,7 @@ from jaxflow.velocities.exact import gaussian_mixture
 from jaxflow.velocities.flow_map import flow_map
 from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.guidance import (
+    at_scale,
     autoguidance,
     classifier_free,
     composed,
@@ -28,6 +29,7 @@ from jaxflow.velocities.score_network import score_from_network
 __all__ = [
     "KINDS",
     "as_velocity",
+    "at_scale",
     "autoguidance",
     "change_path",
     "classifier_free",

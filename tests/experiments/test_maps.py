@@ -20,6 +20,7 @@ from experiments.setup.components import TABLES
 from experiments.setup.learns import parts_of
 from jaxflow import draws, losses, networks, paths, sampling, times, velocities
 from tests.experiments.conftest import tiny_digits
+from tests.networks.small import perturbed
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -115,6 +116,37 @@ def test_guidance_reads_the_null_of_the_drop() -> None:
         build.loss(config)
 
 
+def test_guidance_as_a_condition_is_sampled_at_any_scale(config: ConfigDict) -> None:
+    """As the network says when it is told so; without guidance it is that of no condition."""
+    config = few_step(config, "improved_mean_flow")
+    config.guided.most = 4.0
+    config.drop.rate = 0.1
+    check_parts(config)
+    key = jax.random.key(0)
+    params = perturbed(build.parameters(config, key))
+    drawn = build.draw(config)(key, dataset.example_batch(config, 8))
+    gradient = jax.jit(jax.grad(build.loss(config), has_aux=True))(params, None, drawn)[0]
+    assert all(np.all(np.isfinite(a)) and np.any(a) for a in jax.tree.leaves(gradient))
+    x0 = jax.random.normal(key, (4, 8, 8, 1))
+    cond, grid = {"label": np.arange(4)}, sampling.grids.uniform(2)
+    whole = {"name": "classifier_free", "kwargs": {"scale": 3.0, "interval": (0.2, 0.9)}}
+    for guidance, told in ((1.0, None), (3.0, (3.0, 0.0, 1.0)), (whole, (3.0, 0.2, 0.9))):
+        with config.ignore_type():
+            config.sampler.guidance = guidance
+        check_parts(config)
+        plain = velocities.flow_map(build.network(config), params)
+        given = {} if told is None else {"guidance": np.tile(np.float32(told), (4, 1))}
+        want = sampling.flow_map(plain, x0, grid, cond={**cond, **given}).x
+        flow = build.flow(config, params)
+        got = sampling.flow_map(flow, x0, grid, cond=cond)
+        np.testing.assert_allclose(got.x, want, rtol=1e-5, atol=1e-6)
+        assert int(got.nfe[0]) * flow.evaluations == 2
+        assert (told is None) == np.allclose(want, sampling.flow_map(plain, x0, grid, cond=cond).x)
+        velocity = build.velocity(config, params)(np.zeros(4), x0, **cond)
+        want = plain.velocity(np.zeros(4), x0, **cond, **given)
+        np.testing.assert_allclose(velocity, want, rtol=1e-5, atol=1e-6)
+
+
 def test_a_batch_that_does_not_divide_into_groups() -> None:
     config = few_step(tiny_digits(), "mean_flow")
     config.batch_size = 24
@@ -130,6 +162,21 @@ def test_a_batch_that_does_not_divide_into_groups() -> None:
     [
         ({"loss.name": "flow_matching", "loss.kwargs": {}}, r"teaches no flow map: name one of "),
         ({"sampler.guidance": 2.0}, r"guidance is 2\.0, but a flow map is guided as it learns"),
+        ({"guided.most": 0.5}, r"guided\.most is 0\.5: it is the largest scale .* or 0 for none"),
+        (
+            {"guided.most": 4.0, "loss.name": "lagrangian"},
+            r"loss \(lagrangian\) learns no guidance: name one of mean_flow, improved_mean_flow",
+        ),
+        ({"guided.most": 4.0, "loss.kwargs": {"scale": 2.0}}, "leave scale and mix out"),
+        ({"guided.most": 4.0, "drop.rate": 0.0}, r"met the null, as --config\.drop\.rate=0\.1"),
+        (
+            {"guided.most": 4.0, "sampler.guidance": 5.0},
+            r"guidance is 5\.0, but the network learns scales from 1 to config\.guided\.most, 4\.0",
+        ),
+        (
+            {"guided.most": 4.0, "sampler.guidance": {"name": "thresholded", "kwargs": {}}},
+            "guidance that was learned has a scale and an interval alone",
+        ),
         ({"self_condition.rate": 0.5}, r"rate is 0\.5, but config\.loss \(mean_flow\) "),
         ({"spans.name": "span"}, r"config\.spans\.name is 'span' \(did you mean 'spans'\?\)"),
         ({"spans.kwargs": {"equal": 2.0}}, r"config\.spans: spans needs 0 <= equal <= 1"),
@@ -147,7 +194,7 @@ def test_a_batch_that_does_not_divide_into_groups() -> None:
 )
 def test_what_it_refuses(change: dict, told: str) -> None:
     config = few_step(tiny_digits(), "mean_flow", steps=2)
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():
         for name, value in change.items():
             *sections, key = name.split(".")
             functools.reduce(getattr, sections, config)[key] = value

@@ -1,5 +1,6 @@
 """Losses of flow maps against maps that are known, of a Gaussian and of a mixture."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from jaxflow import draws, losses, paths, times
 from jaxflow.arrays import expand
+from jaxflow.records import record
 from jaxflow.types import Held
 from tests.losses.oracles import BUMPS, GAUSSIAN, MEAN, ORACLES, STD, Marginal
 
@@ -154,6 +156,14 @@ def test_a_batch_that_is_none(change, told, key):
             lambda: losses.mean_flow(network, paths.linear(), scale=2.0),
             r"needs the null .* draws\.drop",
         ),
+        (
+            lambda: losses.mean_flow(network, paths.linear(), scale=None),
+            r"scale=None .* needs the null .* draws\.drop",
+        ),
+        (
+            lambda: losses.mean_flow(network, paths.linear(), scale=None, mix=0.5),
+            r"each example's scale: leave mix=0\.5 out",
+        ),
         (lambda: losses.mean_flow(network, paths.linear(), mix=1.0), "0 <= mix < 1, .* got 1.0"),
         (
             lambda: losses.lagrangian(network, paths.linear(), offset=0.0),
@@ -247,3 +257,72 @@ def test_guidance_is_that_of_its_formula(key):
     # u is v + label, so the target less u is 0.25 label + (1 - 2.25) 2 - label, or -2 of the null.
     expected = np.where(label == 2, -2.0, 0.25 * label - 2.5 - label) ** 2
     np.testing.assert_allclose(told, expected, rtol=1e-4)
+
+
+@record
+class Labelled:
+    """The marginal velocity of an example's class, N(MEAN + z, STD^2)."""
+
+    schedule = paths.linear().schedule
+
+    def __call__(self, t, x0, x1, z):
+        sample = paths.linear()(t, x0, x1)
+        u = GAUSSIAN.velocity(t, sample.x - expand(t, z) * z) + z
+        return dataclasses.replace(sample, u=u)
+
+
+MEANS = np.array([0.0, 0.8, -0.5, 0.2])  # less MEAN; the last is the null's
+
+
+def guided_map(params, t, x, *, r, key=None, label, guidance):
+    """The average of the flow that is guided within an interval, moved in three ways.
+
+    Classes of one deviation guided by a scale are the class of the mean that it leads to, so the
+    map is three of Gaussians, one after another.
+    """
+    scale, low, high = (a[:, None] for a in guidance.T)
+    own, null = jnp.asarray(MEANS)[label][:, None], MEANS[-1]
+    t, r = expand(t, x), expand(r, x)
+    ends = [t, jnp.clip(low, t, r), jnp.clip(high, t, r), r]
+    carried = x
+    for i, mean in enumerate((own, null + scale * (own - null), own)):
+        a, b = ends[i : i + 2]
+        lean = (carried - a * mean, a[:, 0], b[:, 0])
+        carried = carried + (b - a) * (average(lean[1], lean[2], lean[0]) + mean)
+    inside = (low <= t) & (t < high)
+    mean = jnp.where(inside, null + scale * (own - null), own)
+    still = GAUSSIAN.velocity(t[:, 0], x - t * mean) + mean
+    h = r - t
+    u = jnp.where(h == 0, still, (carried - x) / jnp.where(h == 0, 1.0, h))
+    bumps = jnp.stack([jnp.ones_like(x), jnp.sin(x + t), h * x + r])
+    return u + jnp.tensordot(params, bumps, 1)
+
+
+@pytest.mark.parametrize("factory", [losses.mean_flow, losses.improved_mean_flow])
+def test_guidance_that_is_told_vanishes_at_its_map(factory, x64, key):
+    """At every scale and interval at once, dropped labels among them; not where it is moved."""
+    keys = jax.random.split(key, 3)
+    label = jnp.arange(N) % 4
+    x1 = GAUSSIAN.sample(keys[0], (N, 2)) + MEANS[label][:, None]
+    draw = draws.chain(
+        draws.standard(paths.linear()),
+        draws.spans(times.uniform(), equal=0.25),
+        draws.guidance(4.0),
+    )
+    batch = draw(keys[1], {"x1": x1, "cond": {"label": label}})
+    batch["z"] = jnp.asarray(MEANS)[batch["cond"]["label"]][..., None] + jnp.zeros_like(batch["x1"])
+    assert jnp.any(batch["t"] < batch["cond"]["guidance"][..., 1])  # unguided at first
+    loss = factory(guided_map, Labelled(), scale=None, null={"label": 3})
+    places = jnp.concatenate([jnp.zeros((1, BUMPS)), 0.1 * jnp.eye(BUMPS)])
+    look = jax.grad(lambda p: loss(p, None, batch, None), has_aux=True)
+    slopes, told = jax.jit(jax.vmap(look))(places)
+    np.testing.assert_allclose(slopes[0], 0.0, atol=1e-11)
+    assert jnp.sqrt(told["error"][0]) < 1e-12
+    assert jnp.all(jnp.abs(jnp.diag(slopes[1:])) > 1e-4), slopes
+
+
+def test_guidance_that_is_told_needs_its_condition(key):
+    batch = batch_of(key, equal=0.0, cond={"label": jnp.arange(N) % 3})
+    loss = losses.mean_flow(network, paths.linear(), scale=None, null={"label": 2})
+    with pytest.raises(ValueError, match=r"with the condition 'guidance': .* draws\.guidance\(\)"):
+        loss(jnp.zeros(BUMPS), None, batch)

@@ -5,9 +5,10 @@ r"""Guidance: a pair of fields, one wanted and one not, and a rule that combines
 A pair is made by `classifier_free` (with and without conditions) or `autoguidance` (a strong and a
 weak network); `composed` adds several pairs. What is no pair adds to the velocity what it lacks:
 `guided_by` the gradient of a log-density, `thresholded` the bounds of the data. All are velocities,
-and so each guides another.
+and so each guides another. `at_scale` is of a network that learned guidance as a condition.
 """
 
+from jaxflow.velocities.guidance.at_scale import at_scale
 from jaxflow.velocities.guidance.autoguidance import autoguidance
 from jaxflow.velocities.guidance.classifier_free import classifier_free
 from jaxflow.velocities.guidance.composed import composed
@@ -24,6 +25,7 @@ from jaxflow.velocities.guidance.rules import (
 from jaxflow.velocities.guidance.thresholded import thresholded
 
 __all__ = [
+    "at_scale",
     "autoguidance",
     "classifier_free",
     "composed",
