@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-DATA = ("two_moons", "digits", "fashion_mnist", "cifar10")
+DATA = ("two_moons", "digits", "fashion_mnist", "cifar10", "imagenet_latents")
 
 # Times of the papers, mirrored: their logit-normal of mean -0.4 leans to the data as ours of +0.4.
 LEANING = {"name": "logit_normal", "kwargs": {"mean": 0.4, "std": 1.0}}
