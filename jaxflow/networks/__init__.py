@@ -3,12 +3,14 @@
 A Linen module (`MLP`, `ConcatMLP`, `UNet`, `DiT`, or your own) becomes a Network by `linen`; NNX
 and Equinox modules and bare functions by `nnx`, `equinox` and `function`. The shipped ones take a
 second time too, `r=`, to which `x` is carried from `t`: initialised with it and called without it,
-they compute what they do for `r = t`.
+they compute what they do for `r = t`. Likewise those that are told labels take `guidance=`, a scale
+and an interval an example, and compute without it what they do for a scale of 1.
 """
 
 from jaxflow.networks.adapters import equinox, function, linen, nnx, select, self_conditioned
 from jaxflow.networks.dit import DiT, dit
 from jaxflow.networks.embeddings import (
+    GuidanceEmbedding,
     LabelEmbedding,
     SpanEmbedding,
     TimeEmbedding,
@@ -22,6 +24,7 @@ from jaxflow.networks.unet import UNet
 __all__ = [
     "ConcatMLP",
     "DiT",
+    "GuidanceEmbedding",
     "LabelEmbedding",
     "MLP",
     "SpanEmbedding",

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflow.networks import LabelEmbedding, SpanEmbedding, TimeEmbedding, positions, sinusoidal
+from jaxflow.networks import (
+    GuidanceEmbedding,
+    LabelEmbedding,
+    SpanEmbedding,
+    TimeEmbedding,
+    positions,
+    sinusoidal,
+)
 from tests.networks.small import perturbed
 
 
@@ -36,6 +43,21 @@ def test_no_span_is_the_zero_vector_whatever_the_parameters():
     zero, other = embedding.apply(jax.tree.map(lambda p: 100.0 * p, perturbed(params)), span)
     assert np.all(zero == 0)
     assert np.linalg.norm(other) > 1.0
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_no_guidance_is_the_zero_vector_whatever_the_parameters():
+    """A scale of 1 at all times; any other is told apart, by each of its three numbers."""
+    embedding = GuidanceEmbedding(6)
+    told = jnp.array([[1.0, 0.0, 1.0], [2.0, 0.0, 1.0], [1.0, 0.2, 1.0], [1.0, 0.0, 0.8]])
+    params = embedding.init(jax.random.key(0), told)
+    assert np.all(embedding.apply(params, told) == 0)
+    zero, *others = embedding.apply(jax.tree.map(lambda p: 100.0 * p, perturbed(params)), told)
+    assert np.all(zero == 0)
+    others = np.stack([zero, *others])
+    assert np.linalg.norm(others[:, None] - others[None], axis=-1)[~np.eye(4, dtype=bool)].min() > 1
+    with pytest.raises(ValueError, match=r"guidance has shape \(2,\): .* \[batch, 3\]"):
+        embedding.init(jax.random.key(0), jnp.ones(2))
 
 
 def test_sinusoidal_is_float32_for_half_precision_and_float64_for_double():

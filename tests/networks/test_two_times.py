@@ -58,6 +58,25 @@ def test_a_second_time_changes_nothing_at_first(name):
     np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("name", ["mlp", "unet_film", "dit"])
+def test_guidance_is_a_condition_that_adds_nothing_where_there_is_none(name):
+    """Parameters of it stand beside the others, and a scale of 1 at all times is none."""
+    module, event = SMALL[name]
+    network, (t, r, x, cond) = linen(module), two_times(module, event, ())
+    none, told = (jnp.asarray([[s, 0.0, 1.0]] * 2, jnp.float32) for s in (1.0, 3.0))
+    params = perturbed(network.init(KEY, t, x, r=r, guidance=told, **cond))
+    before = by_path(network.init(KEY, t, x, r=r, **cond))
+    added = set(by_path(params)) - set(before)
+    assert len(added) == 2
+    assert all("['guidance']" in path for path in added)
+    plain = call(network, params, t, x, {"r": r, **cond})
+    np.testing.assert_array_equal(
+        plain, call(network, params, t, x, {"r": r, "guidance": none, **cond})
+    )
+    guided = call(network, params, t, x, {"r": r, "guidance": told, **cond})
+    assert np.abs(guided - plain).max() > 1e-3
+
+
 @every_network
 def test_no_span_is_no_second_time_and_slopes_are_exact(case, x64):
     network, (t, r, x, cond) = linen(case[0]), two_times(*case)

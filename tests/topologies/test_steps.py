@@ -184,6 +184,27 @@ def test_every_config_compiles_for_a_slice(name):
     assert moved <= 1.05 * size * (found.parameters + 7 / 9 * doubling) + 4096
 
 
+@pytest.mark.parametrize(
+    ("method", "kind", "bytes_a_parameter"),
+    [
+        ("improved_mean_flow", "data", 2),
+        ("mean_flow", "fsdp", 12),
+    ],
+)
+def test_a_flow_map_s_step_moves_parameters_and_gradients_alone(method, kind, bytes_a_parameter):
+    """In bfloat16: gradients once; under fsdp two gathers and a reduction for those that move, and
+    as many for those at rest.
+    """
+    module = importlib.import_module(f"configs.few_step.{method}")
+    config = module.get_config("imagenet_latents")
+    config.network.kwargs.update({"patch": 4, "width": 384, "heads": 6})
+    config.batch_size, config.parallel.layout = 256, kind
+    found = estimate(config, devices("v5e:4x4"), example_shapes(config, (32, 32, 4)))
+    assert found.fits
+    moved = sum(one.times * one.bytes for one in found.moved)
+    assert moved <= 1.05 * bytes_a_parameter * found.parameters
+
+
 def _doubling(config: Any, shapes: Any) -> int:
     """Parameters of the kernels of `networks.resampling.doubling_conv`."""
     leaves = jax.tree_util.tree_flatten_with_path(build.shapes(config, shapes))[0]

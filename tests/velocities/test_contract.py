@@ -24,6 +24,10 @@ def network(w, t, x, *, key=None, r=None, label):
     return value.astype(x.dtype)
 
 
+def told(w, t, x, *, key=None, guidance, label):
+    return network(w, t, x, label=label * guidance[:, 0])
+
+
 def function(w, t, x, label):
     return network(w, t, x, label=label)
 
@@ -135,6 +139,7 @@ TABLE = {
         lambda w: (velocities.preconditioned(Partial(network), VP), w), call_network
     ),
     "flow_map": Row(lambda w: velocities.flow_map(network, w), call_map),
+    "at_scale": Row(lambda w: (velocities.at_scale(Partial(told), 1.5), w), call_network),
     "flow_map.velocity": Row(
         lambda w: velocities.flow_map(network, w, path=LINEAR).velocity,
         known=(1, (0.0, 1.0), LINEAR),
@@ -189,9 +194,10 @@ def test_contract(name):
     np.testing.assert_allclose(jax.jit(jax.vmap(alone))(T, X, cond), found, rtol=1e-4, atol=1e-5)
     half = jax.eval_shape(lambda x: row.call(made, T, x, cond), X.astype(jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
-    assert "0x" not in repr(made).replace(repr(function), "").replace(repr(network), "").replace(
-        repr(density), ""
-    )
+    shown = repr(made)
+    for own in (function, network, density, told):
+        shown = shown.replace(repr(own), "")
+    assert "0x" not in shown
     assert len(repr(made)) < 900
 
 

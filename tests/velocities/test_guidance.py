@@ -9,7 +9,7 @@ import pytest
 
 from jaxflow.sampling import adaptive, fixed_step, grids
 from jaxflow.training import layout
-from jaxflow.velocities import classifier_free, from_network
+from jaxflow.velocities import at_scale, classifier_free, from_network
 
 
 def network(params, t, x, *, key=None, label, other):
@@ -92,6 +92,20 @@ def test_through_samplers():
     b = adaptive(guided, X, cond=COND)
     np.testing.assert_allclose(a.x, b.x, rtol=1e-2, atol=1e-3)
     assert a.nfe.tolist() == [80] * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ((0.5,), r"^at_scale needs scale >= 1, .* got 0\.5"),
+        ((2.0, (0.6, 0.9)), r"interval of guidance is \(0\.6, 0\.9\), but draws\.guidance teaches"),
+        ((2.0, (0.1, 0.4)), r"those that begin by 1/2 and end after it"),
+        ((2.0, (0.5, 0.5)), r"needs 0 <= low < high <= 1"),
+    ],
+)
+def test_a_scale_that_was_not_learned(given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        at_scale(lambda params, t, x, *, key=None, guidance: x, *given)
 
 
 def test_errors():
