@@ -26,11 +26,13 @@ TO_END = {"name": "to_end", "kwargs": {}}
 # That of sCM, whose ratio of noise to data is log-normal of mean -1 and deviation 1.4.
 LEANING_FAR = {"name": "logit_normal", "kwargs": {"mean": 1.0, "std": 1.4}}
 
+FALLING = {"name": "falling", "kwargs": {"end": 0.05}}
+
 # The loss and its arguments, the times, and how pairs of them are drawn.
 METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "mean_flow": ("mean_flow", {}, LEANING, spans(0.75)),
     "improved_mean_flow": ("improved_mean_flow", {}, LEANING, spans(0.5)),
-    "alpha_flow": ("alpha_flow", {"alpha": 0.1}, LEANING, spans(0.25)),
+    "alpha_flow": ("alpha_flow", {"alpha": FALLING}, LEANING, spans(0.25)),
     "lagrangian": ("lagrangian", {}, UNIFORM, spans(0.75)),
     "eulerian": ("eulerian", {}, UNIFORM, spans(0.75)),
     "semigroup": ("semigroup", {}, UNIFORM, spans(0.75)),

@@ -41,6 +41,13 @@ def cosine(peak: float, warmup: int = 0, end: float = 0.0, *, steps: int) -> opt
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), end)
 
 
+def falling(end: float = 0.05, *, steps: int) -> optax.Schedule:
+    """A cosine from 1 to `end` over the run, whose `steps` these are."""
+    if not 0 < end <= 1:
+        raise ValueError(f"end must be in (0, 1]; got {end!r}")
+    return optax.cosine_decay_schedule(1.0, steps, end)
+
+
 def _check_schedule(peak: float, warmup: int) -> None:
     if not (0 < peak < math.inf and warmup >= 0):
         raise ValueError(
@@ -133,6 +140,7 @@ TABLES: Mapping[str, Table] = {
         "muon": optax.contrib.muon,
     },
     "learning_rate": {"constant": constant, "cosine": cosine},
+    "alpha": {"falling": falling},
     "sampler": {
         "fixed_step": sampling.fixed_step,
         "adaptive": sampling.adaptive,

@@ -189,6 +189,15 @@ def test_a_batch_that_does_not_divide_into_groups() -> None:
             {"loss": {"name": "drifting", "kwargs": {}}, "sampler.name": "fixed_step"},
             r"teaches no velocity: set --config\.sampler\.name=flow_map",
         ),
+        (
+            {
+                "loss": {
+                    "name": "alpha_flow",
+                    "kwargs": {"alpha": {"name": "falling", "kwargs": {"end": 0.0}}},
+                }
+            },
+            r"loss\.kwargs\.alpha: end must be in \(0, 1\]; got 0\.0",
+        ),
         ({"loss.kwargs": {"powr": 1.0}}, r"mean_flow takes no 'powr' \(did you mean 'power'\?\)"),
     ],
 )

@@ -187,13 +187,13 @@ def test_every_config_compiles_for_a_slice(name):
 @pytest.mark.parametrize(
     ("method", "kind", "bytes_a_parameter"),
     [
-        ("improved_mean_flow", "data", 2),
+        ("improved_mean_flow", "data", 4),
         ("mean_flow", "fsdp", 12),
     ],
 )
 def test_a_flow_map_s_step_moves_parameters_and_gradients_alone(method, kind, bytes_a_parameter):
-    """In bfloat16: gradients once; under fsdp two gathers and a reduction for those that move, and
-    as many for those at rest.
+    """Gradients once, in float32, the sum of those that move and those at rest; under fsdp, in
+    bfloat16, two gathers and a reduction for either.
     """
     module = importlib.import_module(f"configs.few_step.{method}")
     config = module.get_config("imagenet_latents")
