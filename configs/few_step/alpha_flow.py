@@ -1,4 +1,4 @@
-"""alpha-Flow, from flow matching to MeanFlow: alpha falls from 1 to 0.05 over the run.
+"""alpha-Flow, from flow matching to MeanFlow: alpha falls from 1 to 0.005 over the run.
 
 python -m experiments.train --config=configs/few_step/alpha_flow.py:digits --workdir=runs/alpha_flow
 

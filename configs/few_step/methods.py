@@ -26,7 +26,7 @@ TO_END = {"name": "to_end", "kwargs": {}}
 # That of sCM, whose ratio of noise to data is log-normal of mean -1 and deviation 1.4.
 LEANING_FAR = {"name": "logit_normal", "kwargs": {"mean": 1.0, "std": 1.4}}
 
-FALLING = {"name": "falling", "kwargs": {"end": 0.05}}
+FALLING = {"name": "falling", "kwargs": {"end": 0.005}}
 
 # The loss and its arguments, the times, and how pairs of them are drawn.
 METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {

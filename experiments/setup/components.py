@@ -41,7 +41,7 @@ def cosine(peak: float, warmup: int = 0, end: float = 0.0, *, steps: int) -> opt
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), end)
 
 
-def falling(end: float = 0.05, *, steps: int) -> optax.Schedule:
+def falling(end: float = 0.005, *, steps: int) -> optax.Schedule:
     """A cosine from 1 to `end` over the run, whose `steps` these are."""
     if not 0 < end <= 1:
         raise ValueError(f"end must be in (0, 1]; got {end!r}")

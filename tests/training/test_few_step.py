@@ -18,8 +18,9 @@ LABEL = np.arange(N) % 4
 GRADIENT = optax.chain(optax.trace(decay=0.0), optax.scale(-0.1))
 
 
-def network(params, t, x, *, r=None, key=None, label):
+def network(params, t, x, *, r=None, key=None, label, guidance=None):
     r = t if r is None else r
+    t = t if guidance is None else t + 0.1 * jnp.sum(guidance, axis=-1)
     h = jnp.concatenate([x, t[:, None], (r - t)[:, None], params["embed"][label]], -1)
     return jnp.tanh(h @ params["a"]) @ params["b"]
 
@@ -37,6 +38,10 @@ CASES = {
     "mean_flow": (losses.mean_flow, SPANS),
     "mean_flow, guided": (functools.partial(losses.mean_flow, **GUIDED), SPANS),
     "improved_mean_flow": (losses.improved_mean_flow, SPANS),
+    "improved_mean_flow, told": (
+        functools.partial(losses.improved_mean_flow, scale=None, null={"label": 4}),
+        draws.chain(SPANS, draws.guidance(4.0)),
+    ),
     "lagrangian": (losses.lagrangian, SPANS),
     "eulerian": (losses.eulerian, SPANS),
     "semigroup": (losses.semigroup, draws.dyadic()),
