@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for row in rows(options.data, options.workdir, methods, *effort):
         found.append(row)
         Console(width=150).print(table(title, found))
-    shown = {row.method: row.samples[: 2_000 if row.samples.ndim == 2 else 64] for row in found}
+    shown = {row.method: row.samples[: 2_000 if row.samples.ndim == 2 else 40] for row in found}
     draw_panels(epath.Path(options.workdir) / f"{options.data}.png", shown)
 
 

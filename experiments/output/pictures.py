@@ -23,6 +23,7 @@ __all__ = [
 SMALLEST_SIDE = 32
 WAYS = 300
 TITLE = 16  # pixels in height
+ACROSS = 5  # panels
 
 
 def is_image(x: np.ndarray) -> bool:
@@ -67,15 +68,16 @@ def _plot(axes: Any, x: np.ndarray, columns: int) -> None:
 
 
 def _sheet_of(panels: Mapping[str, np.ndarray], columns: int) -> Image.Image:
-    """Grids of images beside each other, a title above each."""
+    """Grids of images beside each other, `ACROSS` a row at most, a title above each."""
     grids = {title: grid_of(x, columns) for title, x in panels.items()}
     first = next(iter(grids.values()))
-    width = first.width + TITLE
-    size = width * len(grids) - TITLE, first.height + TITLE
-    sheet = Image.new(first.mode, size, "white")
+    width, height = first.width + TITLE, first.height + TITLE
+    across, down = min(len(grids), ACROSS), -(-len(grids) // ACROSS)
+    sheet = Image.new(first.mode, (width * across - TITLE, height * down), "white")
     for i, (title, grid) in enumerate(grids.items()):
-        ImageDraw.Draw(sheet).text((i * width, 2), title, fill="black")
-        sheet.paste(grid, (i * width, TITLE))
+        left, top = i % ACROSS * width, i // ACROSS * height
+        ImageDraw.Draw(sheet).text((left, top + 2), title, fill="black")
+        sheet.paste(grid, (left, top + TITLE))
     return sheet
 
 

@@ -212,6 +212,11 @@ def test_panels_stand_side_by_side(tmp_path: Path) -> None:
     title = np.asarray(sheet.crop((0, 0, sheet.width, 16)))
     assert (title[:, : grid.width] < 128).any()
     assert (title[:, grid.width + 16 :] < 128).any()
+    draw_panels(file, {str(i): x if i % 2 else -x for i in range(7)})  # two rows, of five and two
+    sheet, height = Image.open(file), grid.height + 16
+    assert sheet.size == (5 * (grid.width + 16) - 16, 2 * height)
+    last = sheet.crop((grid.width + 16, height + 16, 2 * grid.width + 16, 2 * height))
+    np.testing.assert_array_equal(last, grid_of(-x, 10))
     draw_panels(file, {"1 step": x[:, 0, :2, 0], "2 steps": x[:, 0, :2, 0]})
     points = Image.open(file)
     assert points.width > 1.5 * points.height
