@@ -19,7 +19,7 @@ from jaxflow.velocities.network import NetworkVelocity
 __all__ = ["Teacher", "config_of_teacher", "made_of", "parameter_of"]
 
 # The sections of a config that its velocity is made of, beside the scale of guidance.
-SECTIONS = ("network", "preconditioned", "self_condition", "path", "loss", "drop", "guided")
+SECTIONS = ("network", "preconditioned", "self_condition", "path", "loss", "drop")
 
 
 @record
@@ -83,6 +83,8 @@ def made_of(config: ConfigDict) -> Mapping[str, Any]:
         return {}
     other = config_of_teacher(config)
     parts = {name: other[name] for name in SECTIONS} | {"guidance": other.sampler.guidance}
+    if other.guided.most:
+        parts["guided"] = other.guided
     return json.loads(ConfigDict(parts).to_json())
 
 

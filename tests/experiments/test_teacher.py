@@ -96,8 +96,11 @@ def guided_by(guidance: Any) -> Callable[[], ConfigDict]:
         guided_by({"name": "composed", "kwargs": {"scales": {"label": 2.0}}}),
         lambda: changed(tiny_digits(), {"loss.kwargs": {"prediction": "data"}}),
         lambda: few_step(tiny_digits(), "mean_flow"),
+        lambda: changed(
+            few_step(tiny_digits(), "mean_flow"), {"guided.most": 4.0, "sampler.guidance": 3.0}
+        ),
     ],
-    ids=["plain", "guided", "composed", "data", "flow map"],
+    ids=["plain", "guided", "composed", "data", "flow map", "flow map, told"],
 )
 def test_a_teacher_is_the_velocity_of_its_run(other: Any, tmp_path: Path) -> None:
     """To the bit, and the flow map where the run learned one and is asked for it."""
@@ -110,12 +113,13 @@ def test_a_teacher_is_the_velocity_of_its_run(other: Any, tmp_path: Path) -> Non
     t, r, x, cond = points()
     velocity = build.velocity(config, params)(t, x, **cond)
     equal(taught(params, t, x, **cond), velocity)
+    told = {"guidance": np.float32([[3.0, 0.0, 1.0]] * len(t))} if config.guided.most else {}
     learned = build.network(config)
-    average = learned(params, t, x, r=r, **cond) if learns_map(config) else velocity
+    average = learned(params, t, x, r=r, **cond, **told) if learns_map(config) else velocity
     equal(taught(params, t, x, r=r, **cond), average)
     assert np.any(average != velocity) == learns_map(config)
     arrays = sum(np.size(a) for a in jax.tree.leaves(taught))
-    assert arrays <= 2, "the scale and the null; parameters come with the state"
+    assert arrays <= 6, "the scale and the null; parameters come with the state"
 
 
 @pytest.mark.parametrize("method", TAUGHT)
