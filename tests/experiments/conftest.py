@@ -90,12 +90,19 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small random data sets under the names that the configs use."""
     root = tmp_path_factory.mktemp("tfds")
     rng = np.random.default_rng(0)
-    for name, shape in (("fashion_mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))):
+    sizes = {"train": 64, "test": 32}
+
+    def pixels(n: int, *shape: int) -> dict[str, np.ndarray]:
+        return {"image": rng.integers(0, 256, (n, *shape), dtype=np.uint8)}
+
+    made = {
+        "fashion_mnist": lambda n: pixels(n, 28, 28, 1),
+        "cifar10": lambda n: pixels(n, 32, 32, 3),
+        "imagenet_latents": lambda n: {"x1": rng.standard_normal((n, 32, 32, 4), np.float32)},
+    }
+    for name, of in made.items():
         splits = {
-            split: data.arrays(
-                image=rng.integers(0, 256, (n, *shape), dtype=np.uint8), label=np.arange(n) % 10
-            )
-            for split, n in (("train", 64), ("test", 32))
+            split: data.arrays(**of(n), label=np.arange(n) % 10) for split, n in sizes.items()
         }
         data.store(name, splits, root)
     return root

@@ -78,7 +78,7 @@ def test_linen_hashes_by_value():
 
 def test_an_unknown_condition_names_the_known_ones():
     network = networks.linen(networks.DiT(patch=2, width=8, depth=1, heads=1, num_classes=3))
-    words = r"no condition \['lable'\]; it takes \['estimate', 'label'\]"
+    words = r"no condition \['lable'\]; it takes \['estimate', 'guidance', 'label'\]"
     with pytest.raises(ValueError, match=words):
         network({}, T, jnp.zeros((3, 4, 4, 1)), lable=jnp.zeros(3, int))
 

@@ -41,6 +41,7 @@ def learned(kind="velocity", path=PATH):
 
 def test_every_factory_is_in_the_table():
     public = {n for n in guidance.__all__ if inspect.isfunction(getattr(guidance, n))}
+    public.remove("at_scale")  # of a network: in the table of test_contract
     rules = public - {*FACTORY.values()}
     assert public <= {*GUIDANCES, *FACTORY.values()}
     assert rules <= {*GUIDANCES}
