@@ -137,7 +137,7 @@ def teacher(config: ConfigDict) -> Network | None:
 
 
 def of_weight(config: ConfigDict) -> dict[str, Any]:
-    """What a loss and its weight may be of: the path, the times, the deviation of the data."""
+    """What a loss and its weight may be of: path, times, steps, and the deviation of the data."""
     own = {"path": path(config), "drawn": times(config), "steps": config.steps}
     deviation = config.preconditioned.sigma_data
     return {**own, "sigma_data": deviation} if deviation else own

@@ -42,7 +42,6 @@ OTHERS = (
     "pairs",
     "drop.rate",
     "drop.null",
-    "guided.most",
     "preconditioned.sigma_data",
     "self_condition.rate",
     "optimizer.ema_decay",
@@ -59,6 +58,7 @@ OTHERS = (
 STOCHASTIC = ("churn", "corrected", "euler_maruyama", "sde_dpm_solver", "stochastic_heun")
 LEAST = {
     0: (
+        "guided.most",
         "data.workers",
         "data.unreadable_at_most",
         "optimizer.clip",

@@ -129,6 +129,12 @@ class TimeEmbedding(nn.Module):
         return dense(self.features, kernel_init=normal(0.02))(h)
 
 
+def _unbiased(h: Array, features: int) -> Array:
+    """A two-layer perceptron that keeps zero at zero, and all else there at initialisation."""
+    h = nn.silu(dense(features, use_bias=False, kernel_init=normal(0.02))(h))
+    return dense(features, use_bias=False, kernel_init=zeros)(h)
+
+
 class SpanEmbedding(nn.Module):
     """A two-layer perceptron without biases on (4), in float32: zero where the span is.
 
@@ -143,8 +149,7 @@ class SpanEmbedding(nn.Module):
     def __call__(self, span: Time) -> Embedded:
         h = sinusoidal(span, self.frequencies)
         h = h - sinusoidal(jnp.zeros_like(span), self.frequencies)
-        h = nn.silu(dense(self.features, use_bias=False, kernel_init=normal(0.02))(h))
-        return dense(self.features, use_bias=False, kernel_init=zeros)(h)
+        return _unbiased(h, self.features)
 
 
 class GuidanceEmbedding(nn.Module):
@@ -168,8 +173,7 @@ class GuidanceEmbedding(nn.Module):
         h = sinusoidal(told, self.frequencies)
         h = h - sinusoidal(jnp.asarray([0.0, 0.0, 1.0], told.dtype), self.frequencies)
         h = h.reshape(len(h), -1)
-        h = nn.silu(dense(self.features, use_bias=False, kernel_init=normal(0.02))(h))
-        return dense(self.features, use_bias=False, kernel_init=zeros)(h)
+        return _unbiased(h, self.features)
 
 
 class LabelEmbedding(nn.Module):

@@ -81,7 +81,7 @@ class Guided:
         without = _at_rest(point, {**cond, **nulls})
         rest = 1 - self.scale - self.mix
         guided = jax.tree.map(lambda a, b: self.scale * a + rest * b, point.own, without)
-        if within is not None and self.mix:
+        if self.mix:
             guided = jax.tree.map(lambda a, b: a + self.mix * b, guided, within)
         return _unless_null(point, cond, nulls, guided)
 
@@ -178,4 +178,6 @@ def guidance_of(
             f"{name} with scale={scale} and mix={mix} guides its target, which needs the null of a "
             'condition: give null={"label": 10}, say, as draws.drop'
         )
-    return GuidedAsTold(dict(null)) if scale is None else Guided(dict(null), float(scale), mix)
+    return (
+        GuidedAsTold(dict(null)) if scale is None else Guided(dict(null), float(scale), float(mix))
+    )
