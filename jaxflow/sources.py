@@ -1,17 +1,19 @@
 """Where a flow starts: `sample(keys [batch], event_shape) -> x0` and `log_prob(x0)` in nats."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxflow.arrays import at_least_float32, event_sum, per_sample
 from jaxflow.checks import check_made
 from jaxflow.records import record, static, traceable
-from jaxflow.types import Array, Data, Float, Keys, Shaped, Source
+from jaxflow.tokens import at_token
+from jaxflow.types import AnyArray, Array, Data, Float, Keys, Shaped, Source
 
-__all__ = ["as_source", "data", "mask", "normal", "product", "uniform"]
+__all__ = ["as_source", "data", "mask", "normal", "product", "tokens", "uniform"]
 
 
 @record
@@ -60,7 +62,55 @@ class Mask:
 
     def log_prob(self, x0: Data) -> Float[Array, "batch"]:
         """Log-probability in nats: 0 for the masked event, minus infinity for any other."""
-        return event_sum(jnp.where(x0 == self.token, 0.0, -jnp.inf))
+        return event_sum(self.log_probs(x0))
+
+    def log_probs(self, x0: Data) -> Float[Array, "batch *event"]:
+        """The log-probability of each token."""
+        return jnp.where(jnp.asarray(x0) == self.token, 0.0, -jnp.inf)
+
+
+@record
+class Tokens:
+    """Every position holds a token of its own, independent of the others."""
+
+    log_weights: Float[Array, "*event vocabulary"]
+
+    def sample(self, keys: Keys, event_shape: tuple[int, ...]) -> Data:
+        """One sample a key.
+
+        Raises:
+            ValueError: where weights a position are those of another event.
+        """
+        self._check(event_shape)
+        running = jnp.cumsum(jnp.exp(self.log_weights), axis=-1)
+        running = jnp.broadcast_to(running, (*event_shape, running.shape[-1]))
+        last = jnp.nextafter(running[..., -1], jnp.zeros((), running.dtype))
+
+        def one(key: Array) -> Array:
+            u = jax.random.uniform(key, event_shape, running.dtype)
+            below = running <= jnp.minimum(u * running[..., -1], last)[..., None]
+            return jnp.sum(below, axis=-1).astype(jnp.int32)
+
+        return per_sample(one, keys)
+
+    def log_prob(self, x0: Data) -> Float[Array, "batch"]:
+        """Log-probability in nats."""
+        return event_sum(self.log_probs(x0))
+
+    def log_probs(self, x0: Data) -> Float[Array, "batch *event"]:
+        """The log-probability of each token; minus infinity for one outside the vocabulary."""
+        x0 = jnp.asarray(x0)
+        self._check(x0.shape[1:])
+        laws = jnp.broadcast_to(self.log_weights, (*x0.shape, self.log_weights.shape[-1]))
+        return at_token(laws, x0)
+
+    def _check(self, event_shape: tuple[int, ...]) -> None:
+        own = self.log_weights.shape[:-1]
+        if own and own != tuple(event_shape):
+            raise ValueError(
+                f"the source has the weights of tokens at places {own}, but the data has "
+                f"{tuple(event_shape)}: give weights [vocabulary] for all places alike"
+            )
 
 
 @record
@@ -189,6 +239,30 @@ def uniform(low: float = 0.0, high: float = 1.0) -> Source:
 def mask(token: int) -> Source:
     """The source of masked diffusion: every position holds `token`."""
     return Mask(token)
+
+
+def tokens(weights: Float[AnyArray, "*event vocabulary"] | Sequence[float]) -> Source:
+    """Independent tokens, each drawn in proportion to its weight.
+
+    Equal weights are the source of uniform diffusion, counts of the data that of its marginal law.
+
+    Args:
+        weights: one a token, `[vocabulary]`, or `[*event, vocabulary]` for a law at each place.
+
+    Raises:
+        ValueError: where a weight is negative or not finite, or all of a place are zero.
+
+    >>> tokens([1.0, 3.0]).log_prob(jnp.array([[1, 1]]))  # 2 log(3 / 4)
+    Array([-0.575...], dtype=float32)
+    """
+    values = np.asarray(weights, np.result_type(np.asarray(weights), np.float32))
+    if not values.ndim or not np.all(np.isfinite(values)) or np.any(values < 0):
+        raise ValueError(f"weights of tokens are non-negative and finite; got {weights}")
+    total = values.sum(-1, keepdims=True)
+    if not np.all(total > 0):
+        raise ValueError("the weights of the tokens at a place are all zero: none can be drawn")
+    with np.errstate(divide="ignore"):
+        return Tokens(jnp.asarray(np.log(values / total)))
 
 
 def data(rows: Shaped[Array, "rows *event"]) -> Source:

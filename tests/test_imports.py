@@ -14,8 +14,9 @@ LAYERS = [
     {"records", "names"},
     {"types"},
     {"arrays", "sharding"},
-    {"checks"},
-    {"times", "sources", "manifolds", "paths", "couplings"},
+    {"checks", "tokens"},
+    {"times", "sources", "manifolds"},
+    {"paths", "couplings"},
     {"draws", "velocities"},
     {"sampling"},
     {"inverse", "losses"},
@@ -74,7 +75,7 @@ HEAVY = {
 def allowed(room: str) -> set[str]:
     """The rooms that a room may import, itself included."""
     if room in LEAVES:
-        return {room, "records", "names", "types", "arrays", "sharding", "checks"}
+        return {room, "records", "names", "types", "arrays", "tokens", "sharding", "checks"}
     if room == "__init__":
         return set().union(*LAYERS)
     level = next((i for i, layer in enumerate(LAYERS) if room in layer), None)

@@ -27,7 +27,8 @@ def standard(
 
     Args:
         path: gives the interval of the times, and the latent where it has one.
-        source: standard normal where None, for every part of a product.
+        source: where None that of the path, if it names one, or standard normal; so for every part
+            of a product.
         coupling: independent where None.
         times: uniform where None.
         drop: condition dropout, as `draws.drop(.1, {"label": 10})`; none where None.
@@ -42,7 +43,7 @@ def standard(
             "the usual one"
         )
     steps = [
-        pairs.source(_normal_for(path) if source is None else source),
+        pairs.source(_source_of(path) if source is None else source),
         pairs.couple(couplings.independent() if coupling is None else coupling),
         pairs.times(times_.uniform() if times is None else times, interval_of(path)),
         pairs.latent(path),
@@ -50,8 +51,9 @@ def standard(
     return chain(*steps, *([] if drop is None else [drop]))
 
 
-def _normal_for(path: Path) -> Source:
+def _source_of(path: Path) -> Source:
     parts = getattr(path, "parts", None)
     if parts is None:
-        return sources.normal()
-    return sources.product({name: _normal_for(part) for name, part in parts.items()})
+        own = getattr(path, "source", None)
+        return sources.normal() if own is None else own
+    return sources.product({name: _source_of(part) for name, part in parts.items()})

@@ -3,6 +3,7 @@
 from jaxflow.losses import weights
 from jaxflow.losses.consistency_flow_matching import consistency_flow_matching
 from jaxflow.losses.contrastive import contrastive
+from jaxflow.losses.cross_entropy import cross_entropy
 from jaxflow.losses.flow_and_score import flow_and_score
 from jaxflow.losses.flow_maps import (
     alpha_flow,
@@ -18,6 +19,7 @@ from jaxflow.losses.flow_maps import (
     terminal_velocity,
 )
 from jaxflow.losses.flow_matching import flow_matching
+from jaxflow.losses.generalised_kl import generalised_kl
 from jaxflow.losses.maximum_likelihood import maximum_likelihood
 from jaxflow.losses.uncertainty import learned_uncertainty
 
@@ -26,11 +28,13 @@ __all__ = [
     "consistency",
     "consistency_flow_matching",
     "contrastive",
+    "cross_entropy",
     "distribution_matching",
     "drifting",
     "eulerian",
     "flow_and_score",
     "flow_matching",
+    "generalised_kl",
     "improved_mean_flow",
     "lagrangian",
     "learned_uncertainty",

@@ -14,7 +14,7 @@ import numpy as np
 from jaxflow.arrays import event_mean, event_sum, expand
 from jaxflow.types import Array, Time
 
-__all__ = ["squared_error"]
+__all__ = ["mean_error", "squared_error"]
 
 
 def squared_error(
@@ -54,13 +54,28 @@ def squared_error(
     if mask is not None:
         mask = _checked_mask(mask, difference)
         difference = jnp.where(mask, difference, 0)
-    error = jnp.square(difference)
+    return mean_error(jnp.square(difference), t=t, weight=weight, mask=mask)
+
+
+def mean_error(
+    error: Array, *, t: Any = None, weight: Callable[[Time], Array] | None = None, mask: Any = None
+) -> Array:
+    """The mean of each example's errors `[batch, *event]` over the entries that count, weighted.
+
+    Args:
+        error: finite where an entry counts.
+        t, weight, mask: as for `squared_error`.
+
+    Raises:
+        ValueError: for a weight or mask of another shape.
+    """
     if weight is not None:
         error = expand(_checked_weight(weight(t), t), error) * error
     if mask is None:
         return event_mean(error)
+    mask = _checked_mask(mask, error)
     count = event_sum(mask) * (error.size // mask.size)
-    return event_sum(error) / jnp.maximum(count, 1)
+    return event_sum(jnp.where(mask, error, 0)) / jnp.maximum(count, 1)
 
 
 def _of_parts(mask: Any, parts: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Paths join a source sample to a data sample: `(t, x0, x1, z) -> PathSample`."""
 
-from jaxflow.paths import gammas, schedules
+from jaxflow.paths import gammas, kappas, schedules
 from jaxflow.paths.affine import (
     Affine,
     affine,
@@ -17,6 +17,8 @@ from jaxflow.paths.diffusion import drift, log_snr, squared_diffusion, time_of_l
 from jaxflow.paths.fitted import fitted
 from jaxflow.paths.interpolant import Interpolant, bridge, interpolant
 from jaxflow.paths.knots import discrete, monotone
+from jaxflow.paths.metric import Metric, metric
+from jaxflow.paths.mixture import Mixture, mixture
 from jaxflow.paths.product import Product, product
 from jaxflow.paths.shifted import shifted
 from jaxflow.paths.start import start
@@ -24,6 +26,8 @@ from jaxflow.paths.start import start
 __all__ = [
     "Affine",
     "Interpolant",
+    "Metric",
+    "Mixture",
     "Product",
     "affine",
     "bridge",
@@ -35,9 +39,12 @@ __all__ = [
     "gammas",
     "interpolant",
     "inverse_cosine",
+    "kappas",
     "linear",
     "linear_vp",
     "log_snr",
+    "metric",
+    "mixture",
     "monotone",
     "polynomial",
     "product",

@@ -1,11 +1,13 @@
 """Samplers integrate a velocity from its source to data, and tell what that cost."""
 
-from jaxflow.sampling import diffusions, grids
+from jaxflow.sampling import diffusions, grids, leaps
 from jaxflow.sampling.adaptive import adaptive
 from jaxflow.sampling.bespoke import Bespoke, bespoke
 from jaxflow.sampling.diagnostics import path_cost
+from jaxflow.sampling.first_hitting import first_hitting
 from jaxflow.sampling.fixed_step import fixed_step
 from jaxflow.sampling.flow_map import flow_map
+from jaxflow.sampling.jumps import jumps
 from jaxflow.sampling.likelihood import exact, hutchinson, log_prob
 from jaxflow.sampling.methods import (
     ab2,
@@ -43,12 +45,15 @@ __all__ = [
     "euler",
     "euler_maruyama",
     "exact",
+    "first_hitting",
     "fixed_step",
     "flow_map",
     "grids",
     "heun",
     "hutchinson",
+    "jumps",
     "lagrangian_residual",
+    "leaps",
     "log_prob",
     "midpoint",
     "path_cost",

@@ -25,6 +25,7 @@ from jaxflow.velocities.network import from_network
 from jaxflow.velocities.preconditioned import preconditioned
 from jaxflow.velocities.prediction import KINDS, conversion_interval, convert
 from jaxflow.velocities.score_network import score_from_network
+from jaxflow.velocities.token_law import token_law
 
 __all__ = [
     "KINDS",
@@ -53,5 +54,6 @@ __all__ = [
     "tangential",
     "thresholded",
     "to_diffusion",
+    "token_law",
     "zero_star",
 ]

@@ -45,6 +45,8 @@ TABLE = {
     "product": [],  # of paths: tests/paths/test_product.py
     "interpolant": [],  # not affine: tests/paths/test_interpolant.py
     "bridge": [],
+    "mixture": [],  # of tokens: tests/losses/test_tokens.py, tests/sampling/test_jumps.py
+    "metric": [],
 }
 OF_A_PATH = {"drift", "log_snr", "squared_diffusion", "start", "time_of_log_snr"}
 ALL = [

@@ -151,7 +151,8 @@ TABLE = {
     "posterior_mean": Row(learned, mean_of),
     "convert": Row(jnp.asarray, converted),
 }
-OTHERS = {"conversion_interval"}  # of two names and a path; it holds nothing
+# Of two names and a path, which holds nothing; and of tokens, in tests/sampling/test_jumps.py.
+OTHERS = {"conversion_interval", "token_law"}
 
 T, X = jnp.array([0.0, 0.3, 0.7, 1.0]), jax.random.normal(jax.random.key(0), (4, 2, 3))
 COND = {"label": jnp.array([1.0, -2.0, 0.5, 3.0])}

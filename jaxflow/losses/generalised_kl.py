@@ -1,0 +1,90 @@
+r"""The generalised Kullback-Leibler divergence of jump rates: a bound on the evidence of tokens.
+
+(1) $L(\theta) = E_{t, x_0, x_1}\; \frac{1}{d} \sum_i \sum_{y \ne x^i} \left[ u \log \frac{u}{v}
+    - u + v \right]$, $u = u_t^i(y, x \mid x_1)$ and $v = u_t^{\theta, i}(y, x)$
+
+with the rates of the path and those that the network's posterior defines on it. With times uniform
+over $[0, 1]$, $d$ times its mean is at least $-\log p_\theta(x_1)$, and the gap is what the way
+there tells beyond its end. The path has it in closed form, `path.divergence`. Of
+a mask source it is the weighted cross-entropy of the masked tokens,
+
+(2) $\frac{1}{d} \frac{\dot\kappa_t}{1 - \kappa_t} \sum_{i\ \mathrm{masked}}
+    -\log p_\theta(x_1^i \mid x_t)$
+
+whose mean depends on the schedule only as far as the network reads the time. Other times need the
+weight by which they stand for uniform ones, `losses.weights.importance`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxflow.checks import check_made, check_network
+from jaxflow.losses.errors import mean_error
+from jaxflow.losses.flow_matching import check_complete
+from jaxflow.records import record, traceable
+from jaxflow.sharding import gathering
+from jaxflow.tokens import check_logits
+from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Time
+
+__all__ = ["generalised_kl"]
+
+
+@record
+class GeneralisedKL:
+    """The loss (1) of a network of logits on a path of tokens."""
+
+    network: Network
+    path: Any
+    weight: Callable[[Time], Array] | None
+
+    gathers = gathering("network")
+
+    def __call__(
+        self, params: Params, key: Key | None, batch: Batch, held: Held | None = None
+    ) -> tuple[Array, Mapping[str, Any]]:
+        """The mean over examples in nats a token, and `{"per_example": [batch]}`.
+
+        Raises:
+            ValueError: as `cross_entropy`.
+        """
+        check_complete(batch)
+        sample = self.path(batch["t"], batch["x0"], batch["x1"], batch.get("z"))
+        logits = self.network(params, sample.t, sample.x, key=key, **batch.get("cond", {}))
+        check_logits(logits, sample.x1)
+        apart = self.path.divergence(sample.t, sample.x, sample.x1, logits)
+        per_example = mean_error(apart, t=sample.t, weight=self.weight, mask=batch.get("mask"))
+        return jnp.mean(per_example), {"per_example": per_example}
+
+
+def generalised_kl(
+    network: Network, path: Any, *, weight: Callable[[Time], Array] | None = None
+) -> Loss:
+    """The divergence (1) of the rates, which bounds the log-likelihood.
+
+    Args:
+        network: `(params, t, x, *, key=None, **cond) -> logits [batch, *event, vocabulary]`.
+        path: of tokens, `paths.mixture` or `paths.metric`.
+        weight: one a time, `t -> w(t)`, or None for 1, which bounds the likelihood.
+
+    Returns:
+        A loss in nats a token; `aux["per_example"]` keeps the examples apart.
+
+    Raises:
+        TypeError: for a network or path that is none.
+        ValueError: for a path of real numbers.
+
+    Shaul et al., Flow Matching with General Discrete Paths, 2024, arXiv:2412.03487; for masks Shi
+    et al., Simplified and Generalized Masked Diffusion for Discrete Data, 2024, arXiv:2406.04329.
+    """
+    check_network(network)
+    check_made("path", path)
+    if weight is not None:
+        check_made("weight", weight)
+    if not hasattr(path, "divergence"):
+        raise ValueError(
+            f"{path!r} is a path of real numbers, whose loss is flow_matching: this one is of "
+            "tokens, on paths.mixture(...) or paths.metric(...)"
+        )
+    return GeneralisedKL(*traceable((network, path, weight)))

@@ -1,0 +1,138 @@
+r"""Sampling tokens: the jump process of a posterior, on a grid of times.
+
+The rates are those of the path, `paths.mixture` or `paths.metric`, with the network's posterior in
+them; how a step is made, a leap says. Where a grid ends at the data its last step is a draw from
+the posterior, whatever the leap, at one call.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxflow.arrays import check_keys
+from jaxflow.checks import check_batch, check_made
+from jaxflow.paths.mixture import check_tokens
+from jaxflow.records import traceable
+from jaxflow.sampling.ends import check_order
+from jaxflow.sampling.leaps import euler
+from jaxflow.sampling.leaps.process import Process, check_given, check_of_tokens
+from jaxflow.sampling.precision import computing
+from jaxflow.types import AnyArray, Array, Data, Keys, Method, Path, Solution, Velocity
+from jaxflow.velocities.function import as_velocity
+
+__all__ = ["jumps"]
+
+
+def jumps(
+    logits: Velocity | Callable[..., Any],
+    x0: Data,
+    grid: ArrayLike | Sequence[float],
+    *,
+    keys: Keys,
+    path: Path,
+    method: Method | None = None,
+    given: AnyArray | None = None,
+    cond: Mapping[str, Any] | None = None,
+    save: bool = False,
+    precision: str = "network",
+) -> Solution:
+    """Carry tokens along a grid of times by the jumps that a network's posterior defines.
+
+    Compiled inside, as `fixed_step`; a sample depends on its own key alone.
+
+    Args:
+        logits: `(t, x, **cond) -> logits [batch, *event, vocabulary]` of each token of the data, as
+            `velocities.from_network(network, params)`: logits, never probabilities. They need not
+            be normalised. A mask is the token after the vocabulary and has no logit.
+        x0: the tokens at `grid[0]`, from the path's source.
+        grid: two or more increasing times.
+        keys: one a sample.
+        path: of tokens, that the network was trained on.
+        method: one of `leaps`; Euler's where None.
+        given: bools `[batch, *event]`, which tokens of `x0` are the data's and stay: a prompt, or
+            all but what is to be filled in.
+        cond: conditions, each `[batch, ...]`.
+        save: keep the tokens at all times of the grid.
+        precision: what networks compute in, one of `sampling.PRECISIONS`.
+
+    Returns:
+        The solution. `nfe` is `steps * method.calls`, the last step being one call where it ends at
+        the data. `success` is False where a token could not be drawn: of logits that are not
+        numbers.
+
+    Raises:
+        ValueError: for tokens that are not whole numbers, a grid that does not rise in [0, 1], keys
+            or conditions that do not lead with the batch, `given` of another shape, logits of
+            another shape than the tokens', or a path of real numbers.
+
+    >>> from jaxflow import paths, sampling, sources
+    >>> path, keys = paths.mixture(source=sources.mask(2)), jax.random.split(jax.random.key(0), 3)
+    >>> heads = lambda t, x: jnp.broadcast_to(jnp.array([0.0, 30.0]), (*x.shape, 2))
+    >>> x0 = path.source.sample(keys, (4,))
+    >>> jumps(heads, x0, sampling.grids.uniform(3), keys=keys, path=path).x[0].tolist()
+    [1, 1, 1, 1]
+    """
+    posterior = as_velocity(logits)
+    check_made("path", path)
+    check_made("method", method)
+    check_of_tokens(path)
+    check_tokens(x0)
+    cond = {} if cond is None else dict(cond)
+    n = check_batch(x0, cond)
+    check_keys(keys, n)
+    times = check_order(grid)
+    if times[0] > times[-1]:
+        raise ValueError(f"tokens are sampled towards the data: let the grid rise; got {grid}")
+    check_given(given, x0)
+    posterior, products = computing(posterior, precision)
+    arguments = traceable((posterior, path, euler() if method is None else method))
+    with products:
+        return _jumps(
+            *arguments, x0, times, keys, cond, given, to_end=bool(times[-1] == 1), save=save
+        )
+
+
+@partial(jax.jit, static_argnames=("to_end", "save"))
+def _jumps(
+    posterior: Any,
+    path: Any,
+    method: Method,
+    x0: Data,
+    grid: Array,
+    keys: Keys,
+    cond: Mapping[str, Any],
+    given: Array | None,
+    *,
+    to_end: bool,
+    save: bool,
+) -> Solution:
+    n, process = len(x0), Process(path, posterior, cond, given)
+    given_grid = jnp.asarray(grid, jnp.float32)
+    times = jnp.broadcast_to(given_grid[:, None], (len(grid), n))
+
+    def step(carry: tuple[Data, Any], at: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+        x, memory = carry
+        t, s, i = at
+        own = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+        x, memory = method.step(process, t, s, x, memory, own)
+        return (x, memory), x if save else None
+
+    walked = times[:-1] if to_end else times
+    steps = len(walked) - 1
+    x = jnp.asarray(x0)
+    carry = x, method.init(process, times[0], x)
+    (x, _), xs = jax.lax.scan(step, carry, (walked[:-1], walked[1:], jnp.arange(steps)))
+    calls = steps * method.calls
+    if to_end:
+        own = jax.vmap(jax.random.fold_in, (0, None))(keys, steps)
+        x = process.data(own, x, process(times[-2], x))
+        calls += 1
+    if save:
+        xs = jnp.concatenate([x0[None], xs, *([x[None]] if to_end else [])])
+    success = jnp.all(x >= 0, axis=tuple(range(1, x.ndim)))
+    nfe = jnp.full((n,), calls, jnp.int32)
+    return Solution(x, given_grid if save else None, xs, nfe, success)

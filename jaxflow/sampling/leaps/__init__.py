@@ -1,0 +1,12 @@
+"""Leaps: one step of a process of tokens, for `sampling.jumps`.
+
+A leap is a Method whose velocity is a `Process`: `step(process, t, s, x, memory, keys)`.
+"""
+
+from jaxflow.sampling.leaps.confident import confident
+from jaxflow.sampling.leaps.corrected import corrected
+from jaxflow.sampling.leaps.first_order import euler, tau_leaping
+from jaxflow.sampling.leaps.remasking import remasking
+from jaxflow.sampling.leaps.trapezoidal import trapezoidal
+
+__all__ = ["confident", "corrected", "euler", "remasking", "tau_leaping", "trapezoidal"]

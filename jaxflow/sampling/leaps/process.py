@@ -1,0 +1,77 @@
+"""The jump process of tokens that a posterior defines on a path: what a leap steps."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxflow.records import record
+from jaxflow.tokens import check_logits, drawn
+from jaxflow.types import Array, Data, Keys, Time
+
+__all__ = ["Process", "check_given", "check_of_tokens", "two_keys"]
+
+
+@record
+class Process:
+    """A posterior `(t, x) -> logits` on a path of tokens, some of which may be given."""
+
+    path: Any
+    posterior: Any
+    cond: Any
+    given: Array | None
+
+    def __call__(self, t: Time, x: Data) -> Array:
+        """The logits `[batch, *event, vocabulary]` of the data at each place."""
+        logits = self.posterior(t, x, **self.cond)
+        check_logits(logits, x)
+        return logits
+
+    def fixed(self, x: Data) -> Array:
+        """Which tokens stay: those that are given, and those that are the data's for certain."""
+        known = self.path.known(x)
+        return known if self.given is None else known | self.given
+
+    def data(self, keys: Keys, x: Data, logits: Array) -> Data:
+        """A draw of the data at each place."""
+        return jnp.where(self.fixed(x), x, drawn(keys, logits).astype(x.dtype))
+
+    def span(self, t: Time, s: Time, x: Data) -> Array:
+        """The clock time from `t` to `s` at each place."""
+        return self.path.clock(s, x) - self.path.clock(t, x)
+
+    def keep(self, x: Data, moved: Data) -> Data:
+        """What has moved, the given tokens as they were."""
+        return moved if self.given is None else jnp.where(self.given, x, moved)
+
+
+def two_keys(keys: Keys) -> tuple[Keys, Keys]:
+    """Two keys a sample of each."""
+    pairs = jax.vmap(jax.random.split)(keys)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def check_of_tokens(path: Any) -> None:
+    """Refuse a path of real numbers.
+
+    Raises:
+        ValueError: naming the paths of tokens.
+    """
+    if not hasattr(path, "log_rates"):
+        raise ValueError(
+            f"{path!r} is a path of real numbers, whose samplers are fixed_step and adaptive: "
+            "jumps are of tokens, on paths.mixture(...) or paths.metric(...)"
+        )
+
+
+def check_given(given: Any, x: Data) -> None:
+    """Refuse given tokens that are no bools of the tokens' shape.
+
+    Raises:
+        ValueError: with both shapes.
+    """
+    if given is not None and (jnp.shape(given) != jnp.shape(x) or str(given.dtype) != "bool"):
+        raise ValueError(
+            f"given is {jnp.result_type(given)} of shape {jnp.shape(given)} for tokens of shape "
+            f"{jnp.shape(x)}: it is bool, True for a token that stays"
+        )

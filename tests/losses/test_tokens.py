@@ -1,0 +1,248 @@
+"""Losses of tokens against closed forms: exact expectations over a small alphabet."""
+
+import itertools
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxflow import draws, losses, paths, sources, times, training, velocities
+from jaxflow.paths import kappas
+from jaxflow.records import record
+from jaxflow.types import PathSample
+
+VOCABULARY, LENGTH = 3, 2
+RNG = np.random.default_rng(0)
+LAW = RNG.dirichlet(np.ones(VOCABULARY**LENGTH)).reshape((VOCABULARY,) * LENGTH)
+ENTROPY = -np.sum(LAW * np.log(LAW))
+DATA = np.array(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))
+DISTANCES = np.sqrt(abs(np.arange(VOCABULARY)[:, None] - np.arange(VOCABULARY)))
+PATHS = ("mask", "mask, cosine", "mask, a power a place", "uniform", "marginal", "metric")
+
+
+def path_of(name):
+    """In the precision of the test."""
+    mask, even = sources.mask(VOCABULARY), sources.tokens(np.ones(VOCABULARY))
+    return {
+        "mask": lambda: paths.mixture(source=mask),
+        "mask, cosine": lambda: paths.mixture(kappas.cosine(), source=mask),
+        "mask, a power a place": lambda: paths.mixture(
+            kappas.polynomial(np.array([1.0, 3.0])), source=mask
+        ),
+        "uniform": lambda: paths.mixture(source=even),
+        "marginal": lambda: paths.mixture(
+            kappas.polynomial(2.0), source=sources.tokens(np.array([0.5, 0.2, 0.3]))
+        ),
+        "metric": lambda: paths.metric(DISTANCES, a=1.0),
+    }[name]()
+
+
+def all_of(name):
+    """The sequences that a path may have, `[states, length]`."""
+    symbols = VOCABULARY + name.startswith("mask")
+    return np.array(list(itertools.product(range(symbols), repeat=LENGTH)))
+
+
+def pairs_of(states):
+    """Every datum beside every sequence."""
+    return np.repeat(DATA, len(states), 0), np.tile(states, (len(DATA), 1))
+
+
+NODES, SHARES = (a / 2 for a in np.polynomial.legendre.leggauss(48))
+
+
+def table(params, t, x, *, key=None):
+    """A network without time: logits by sequence, `[symbols, symbols, length, vocabulary]`."""
+    return params[x[:, 0], x[:, 1]]
+
+
+def timed(params, t, x, *, key=None):
+    return table(params, t, x) * (1 + t)[:, None, None]
+
+
+def told(posterior, t, x, *, key=None):
+    return posterior(t, x)
+
+
+def tables():
+    return jnp.asarray(RNG.normal(size=(VOCABULARY + 1, VOCABULARY + 1, LENGTH, VOCABULARY)))
+
+
+def bound(network, params, name):
+    """The bound on the evidence a sequence, in nats, by quadrature over time and a sum over all."""
+    return _bound(network, params, path_of(name), all_of(name))
+
+
+@partial(jax.jit, static_argnames="network")
+def _bound(network, params, path, states):
+    pairs = jnp.repeat(DATA, len(states), 0), jnp.tile(states, (len(DATA), 1))
+
+    def at(time):
+        t = jnp.full(len(pairs[0]), time)
+        law = jnp.exp(jnp.sum(path.log_prob(t, pairs[1], pairs[0]), axis=1))
+        logits = network(params, t, pairs[1])
+        apart = jnp.sum(path.divergence(t, pairs[1], pairs[0], logits), axis=1)
+        shares = law * jnp.repeat(LAW.ravel(), len(states))
+        return jnp.sum(jnp.where(shares > 0, shares * apart, 0.0))
+
+    return jnp.sum(SHARES * jax.vmap(at)(jnp.asarray(0.5 + NODES)))
+
+
+def any_order(params):
+    """The cross-entropy of the autoregressive model of the same network, over all orders."""
+    total, orders = 0.0, list(itertools.permutations(range(LENGTH)))
+    for data, order in itertools.product(DATA, orders):
+        x = np.full(LENGTH, VOCABULARY)
+        for place in order:
+            logits = np.asarray(table(params, None, x[None]))[0, place]
+            total -= LAW[tuple(data)] * (logits - np.logaddexp.reduce(logits))[data[place]]
+            x[place] = data[place]
+    return total / len(orders)
+
+
+@pytest.mark.parametrize("name", ["mask", "mask, cosine"])
+def test_the_bound_of_a_mask_is_that_of_any_order_whatever_the_schedule(name, x64):
+    params = tables()
+    np.testing.assert_allclose(bound(table, params, name), any_order(params), rtol=1e-10)
+    timed_bounds = [bound(timed, params, n) for n in ("mask", "mask, cosine")]
+    assert abs(timed_bounds[0] - timed_bounds[1]) > 1e-3
+
+
+@pytest.mark.parametrize("name", [n for n in PATHS if n != "mask, a power a place"])
+def test_the_bound_of_the_exact_posterior(name, x64):
+    """The entropy of the data for masks; more where the way there tells more than its end."""
+    found = bound(told, velocities.token_law(path_of(name), LAW), name)
+    if name.startswith("mask"):
+        np.testing.assert_allclose(found, ENTROPY, rtol=1e-8)
+    else:
+        assert found > ENTROPY
+    worse = bound(table, tables(), name)
+    assert worse > found
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("loss", [losses.generalised_kl, losses.cross_entropy])
+def test_the_exact_posterior_is_the_minimum(loss, name, x64):
+    """At it the expected gradient vanishes, and not at one that is moved."""
+    path, states = path_of(name), jnp.asarray(all_of(name))
+    pairs = [jnp.asarray(a) for a in pairs_of(all_of(name))]
+    t = jnp.full(len(pairs[0]), 0.4)
+    law = jnp.exp(jnp.sum(path.log_prob(t, pairs[1], pairs[0]), axis=1))
+    shares = law * jnp.repeat(LAW.ravel(), len(states))
+    exact = velocities.token_law(path, LAW)(jnp.full(len(states), 0.4), states)
+    exact = jnp.maximum(exact, -50.0)
+
+    def expected(moved):
+        logits = jnp.tile(exact + moved, (9, 1, 1))
+        made = loss(lambda params, t, x, key=None: logits, Given(path, pairs[1]))
+        batch = {"t": t, "x0": pairs[0], "x1": pairs[0]}
+        return jnp.sum(shares * made(None, None, batch)[1]["per_example"])
+
+    moved = jnp.asarray(RNG.normal(size=exact.shape))
+    np.testing.assert_allclose(jax.grad(expected)(0 * moved), 0, atol=1e-12)
+    assert jnp.max(abs(jax.grad(expected)(moved))) > 1e-3
+
+
+@record
+class Given:
+    """A path at points that are given, in the place of drawn ones."""
+
+    path: Any
+    x: Any
+
+    def __call__(self, t, x0, x1, z=None):
+        return PathSample(t, self.x, None, x0, x1)
+
+    def divergence(self, *arguments):
+        return self.path.divergence(*arguments)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_points_have_the_law_of_the_path(name):
+    path, n, at = path_of(name), 40_000, 0.6
+    x1 = jnp.broadcast_to(jnp.array([0, 2]), (n, LENGTH))
+    batch = draws.standard(path, times=times.constant(at))(jax.random.key(0), {"x1": x1})
+    x = path(batch["t"], batch["x0"], x1, batch["z"]).x
+    symbols = all_of(name).max() + 1
+    of_all = jnp.broadcast_to(jnp.arange(symbols)[:, None], (symbols, LENGTH))
+    law = np.exp(path.log_prob(batch["t"][:symbols], of_all, x1[:symbols]))
+    for place in range(LENGTH):
+        counts = np.bincount(x[:, place], minlength=symbols)
+        spread = np.sqrt(n * law[:, place] * (1 - law[:, place]))
+        assert np.all(abs(counts - n * law[:, place]) <= 4.5 * spread + 1e-3)
+
+
+def test_conditional_rates_carry_the_conditional_law(x64):
+    """The Kolmogorov equation of one token given its data, for every path."""
+    for name in PATHS:
+        path = path_of(name)
+        symbols = VOCABULARY + (name.startswith("mask"))
+        x = jnp.broadcast_to(jnp.arange(symbols)[:, None], (symbols, LENGTH))
+        for data, time in itertools.product(range(VOCABULARY), (0.1, 0.7)):
+            x1 = jnp.full_like(x, data)
+
+            def law(t, path=path, x=x, x1=x1):
+                return jnp.exp(path.log_prob(jnp.full(len(x), t), x, x1))
+
+            p, slope = jax.jvp(law, (time,), (1.0,))
+            rates = path.rates(jnp.full(symbols, time), x, x1, symbols)  # [from, length, to]
+            np.testing.assert_allclose(jnp.sum(p, 0), 1, rtol=1e-12)
+            np.testing.assert_allclose(jnp.sum(rates, -1), 0, atol=1e-12)
+            np.testing.assert_allclose(jnp.einsum("flt,fl->tl", rates, p), slope, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [losses.generalised_kl, losses.cross_entropy])
+def test_only_tokens_that_count_count(loss, key):
+    path, params = path_of("uniform"), jnp.asarray(tables(), jnp.float32)
+    made = loss(table, path)
+    x1 = jax.random.randint(key, (8, LENGTH), 0, VOCABULARY)
+    batch = draws.standard(path)(key, {"x1": x1})
+    mask = jnp.tile(jnp.array([True, False]), (8, 1))
+    value, aux = made(params, None, {**batch, "mask": mask})
+    parts = [made(params, None, {**batch, "mask": m})[0] for m in (mask, ~mask)]
+    np.testing.assert_allclose(made(params, None, batch)[0], np.mean(parts), rtol=1e-5)
+    assert aux["per_example"].shape == (8,)
+    assert value == parts[0]
+
+
+def test_it_learns_a_law(key):
+    """A table of logits learns the exact posteriors of a mask, by either loss."""
+    path = path_of("mask")
+    draw = draws.standard(path, times=times.stratified(times.uniform()))
+    exact = velocities.token_law(path, LAW)
+    states = jnp.array([[3, 3], [3, 0], [1, 3]])
+    wanted = jnp.exp(exact(jnp.full(3, 0.5), states))
+    codes = jax.random.choice(key, len(DATA), (512,), p=jnp.asarray(LAW.ravel()))
+    batch = {"x1": jnp.asarray(DATA)[codes]}
+    run = training.program(
+        training.trainer(losses.generalised_kl(table, path), optax.adam(0.05), draw=draw)
+    )
+    state = run.init(jnp.zeros((4, 4, LENGTH, VOCABULARY)), key)
+    for _ in range(150):
+        state, _ = run.step(state, batch)
+    found = jax.nn.softmax(table(state.params, None, states), axis=-1)
+    masked = np.asarray(states == VOCABULARY)
+    np.testing.assert_allclose(found[masked], wanted[masked], atol=0.1)
+
+
+def test_refusals(key):
+    path = path_of("mask")
+    loss = losses.cross_entropy(table, path)
+    x1 = jnp.zeros((4, LENGTH), int)
+    with pytest.raises(ValueError, match="complete it with a draw"):
+        loss(tables(), None, {"x1": x1})
+    with pytest.raises(ValueError, match=r"z=path\.latent"):
+        loss(tables(), None, {"t": jnp.zeros(4), "x0": x1, "x1": x1})
+    with pytest.raises(ValueError, match="whole numbers"):
+        path(jnp.zeros(4), x1.astype(float), x1, jnp.zeros((4, LENGTH)))
+    narrow = losses.cross_entropy(lambda params, t, x, key=None: x, path)
+    with pytest.raises(ValueError, match="one axis more, the vocabulary"):
+        narrow(None, None, draws.standard(path)(key, {"x1": x1}))
+    with pytest.raises(ValueError, match="flow_matching"):
+        losses.generalised_kl(table, paths.linear())
+    with pytest.raises(ValueError, match=r"source=sources.mask\(token\)"):
+        velocities.token_law(paths.mixture(), LAW)(jnp.zeros(4), x1)

@@ -1,0 +1,432 @@
+"""Samplers of tokens: their exact laws, by matrix products, and draws that have them.
+
+The oracles are written anew, in numpy: a law is a vector over all sequences of a small alphabet,
+and a leap a matrix, made of what the method's equation says of each token.
+"""
+
+import itertools
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxflow import paths, sampling, sources, tokens, velocities
+from jaxflow.sampling import leaps
+
+VOCABULARY, LENGTH = 3, 2
+RNG = np.random.default_rng(0)
+LAW = RNG.dirichlet(np.full(VOCABULARY**LENGTH, 20.0)).reshape((VOCABULARY,) * LENGTH)
+DISTANCES = np.sqrt(abs(np.arange(VOCABULARY)[:, None] - np.arange(VOCABULARY)))
+WEIGHTS = np.array([0.5, 0.2, 0.3])
+
+
+def _paths():
+    return {
+        "mask": paths.mixture(source=sources.mask(VOCABULARY)),
+        "uniform": paths.mixture(source=sources.tokens(np.ones(VOCABULARY))),
+        "marginal": paths.mixture(paths.kappas.cosine(), source=sources.tokens(WEIGHTS)),
+        "metric": paths.metric(DISTANCES, a=1.0),
+    }
+
+
+PATHS = tuple(_paths())
+
+
+@cache
+def states(name):
+    """All sequences, `[states, length]`."""
+    symbols = VOCABULARY + (name == "mask")
+    return np.array(list(itertools.product(range(symbols), repeat=LENGTH)))
+
+
+class Exact:
+    """What a path says of every sequence at a time: its law, posteriors and rates, in float64."""
+
+    def __init__(self, name):
+        self.name, self.path = name, _paths()[name]
+        self.posterior = velocities.token_law(self.path, LAW)
+        self.states = states(name)
+        self.symbols = int(self.states.max()) + 1
+        self.noise = {
+            "mask": np.eye(VOCABULARY + 1)[VOCABULARY],
+            "uniform": np.full(VOCABULARY, 1 / VOCABULARY),
+            "marginal": WEIGHTS,
+            "metric": np.full(VOCABULARY, 1 / VOCABULARY),
+        }[name]
+
+    def kappa(self, t):
+        return 1 - np.cos(np.pi / 2 * t) if self.name == "marginal" else t
+
+    def clock(self, t):
+        if self.name == "metric":
+            return 3.0 * t / (1 - t)
+        return -np.log1p(-self.kappa(t))
+
+    def given_data(self, t):
+        """The law of a token given its data, `[data, token]`."""
+        if self.name == "metric":
+            weights = np.exp(-self.clock(t) * DISTANCES)
+            return weights / weights.sum(1, keepdims=True)
+        data = np.eye(VOCABULARY, self.symbols)
+        return self.kappa(t) * data + (1 - self.kappa(t)) * self.noise
+
+    def law(self, t):
+        each = self.given_data(t)
+        return np.einsum("ab,ax,by->xy", LAW, each, each).ravel()
+
+    def posteriors(self, t):
+        """The law of each token's data given a sequence, `[states, length, vocabulary]`."""
+        each = self.given_data(t)
+        joint = np.einsum("ab,ax,by->xyab", LAW, each, each).reshape(-1, VOCABULARY, VOCABULARY)
+        total = joint.sum((1, 2), keepdims=True)
+        joint = joint / np.where(total > 0, total, 1.0)
+        return np.stack([joint.sum(2), joint.sum(1)], axis=1)
+
+    def rates(self, t):
+        """By clock time, to every symbol, `[states, length, symbols]`; zero to the own."""
+        w, at = self.posteriors(t), self.states
+        if self.name == "metric":
+            apart = DISTANCES[at][:, :, :, None] - DISTANCES.T[None, None]  # d(x, a) - d(y, a)
+            rates = np.einsum("sla,ay,slay->sly", w, self.given_data(t), np.maximum(apart, 0))
+        else:
+            rates = np.pad(w, ((0, 0), (0, 0), (0, self.symbols - VOCABULARY)))
+            if self.name == "mask":
+                rates = rates * (at == VOCABULARY)[..., None]
+        return np.where(np.eye(self.symbols)[at] > 0, 0.0, rates)
+
+    def of_data(self, t):
+        """The posteriors among all symbols: of a token that is no mask, the token itself."""
+        w = np.pad(self.posteriors(t), ((0, 0), (0, 0), (0, self.symbols - VOCABULARY)))
+        masked = (self.states == VOCABULARY)[..., None]
+        return np.where(masked, w, self.stays()) if self.name == "mask" else w
+
+    def back(self, t):
+        """The rates backwards by clock time: Bayes' rule on those of a token given its data."""
+        w, at, kappa = self.posteriors(t), self.states, self.kappa(t)
+        own = np.take_along_axis(np.pad(w, ((0, 0), (0, 0), (0, 1))), at[..., None], 2)
+        given = (1 - kappa) * self.noise[at] + kappa
+        rates = own * (1 - kappa) * self.noise / np.where(given > 0, given, np.inf)[..., None]
+        return np.where(np.eye(self.symbols)[at] > 0, 0.0, rates)
+
+    def generator(self, rates):
+        """That of sequences, `[to, from]`, of the rates of tokens."""
+        n = len(self.states)
+        matrix = np.zeros((n, n))
+        for i, x in enumerate(self.states):
+            for place, y in itertools.product(range(LENGTH), range(self.symbols)):
+                moved = x.copy()
+                moved[place] = y
+                matrix[self.index(moved), i] += rates[i, place, y]
+        return matrix - np.diag(matrix.sum(0))
+
+    def index(self, x):
+        return np.ravel_multi_index(tuple(np.moveaxis(x, -1, 0)), (self.symbols,) * LENGTH)
+
+    def independent(self, kernel):
+        """The matrix of tokens that move apart, by `[states, length, symbols]`."""
+        both = np.einsum("sx,sy->sxy", kernel[:, 0], kernel[:, 1])
+        return both.reshape(len(self.states), -1).T
+
+    def stays(self):
+        return np.eye(self.symbols)[self.states]
+
+    def held(self, span, rates):
+        """A tau-leap's law of each token."""
+        total = rates.sum(-1, keepdims=True)
+        share = -np.expm1(-span * total) / np.where(total > 0, total, 1.0)
+        return share * rates + np.exp(-span * total) * self.stays()
+
+
+def tau_leaping(exact, t, s):
+    span = exact.clock(s) - exact.clock(t)
+    return exact.independent(exact.held(span, exact.rates(t)))
+
+
+def euler(exact, t, s):
+    w, stays = exact.posteriors(t), exact.stays()
+    if exact.name == "metric":
+        span, kernel = exact.clock(s) - exact.clock(t), 0
+        for a in range(VOCABULARY):
+            apart = DISTANCES[exact.states][..., a, None] - DISTANCES[:, a]
+            rates = exact.given_data(t)[a] * np.maximum(apart, 0)
+            kernel = kernel + w[..., a, None] * exact.held(span, rates)
+        return exact.independent(kernel)
+    data = exact.of_data(t)
+    share = (exact.kappa(s) - exact.kappa(t)) / (1 - exact.kappa(t))
+    return exact.independent(share * data + (1 - share) * stays)
+
+
+def trapezoidal(exact, t, s):
+    middle = (t + s) / 2
+    first, second = (exact.clock(b) - exact.clock(a) for a, b in ((t, middle), (middle, s)))
+    theta = first / (first + second)
+    alpha = 1 / (2 * theta * (1 - theta))
+    here, there = exact.rates(t), exact.rates(middle)
+    start = exact.independent(exact.held(first, here))
+    matrix = np.zeros_like(start)
+    for i, x in enumerate(exact.states):
+        same = (exact.states == x)[..., None]
+        rates = np.maximum(alpha * there - (alpha - 1) * np.where(same, here[i], 0.0), 0.0)
+        rates = np.where(exact.stays() > 0, 0.0, rates)
+        matrix[:, i] = exact.independent(exact.held(second, rates)) @ start[:, i]
+    return matrix
+
+
+def corrected(exact, t, s):
+    span = exact.clock(s) - exact.clock(t)
+    return exact.independent(exact.held(span, 1.5 * exact.rates(t) + 0.5 * exact.back(t)))
+
+
+def remasking(exact, t, s):
+    most = min(1.0, (1 - s) / t) if t else 1.0
+    sigma = 0.5 * most
+    data = np.pad(exact.posteriors(t), ((0, 0), (0, 0), (0, 1)))
+    share = (s - (1 - sigma) * t) / (1 - t)
+    unmasked = share * data + (1 - share) * exact.stays()
+    masked = sigma * exact.noise + (1 - sigma) * exact.stays()
+    return exact.independent(np.where((exact.states == VOCABULARY)[..., None], unmasked, masked))
+
+
+LEAPS = {
+    "euler": (leaps.euler(), euler, PATHS),
+    "tau_leaping": (leaps.tau_leaping(), tau_leaping, PATHS),
+    "trapezoidal": (leaps.trapezoidal(), trapezoidal, PATHS),
+    "corrected": (leaps.corrected(0.5), corrected, ("mask", "uniform", "marginal")),
+    "remasking": (leaps.remasking(0.5), remasking, ("mask",)),
+}
+OTHERS = {"confident"}  # no simulation of the process
+CASES = [(method, path) for method, (*_, of) in LEAPS.items() for path in of]
+
+
+def test_every_leap_is_in_the_table():
+    assert set(leaps.__all__) == set(LEAPS) | OTHERS
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("t", [0.02, 0.3, 0.8])
+def test_kolmogorov(name, t, x64):
+    """The rates of a path, with the exact posterior in them, carry its marginals."""
+    exact = Exact(name)
+    at = jnp.full(len(exact.states), t)
+    law, slope = jax.jvp(
+        lambda t: jnp.exp(exact.posterior.log_prob(jnp.full(len(exact.states), t), exact.states)),
+        (t,),
+        (1.0,),
+    )
+    np.testing.assert_allclose(law, exact.law(t), atol=1e-14)
+    logits = exact.posterior(at, exact.states)
+    seen = exact.law(t) > 0
+    np.testing.assert_allclose(jnp.exp(logits)[seen], exact.posteriors(t)[seen], atol=1e-14)
+    rates = jnp.exp(exact.path.log_rates(at, exact.states, logits))
+    rates = np.pad(rates, ((0, 0), (0, 0), (0, exact.symbols - VOCABULARY)))
+    np.testing.assert_allclose(rates[seen], exact.rates(t)[seen], atol=1e-14)
+    by_time = rates * np.asarray(exact.path.clock_rate(at, exact.states))[..., None]
+    np.testing.assert_allclose(exact.generator(by_time) @ law, slope, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["mask", "uniform", "marginal"])
+@pytest.mark.parametrize("t", [0.2, 0.8])
+def test_forth_and_back_stands_still(name, t, x64):
+    """The rates forth and back together leave the marginal as it is."""
+    exact = Exact(name)
+    at = jnp.full(len(exact.states), t)
+    logits = exact.posterior(at, exact.states)
+    back = np.asarray(exact.path.back_rate(at, exact.states, logits))[..., None] * exact.noise
+    np.testing.assert_allclose(back * (1 - exact.stays()), exact.back(t), atol=1e-14)
+    still = exact.generator(exact.rates(t) + back * (1 - exact.stays())) @ exact.law(t)
+    np.testing.assert_allclose(still, 0, atol=1e-12)
+
+
+def chain(exact, kernel, n, end):
+    law = exact.law(0.0)
+    for t, s in itertools.pairwise(np.linspace(0, end, n + 1)):
+        law = kernel(exact, t, s) @ law
+    return law
+
+
+@pytest.mark.parametrize(("method", "name"), [c for c in CASES if c[0] != "remasking"])
+def test_order(method, name):
+    """The exact law of a grid nears the path's at the order of the leap."""
+    record, kernel, _ = LEAPS[method]
+    exact = Exact(name)
+    errors = [abs(chain(exact, kernel, n, 0.6) - exact.law(0.6)).sum() for n in (32, 64, 128)]
+    rates = np.log2(np.array(errors[:-1]) / errors[1:])
+    assert rates[-1] > record.order - 0.1
+
+
+@pytest.mark.parametrize(("method", "name"), CASES)
+def test_draws_have_the_law_of_the_leap(method, name):
+    """On a coarse grid, whose law is not that of the path: draws are tested for the leap's own."""
+    record, kernel, _ = LEAPS[method]
+    exact, grid = Exact(name), [0.0, 0.4, 0.8, 1.0]
+    law = exact.law(0.0)
+    for t, s in itertools.pairwise(grid[:-1]):
+        law = kernel(exact, t, s) @ law
+    law = exact.independent(exact.of_data(0.8)) @ law
+    assert chi_square(drawn(exact, record, grid), law) > 1e-4 / len(CASES)
+
+
+N = 20_000
+
+
+def drawn(exact, method, grid):
+    """How often each sequence is drawn."""
+    keys = jax.random.split(jax.random.key(1), N)
+    x0 = exact.path.source.sample(jax.random.split(jax.random.key(2), N), (LENGTH,))
+    kwargs = {"keys": keys, "path": exact.path}
+    if method is None:
+        solution = sampling.first_hitting(exact.posterior, x0, **kwargs)
+    else:
+        solution = sampling.jumps(exact.posterior, x0, grid, method=method, **kwargs)
+    assert jnp.all(solution.success)
+    return np.bincount(exact.index(np.asarray(solution.x)), minlength=len(exact.states))
+
+
+def chi_square(counts, law):
+    """The probability of counts as far from a law."""
+    law = law / law.sum()
+    assert not np.any(counts[law < 1e-12])
+    kept = law > 1e-12
+    return scipy.stats.chisquare(counts[kept], N * law[kept]).pvalue
+
+
+def test_first_hitting_is_exact():
+    exact = Exact("mask")
+    assert chi_square(drawn(exact, None, None), exact.law(1.0)) > 1e-4
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_one_masked_token_is_exact_in_any_number_of_steps(n):
+    """Until its last step on the posterior, that of a mask does not change."""
+    law = RNG.dirichlet(np.ones(VOCABULARY))
+    state = np.append(np.zeros(VOCABULARY), 1.0)
+    for t, s in itertools.pairwise(np.linspace(0, 1, n + 1)[:-1]):
+        share = (s - t) / (1 - t)
+        state = np.append(state[:-1] + share * state[-1] * law, (1 - share) * state[-1])
+    np.testing.assert_allclose(state[:-1] + state[-1] * law, law, rtol=1e-12)
+    path = paths.mixture(source=sources.mask(VOCABULARY))
+    posterior = velocities.token_law(path, law)
+    keys = jax.random.split(jax.random.key(3), N)
+    x0 = jnp.full((N, 1), VOCABULARY)
+    grid = sampling.grids.uniform(n)
+    x = sampling.jumps(posterior, x0, grid, keys=keys, path=path).x
+    assert chi_square(np.bincount(x[:, 0], minlength=VOCABULARY), law) > 1e-4
+
+
+GIVEN = jnp.array([True, False, False, True, False, False])
+
+
+def blurred(t, x):
+    """A posterior that likes the neighbours of the tokens it sees."""
+    near = jax.nn.one_hot(x, 5) + jnp.roll(jax.nn.one_hot(x, 5), 1, axis=1)
+    return near + jnp.arange(5) * 0.1 + 0 * jnp.asarray(t)[:, None, None]
+
+
+@pytest.mark.parametrize("name", ["mask", "uniform", "metric"])
+@pytest.mark.parametrize("method", [*LEAPS, "confident", "first_hitting"])
+def test_given_tokens_stay_and_all_others_are_filled(method, name):
+    """Whatever the leap; and a sample depends on its own key alone."""
+    path = {
+        "mask": paths.mixture(paths.kappas.cosine(), source=sources.mask(5)),
+        "uniform": paths.mixture(source=sources.tokens(np.ones(5))),
+        "metric": paths.metric(abs(np.arange(5.0)[:, None] - np.arange(5.0))),
+    }[name]
+    of = LEAPS.get(method, (leaps.confident(), None, ("mask",)))
+    if name not in of[2]:
+        pytest.skip("of another path")
+    n = 6
+    keys, given = jax.random.split(jax.random.key(0), n), jnp.broadcast_to(GIVEN, (n, 6))
+    prompt = jnp.arange(n * 6).reshape(n, 6) % 5
+    x0 = jnp.where(given, prompt, path.source.sample(keys, (6,)))
+
+    def run(keys, x0):
+        kwargs = {"keys": keys, "path": path, "given": given}
+        if method == "first_hitting":
+            return sampling.first_hitting(blurred, x0, **kwargs)
+        return sampling.jumps(blurred, x0, sampling.grids.uniform(4), method=of[0], **kwargs)
+
+    found = run(keys, x0)
+    assert jnp.all(found.success)
+    assert jnp.all((found.x >= 0) & (found.x < 5))
+    assert jnp.array_equal(jnp.where(given, found.x, 0), jnp.where(given, prompt, 0))
+    assert not jnp.array_equal(found.x, x0)
+    others = run(keys.at[:2].set(keys[4]), x0.at[:2].set(x0[5])).x
+    assert jnp.array_equal(found.x[2:], others[2:])
+    assert not jnp.array_equal(found.x[:2], others[:2])
+    calls = 4 if method == "first_hitting" else 3 * of[0].calls + 1
+    assert jnp.all(found.nfe == calls)
+
+
+def test_confident_unmasks_by_the_schedule():
+    path, n = paths.mixture(source=sources.mask(5)), 4
+    keys = jax.random.split(jax.random.key(0), n)
+    x0 = path.source.sample(keys, (8,)).at[:, 0].set(2)
+    method, grid = leaps.confident(0.0), [0.0, 0.25, 0.5, 0.75, 1.0]
+    run = sampling.jumps(blurred, x0, grid, keys=keys, path=path, method=method, save=True)
+    masked = jnp.sum(run.xs == 5, axis=-1)
+    assert masked.tolist() == [[7] * n, [5] * n, [3] * n, [2] * n, [0] * n]
+
+
+def test_refusals():
+    path, keys = paths.mixture(source=sources.mask(5)), jax.random.split(jax.random.key(0), 2)
+    x0, grid = path.source.sample(keys, (6,)), sampling.grids.uniform(2)
+
+    def refused(match, logits=blurred, x0=x0, grid=grid, **kwargs):
+        with pytest.raises(ValueError, match=match):
+            sampling.jumps(logits, x0, grid, **{"keys": keys, "path": path, **kwargs})
+
+    refused("path of real numbers", path=paths.linear())
+    refused("whole numbers", x0=x0.astype(float))
+    refused("let the grid rise", grid=[1.0, 0.0])
+    refused("bool, True for a token that stays", given=GIVEN)
+    refused("one axis more, the vocabulary", logits=lambda t, x: x)
+    refused("every condition leads with the batch", cond={"label": jnp.zeros(3)})
+    with pytest.raises(ValueError, match=r"sources\.mask\(token\)"):
+        sampling.first_hitting(blurred, x0, keys=keys, path=paths.mixture())
+    for make, match in [
+        (lambda: leaps.trapezoidal(1.0), "0 < theta < 1"),
+        (lambda: leaps.corrected(-1.0), "churn of 0 or more"),
+        (lambda: leaps.remasking(2.0), "0 <= eta <= 1"),
+        (lambda: leaps.remasking(0.5, policy="scald"), "did you mean 'scaled'"),
+        (lambda: leaps.confident(-1.0), "choice of 0 or more"),
+        (lambda: paths.kappas.custom(lambda t: t / 2), "0 at the source and 1 at the data"),
+        (lambda: paths.kappas.custom(lambda t: t + jnp.sin(2 * jnp.pi * t)), "kappa falls near"),
+        (lambda: paths.kappas.polynomial(0.0), "positive, finite powers"),
+        (lambda: paths.metric(np.zeros((2, 2))), "give embeddings that differ"),
+        (lambda: sources.tokens([0.0, 0.0]), "all zero"),
+        (lambda: sources.tokens([-1.0, 2.0]), "non-negative"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            make()
+
+
+def test_logits_that_are_not_numbers_are_no_success():
+    path, keys = paths.mixture(source=sources.mask(5)), jax.random.split(jax.random.key(0), 2)
+    x0 = path.source.sample(keys, (6,))
+
+    def broken(t, x):
+        return jnp.where(jnp.arange(2)[:, None, None] == 1, jnp.nan, blurred(t, x))
+
+    found = sampling.jumps(broken, x0, sampling.grids.uniform(3), keys=keys, path=path)
+    assert found.success.tolist() == [True, False]
+
+
+def test_rare_tokens_are_drawn_as_often_as_they_should():
+    """Also where the uniform numbers of float32 are too coarse for one level of inversion."""
+    vocabulary, n = 1000, 200_000
+    logits = jnp.full(vocabulary, -14.0).at[0].set(0.0)
+    keys = jax.random.split(jax.random.key(0), n)
+    x = jax.jit(lambda keys: tokens.drawn(keys, jnp.broadcast_to(logits, (n, vocabulary))))(keys)
+    rare, share = int(jnp.sum(x != 0)), 999 * np.exp(-14.0) / (1 + 999 * np.exp(-14.0))
+    assert abs(rare - n * share) < 4 * np.sqrt(n * share)
+
+
+def test_a_draw_holds_no_second_array_of_logits():
+    batch, length, vocabulary = 4, 32, 5000
+    shape = jax.ShapeDtypeStruct((batch, length, vocabulary), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
+    compiled = jax.jit(tokens.drawn).lower(keys, shape).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * 4 * batch * length * vocabulary
