@@ -1,10 +1,11 @@
 """Networks: pure functions `(params, t, x, *, key=None, **cond) -> output`, and what makes them.
 
-A Linen module (`MLP`, `ConcatMLP`, `UNet`, `DiT`, or your own) becomes a Network by `linen`; NNX
-and Equinox modules and bare functions by `nnx`, `equinox` and `function`. The shipped ones take a
-second time too, `r=`, to which `x` is carried from `t`: initialised with it and called without it,
-they compute what they do for `r = t`. Likewise those that are told labels take `guidance=`, a scale
-and an interval an example, and compute without it what they do for a scale of 1.
+A Linen module (`MLP`, `ConcatMLP`, `UNet`, `DiT`, `Transformer`, or your own) becomes a Network by
+`linen`; NNX and Equinox modules and bare functions by `nnx`, `equinox` and `function`. The shipped
+ones of real numbers take a second time too, `r=`, to which `x` is carried from `t`: initialised
+with it and called without it, they compute what they do for `r = t`. Likewise those that are told
+labels take `guidance=`, a scale and an interval an example, and compute without it what they do for
+a scale of 1.
 """
 
 from jaxflow.networks.adapters import equinox, function, linen, nnx, select, self_conditioned
@@ -19,6 +20,7 @@ from jaxflow.networks.embeddings import (
 )
 from jaxflow.networks.initialisers import initialise
 from jaxflow.networks.mlp import MLP, ConcatMLP
+from jaxflow.networks.transformer import Transformer, transformer
 from jaxflow.networks.unet import UNet
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "MLP",
     "SpanEmbedding",
     "TimeEmbedding",
+    "Transformer",
     "UNet",
     "dit",
     "equinox",
@@ -40,4 +43,5 @@ __all__ = [
     "select",
     "self_conditioned",
     "sinusoidal",
+    "transformer",
 ]

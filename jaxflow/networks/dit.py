@@ -1,36 +1,22 @@
-"""The diffusion transformer: patches as tokens, conditioned by adaptive layer norm.
-
-    (1)  h <- h + gate_1 * attention(norm(h) (1 + scale_1) + shift_1)
-    (2)  h <- h + gate_2 * mlp(norm(h) (1 + scale_2) + shift_2)
-
-with shifts, scales and gates linear in the condition, and zero at initialisation.
+"""The diffusion transformer: patches as tokens, conditioned by adaptive layer norm
+(`jaxflow.networks.blocks`).
 
 Peebles & Xie, 2022, Scalable Diffusion Models with Transformers, arXiv:2212.09748, section 3.2;
 Ma et al., 2024, SiT: Exploring Flow and Diffusion-based Generative Models with Scalable
 Interpolant Transformers, arXiv:2401.08740.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32
 from jaxflow.names import check_known
+from jaxflow.networks.blocks import blocks, check_remat, tensor_axes
 from jaxflow.networks.embeddings import Conditioning, check_one_time, positions
 from jaxflow.networks.initialisers import zeros
-from jaxflow.networks.layers import (
-    Attention,
-    beside,
-    check_fields,
-    column,
-    dense,
-    layer_norm,
-    modulate,
-    regathering,
-    row,
-)
+from jaxflow.networks.layers import beside, check_fields, dense, layer_norm, modulate
 from jaxflow.types import AnyArray, Array, Float, Labels, Time
 
 __all__ = ["DiT", "dit"]
@@ -83,15 +69,7 @@ class DiT(nn.Module):
 
         The end of a parameter's path, the axis that is cut, and the units that stay whole.
         """
-        hidden = 4 * self.width
-        return {
-            "attention/qkv/kernel": (-1, self.heads),
-            "attention/qkv/bias": (-1, self.heads),
-            "attention/out/kernel": (-2, self.heads),
-            "expand/kernel": (-1, hidden),
-            "expand/bias": (-1, hidden),
-            "contract/kernel": (-2, hidden),
-        }
+        return tensor_axes(self.width, self.heads)
 
     @nn.compact
     def __call__(
@@ -113,7 +91,9 @@ class DiT(nn.Module):
         patches = _patches(beside(x, estimate), self.patch)
         h = dense(self.width, dtype=self.dtype, name="inward")(patches)
         h = h + positions(height // self.patch, width // self.patch, self.width).astype(h.dtype)
-        h, _ = self._blocks()(h, c)
+        h = blocks(self.depth, self.remat, self.unroll)(
+            self.heads, self.dtype, self.attention, name="blocks"
+        )(h, c)[0]
         shift, scale = jnp.split(
             dense(2 * self.width, kernel_init=zeros, name="modulation")(c), 2, -1
         )
@@ -121,23 +101,6 @@ class DiT(nn.Module):
         out_channels = self.out_channels or channels
         h = dense(self.patch**2 * out_channels, kernel_init=zeros, name="outward")(h)
         return _image(h, height, width, self.patch)
-
-    def _blocks(self) -> nn.Module:
-        prevent_cse = self.unroll > 1
-        if self.remat is None:
-            block = regathering(_Block, prevent_cse=prevent_cse)
-        else:
-            policy = _policies[self.remat]
-            block = nn.remat(_Block, policy=policy, prevent_cse=prevent_cse)
-        stack = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=cast(Any, nn.broadcast),
-            length=self.depth,
-            unroll=self.unroll,
-        )
-        return stack(self.heads, self.dtype, self.attention, name="blocks")
 
     def _check(self, x: Image) -> None:
         if x.ndim != 4:
@@ -147,34 +110,7 @@ class DiT(nn.Module):
                 f"images of {x.shape[1]}x{x.shape[2]} do not split into patches of {self.patch}: "
                 "resize or pad them, or take another patch"
             )
-        if self.remat not in _policies:
-            raise ValueError(f"remat is one of {list(_policies)}; got {self.remat!r}")
-
-
-_policies = {
-    None: None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
-
-class _Block(nn.Module):
-    heads: int
-    dtype: Any
-    attention: str | None
-
-    @nn.compact
-    def __call__(self, h: Tokens, c: Float[Array, "batch features"]) -> tuple[Tokens, None]:
-        width = h.shape[-1]
-        modulation = dense(6 * width, dtype=self.dtype, kernel_init=zeros, name="modulation")(c)
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation, 6, axis=-1)
-        y = modulate(layer_norm(h), shift_1, scale_1)
-        y = Attention(self.heads, self.attention, self.dtype, name="attention")(y)
-        h = h + gate_1[:, None] * y
-        y = modulate(layer_norm(h), shift_2, scale_2)
-        y = nn.gelu(column(4 * width, dtype=self.dtype, name="expand")(y))
-        y = row(width, dtype=self.dtype, name="contract")(y)
-        return h + gate_2[:, None] * y, None
+        check_remat(self.remat)
 
 
 def _patches(x: Image, patch: int) -> Float[AnyArray, "batch tokens features"]:

@@ -14,12 +14,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 
 from jaxflow.arrays import at_least_float32
 from jaxflow.networks.initialisers import ones, xavier, zeros
 from jaxflow.sharding import all_but_gathered, gathered, gathers_here, keeps_gathered
-from jaxflow.types import AnyArray, Array
+from jaxflow.types import AnyArray, Array, Float
 
 __all__ = [
     "Attention",
@@ -30,6 +31,7 @@ __all__ = [
     "dense",
     "layer_norm",
     "modulate",
+    "rotated",
 ]
 
 
@@ -176,13 +178,15 @@ class Attention(nn.Module):
 
     `implementation` is that of `jax.nn.dot_product_attention`; in float32 and beyond it is XLA's,
     for cuDNN's takes half precision alone. The columns of the `qkv` kernel lie head by head, so
-    that a cut between heads cuts the kernel.
+    that a cut between heads cuts the kernel. With `rotary` queries and keys are turned by their
+    places (`rotated`).
     """
 
     heads: int
     implementation: str | None = None
     dtype: Any = None
     out_init: Any = xavier
+    rotary: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -194,8 +198,29 @@ class Attention(nn.Module):
             )
         qkv = column(3 * channels, dtype=self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, self.heads, 3, -1), 3, 0)
+        if self.rotary:
+            q, k = rotated(q), rotated(k)
         attention: Any = jax.nn.dot_product_attention
         short = jnp.finfo(q.dtype).bits < 32
         h = attention(q, k, v, implementation=self.implementation if short else None)
         h = h.reshape(batch, tokens, channels)
         return row(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)
+
+
+def rotated(x: Float[Array, "batch tokens heads features"]) -> Array:
+    """Pairs of features turned by angles that grow with the place, at rates of 1 down to 1e-4.
+
+    The product of a query and a key so turned depends on how far apart they are alone (Su et al.,
+    2021, RoFormer, arXiv:2104.09864, eq. 16 and 34, the pairs being halves of the features).
+
+    Raises:
+        ValueError: for an odd number of features.
+    """
+    half, odd = divmod(x.shape[-1], 2)
+    if odd:
+        raise ValueError(f"rotary places need an even number of features a head; got {x.shape[-1]}")
+    angles = np.arange(x.shape[1])[:, None] * 10000.0 ** (-np.arange(half) / half)
+    cosine, sine = (jnp.asarray(f(angles), jnp.float32)[:, None] for f in (np.cos, np.sin))
+    a, b = jnp.split(at_least_float32(x), 2, axis=-1)
+    turned = jnp.concatenate([a * cosine - b * sine, a * sine + b * cosine], axis=-1)
+    return turned.astype(x.dtype)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.networks import MLP, ConcatMLP, DiT, UNet, linen
+from jaxflow.networks import MLP, ConcatMLP, DiT, Transformer, UNet, linen
 
 KEY = jax.random.key(0)
 IMAGE = (4, 4, 3)
@@ -17,13 +17,23 @@ SMALL = {
     "unet": (UNet(32, (1, 2), blocks=1, attention=(), num_classes=4, dropout=0.5), IMAGE),
     "unet_film": (UNet(32, (1, 1), blocks=1, attention=(), film=True, resample="block"), IMAGE),
     "dit": (DiT(patch=2, width=16, depth=2, heads=2, num_classes=4), IMAGE),
+    "transformer": (Transformer(5, width=16, depth=2, heads=2, num_classes=4), (6,)),
+    "transformer_untied": (Transformer(5, width=16, depth=1, heads=2, tied=False), (6,)),
 }
 
 
 def inputs(name):
     module, event = SMALL[name]
     cond = {"label": jnp.array([0, 4])} if getattr(module, "num_classes", None) else {}
-    return jnp.array([0.2, 0.7]), jax.random.normal(jax.random.key(2), (2, *event)), cond
+    if reads_tokens(module):
+        x = jax.random.randint(jax.random.key(2), (2, *event), 0, module.vocabulary + 1)
+    else:
+        x = jax.random.normal(jax.random.key(2), (2, *event))
+    return jnp.array([0.2, 0.7]), x, cond
+
+
+def reads_tokens(module):
+    return hasattr(module, "vocabulary")
 
 
 def perturbed(params):

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from jaxflow import networks
-from jaxflow.networks import MLP, ConcatMLP, DiT, UNet, dit, linen
-from tests.networks.small import IMAGE, KEY, SMALL, compiled, inputs, perturbed
+from jaxflow.networks import MLP, ConcatMLP, DiT, Transformer, UNet, dit, linen, transformer
+from jaxflow.networks.layers import rotated
+from tests.networks.small import IMAGE, KEY, SMALL, compiled, inputs, perturbed, reads_tokens
 
 
 def abstract(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def size(params):
+def size_of(params):
     return sum(math.prod(p.shape) for p in jax.tree.leaves(params))
 
 
@@ -40,7 +41,7 @@ def test_dit_has_the_published_parameters(name, count):
     network = linen(dit(name, num_classes=1000, out_channels=8))
     label = abstract(2, dtype=jnp.int32)
     params = jax.eval_shape(network.init, KEY, abstract(2), abstract(2, 32, 32, 4), label=label)
-    assert size(params) == count
+    assert size_of(params) == count
 
 
 def dense(inward, outward):
@@ -98,12 +99,12 @@ def unet_size(channels, multipliers, blocks, attention_at, side, colours):
 
 def test_unet_has_the_published_parameters():
     params = jax.eval_shape(linen(UNet()).init, KEY, abstract(2), abstract(2, 32, 32, 3))
-    assert size(params) == unet_size(128, (1, 2, 2, 2), 2, (16,), 32, 3) == 35_746_307
+    assert size_of(params) == unet_size(128, (1, 2, 2, 2), 2, (16,), 32, 3) == 35_746_307
 
 
 def test_concat_mlp_has_the_published_parameters():
     params = jax.eval_shape(linen(ConcatMLP()).init, KEY, abstract(2), abstract(2, 2))
-    assert size(params) == dense(3, 64) + 2 * dense(64, 64) + dense(64, 2)
+    assert size_of(params) == dense(3, 64) + 2 * dense(64, 64) + dense(64, 2)
 
 
 def test_every_shipped_network_is_in_the_table():
@@ -121,6 +122,8 @@ SHAPES = {
     "unet": 1_503_974_212,
     "unet_film": 2_565_434_079,
     "dit": 3_281_028_201,
+    "transformer": 3_561_496_533,
+    "transformer_untied": 2_895_267_451,
 }
 
 
@@ -137,7 +140,9 @@ def test_shapes_dtypes_and_one_trace(name, params):
     t, x, cond = inputs(name)
     first = call(params[name], t, x, cond)
     second = call(perturbed(params[name]), t, x, cond)
-    assert first.shape == second.shape == x.shape
+    module = SMALL[name][0]
+    logits = (module.vocabulary,) if reads_tokens(module) else ()
+    assert first.shape == second.shape == (*x.shape, *logits)
     assert first.dtype == second.dtype == jnp.float32
     assert len(traces) == 1
     assert np.all(np.isfinite(second))
@@ -146,12 +151,13 @@ def test_shapes_dtypes_and_one_trace(name, params):
         assert np.std(second) > 0.01
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet", "unet_film", "dit"])
+@pytest.mark.parametrize("name", ["mlp", "unet", "unet_film", "dit", "transformer"])
 def test_time_label_and_data_all_matter_and_examples_do_not_mix(name, params):
     (call, _), p = compiled(SMALL[name][0]), perturbed(params[name])
     t, x, cond = inputs(name)
     out = call(p, t, x, cond)
-    changes = [call(p, t + jnp.array([0.1, 0.0]), x, cond), call(p, t, x.at[0].add(1.0), cond)]
+    moved = x.at[0].set((x[0] + 1) % 5) if name == "transformer" else x.at[0].add(1.0)
+    changes = [call(p, t + jnp.array([0.1, 0.0]), x, cond), call(p, t, moved, cond)]
     if cond:
         changes.append(call(p, t, x, {"label": jnp.array([1, 4])}))
     for changed in changes:
@@ -159,7 +165,7 @@ def test_time_label_and_data_all_matter_and_examples_do_not_mix(name, params):
         np.testing.assert_allclose(changed[1], out[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet", "dit"])
+@pytest.mark.parametrize("name", ["mlp", "unet", "dit", "transformer", "transformer_untied"])
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters_and_output(name, params):
     module, _ = SMALL[name]
     half = module.clone(dtype=jnp.bfloat16)
@@ -171,7 +177,8 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters_and_output(
     assert rounded.dtype == jnp.float32
     error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 1e-4 < error < 0.05
-    low = jax.eval_shape(linen(half), p, t, x.astype(jnp.bfloat16), **cond)
+    short = x if reads_tokens(module) else x.astype(jnp.bfloat16)
+    low = jax.eval_shape(linen(half), p, t, short, **cond)
     assert low.dtype == jnp.float32
 
 
@@ -189,6 +196,7 @@ def gradient_of(module, name):
     [
         ("dit", {"remat": "full", "unroll": 2}),
         ("dit", {"remat": "dots"}),
+        ("transformer", {"remat": "full", "unroll": 2}),
         pytest.param("unet", {"remat": True}, marks=pytest.mark.slow),
     ],
 )
@@ -235,6 +243,7 @@ def call(module, t, x, **cond):
 
 
 LABEL = abstract(2, dtype=jnp.int32)
+TOKENS = abstract(2, 6, dtype=jnp.int32)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -253,6 +262,9 @@ LABEL = abstract(2, dtype=jnp.int32)
         (r"\[batch, height, width, channels\]", DiT(), abstract(2), abstract(2, 64), {}),
         ("5 heads", DiT(heads=5), abstract(2), abstract(2, *IMAGE), {}),
         ("remat is one of", DiT(remat="all"), abstract(2), abstract(2, *IMAGE), {}),
+        ("remat is one of", Transformer(5, remat="all"), abstract(2), TOKENS, {}),
+        ("whole numbers", Transformer(5), abstract(2), abstract(2, 6), {}),
+        ("even number of them", Transformer(5, width=6, heads=2), abstract(2), TOKENS, {}),
         ('"conv" or "block"', UNet(32, resample="x"), abstract(2), abstract(2, 8, 8, 3), {}),
     ],
 )
@@ -272,3 +284,29 @@ def test_a_nested_condition_is_refused(module):
 def test_an_unknown_size_suggests_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'XL/2'"):
         dit("XXL/2")
+    with pytest.raises(ValueError, match="did you mean '92M'"):
+        transformer("93M", 27)
+
+
+@pytest.mark.parametrize(("size", "count"), [("1M", 1.3e6), ("6M", 5.9e6), ("28M", 28.5e6)])
+def test_a_transformer_is_of_its_size(size, count):
+    network = linen(transformer(size, 27))
+    params = jax.eval_shape(network.init, KEY, abstract(2), abstract(2, 8, dtype=jnp.int32))
+    assert abs(size_of(params) / count - 1) < 0.1
+
+
+def test_the_published_small_model_has_170_million():
+    network = linen(transformer("92M", 50_257, tied=False))
+    params = jax.eval_shape(network.init, KEY, abstract(2), abstract(2, 8, dtype=jnp.int32))
+    assert abs(size_of(params) / 170e6 - 1) < 0.02
+
+
+def test_rotary_products_depend_on_how_far_apart_places_are():
+    q, k = (jax.random.normal(key, (1, 1, 1, 8)) for key in jax.random.split(KEY))
+    q, k = (jnp.broadcast_to(a, (1, 12, 1, 8)) for a in (q, k))
+    products = jnp.einsum("bihf,bjhf->ij", rotated(q), rotated(k))
+    for apart in (-3, 0, 4):
+        diagonal = jnp.diagonal(products, apart)
+        np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(rotated(q)), jnp.linalg.norm(q), rtol=1e-5)
+    assert jnp.std(products) > 0.1

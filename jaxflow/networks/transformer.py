@@ -1,0 +1,147 @@
+"""A bidirectional transformer of tokens: logits of each from all of them.
+
+Rotary places, time and label by adaptive layer norm (`jaxflow.networks.blocks`). What it returns
+are logits over the vocabulary; the mask, the token after it, is read and never said.
+
+Lou et al., 2023, Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution,
+arXiv:2310.16834, appendix C, whose shape Gat et al., 2024, Discrete Flow Matching,
+arXiv:2407.15595, take over.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxflow.arrays import at_least_float32
+from jaxflow.names import check_known
+from jaxflow.networks.blocks import blocks, check_remat, tensor_axes
+from jaxflow.networks.embeddings import Conditioning, check_one_time
+from jaxflow.networks.initialisers import normal, zeros
+from jaxflow.networks.layers import check_fields, dense, layer_norm, modulate, table_at_use
+from jaxflow.sharding import gathered
+from jaxflow.types import AnyArray, Array, Float, Int, Labels, Time
+
+__all__ = ["Transformer", "transformer"]
+
+
+class Transformer(nn.Module):
+    """Logits `[batch, length, vocabulary]` of tokens `[batch, length]`; all alike when initialised.
+
+    Tokens run from 0 to `vocabulary`, the last of them the mask.
+
+    Attributes:
+        vocabulary: tokens that the data is made of.
+        width: channels a token, a multiple of `heads`, and a head's share even.
+        depth: blocks. Their parameters are stacked, and a scan runs over them.
+        heads: of the attention.
+        condition: channels that time and label are told in.
+        num_classes: labels run from 0 to `num_classes - 1`, and `num_classes` is none.
+        tied: whether logits are products with the tokens' own vectors; else with others.
+        dtype: of the computation; parameters and logits are at least float32.
+        remat, attention, unroll: as in `DiT`.
+    """
+
+    vocabulary: int
+    width: int = 256
+    depth: int = 6
+    heads: int = 4
+    condition: int = 128
+    num_classes: int | None = None
+    tied: bool = True
+    dtype: Any = None
+    remat: str | None = None
+    attention: str | None = None
+    unroll: int = 1
+
+    gathers = True
+
+    def __post_init__(self) -> None:
+        check_fields(self, vocabulary=1, width=2, depth=1, heads=1, condition=2, unroll=1)
+        super().__post_init__()
+
+    @property
+    def tensor_axes(self) -> dict[str, tuple[int, int]]:
+        """Where a tensor axis of devices cuts each block: attention by heads, the MLP by units."""
+        return tensor_axes(self.width, self.heads)
+
+    @nn.compact
+    def __call__(
+        self,
+        t: Time,
+        x: Int[AnyArray, "batch length"],
+        *,
+        label: Labels | None = None,
+        guidance: Float[AnyArray, "batch 3"] | None = None,
+    ) -> Float[Array, "batch length vocabulary"]:
+        self._check(x)
+        check_one_time(t, x)
+        c = Conditioning(self.condition, self.num_classes, name="conditioning")
+        c = nn.silu(c(t, x, label, None, guidance))
+        embed = nn.Embed(
+            self.vocabulary + 1,
+            self.width,
+            dtype=self.dtype,
+            embedding_init=normal(0.02),
+            promote_dtype=table_at_use,
+            name="tokens",
+        )
+        h = blocks(self.depth, self.remat, self.unroll)(
+            self.heads, self.dtype, self.attention, rotary=True, name="blocks"
+        )(embed(x), c)[0]
+        modulation = dense(2 * self.width, kernel_init=zeros, name="modulation")(c)
+        shift, scale = jnp.split(modulation, 2, axis=-1)
+        h = modulate(layer_norm(at_least_float32(h)), shift, scale)
+        if not self.tied:
+            return dense(self.vocabulary, kernel_init=zeros, name="outward")(h)
+        h = dense(self.width, kernel_init=zeros, name="outward")(h)
+        table = gathered(embed.embedding.astype(self.dtype or h.dtype), table=True)
+        logits = jnp.einsum(
+            "blw,vw->blv",
+            h.astype(table.dtype),
+            table[: self.vocabulary],
+            preferred_element_type=h.dtype,
+        )
+        return logits + gathered(self.param("bias", zeros, (self.vocabulary,)))
+
+    def _check(self, x: Any) -> None:
+        if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
+            raise ValueError(
+                f"x is {x.dtype} of shape {x.shape}: a Transformer takes tokens, whole numbers "
+                "[batch, length]"
+            )
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(
+                f"{self.heads} heads share {self.width} channels: each needs an even number of "
+                "them, for rotary places"
+            )
+        check_remat(self.remat)
+
+
+_sizes = {
+    "1M": {"width": 128, "depth": 4, "heads": 4},
+    "6M": {"width": 256, "depth": 6, "heads": 4},
+    "28M": {"width": 512, "depth": 8, "heads": 8},
+    "92M": {"width": 768, "depth": 12, "heads": 12},
+}
+
+
+def transformer(size: str, vocabulary: int, **fields: Any) -> Transformer:
+    """A Transformer of a size, named by the parameters of its blocks: 1M, 6M, 28M or 92M.
+
+    The last is the shape of the published small models: of 170 M with an untied vocabulary of
+    50,257.
+
+    Args:
+        size: its name.
+        vocabulary: tokens that the data is made of.
+        **fields: any other attribute of `Transformer`.
+
+    Raises:
+        ValueError: for another name, with the nearest known one.
+
+    >>> transformer("92M", 27).depth
+    12
+    """
+    check_known("a Transformer", size, _sizes)
+    return Transformer(vocabulary, **{**_sizes[size], **fields})
