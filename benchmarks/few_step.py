@@ -1,7 +1,7 @@
 """Every method of few steps on one network, one data set and one number of training steps.
 
     python -m benchmarks.few_step two_moons|digits|fashion_mnist --workdir=runs/few_step
-        [--methods mean_flow,semigroup] [--steps=N] [--num=2000] [--seeds=3]
+        [--methods mean_flow,semigroup] [--steps=N] [--num=2000] [--seeds=3] [--loss power=1.0]
 
 Each method is trained as `experiments.train` would by `configs.few_step.methods`, in a folder of
 its own, whose steps are not trained again; the plain flow beside them is the data set's config, and
@@ -23,8 +23,9 @@ shows samples of every method in one step.
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -63,7 +64,13 @@ ROUNDS = {"progressive": 4}
 Judge = Callable[[np.ndarray], dict[str, float]]
 
 
-def config_of(data: str, method: str, steps: int | None, folder: Path) -> ConfigDict:
+def config_of(
+    data: str,
+    method: str,
+    steps: int | None,
+    folder: Path,
+    kwargs: Mapping[str, float] = MappingProxyType({}),
+) -> ConfigDict:
     """The config of a row; what is taught by the plain flow starts from it too."""
     config = importlib.import_module(f"configs.{data}").get_config()
     for name, value in SMALLER.get(data, {}).items():
@@ -72,6 +79,7 @@ def config_of(data: str, method: str, steps: int | None, folder: Path) -> Config
     config.log.pictures_every = config.steps
     if method != PLAIN:
         config = few_step(config, method)
+        config.loss.kwargs = {**config.loss.kwargs.to_dict(), **kwargs}
         config.teacher = config.start = str(place(folder, PLAIN)) if method in TAUGHT else ""
         return config
     config.sampler.name = "fixed_step"
@@ -150,12 +158,18 @@ class Row(NamedTuple):
 
 
 def rows(
-    data: str, folder: Path, methods: Sequence[str], steps: int | None, num: int, seeds: int
+    data: str,
+    folder: Path,
+    methods: Sequence[str],
+    steps: int | None,
+    kwargs: Mapping[str, float],
+    num: int,
+    seeds: int,
 ) -> Iterator[Row]:
     """The rows, each once it is known."""
     judge: Judge | None = None
     for method in (PLAIN, *methods):
-        config = config_of(data, method, steps, folder / data)
+        config = config_of(data, method, steps, folder / data, kwargs)
         run = place(folder / data, method)
         rounds = ROUNDS.get(method, 0)
         params = taught_in_rounds(config, run, rounds) if rounds else trained(config, run)
@@ -195,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--steps", type=int, help="of training; the config's where left out")
+    parser.add_argument("--loss", default="", help="arguments of every loss, as power=1.0,...")
     parser.add_argument("--num", type=int, default=2_000)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args(argv)
@@ -204,7 +219,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"no method {unknown[0]!r}; known are {', '.join(METHODS)}")
     found: list[Row] = []
     title = f"{options.data}, {options.num} samples, {options.seeds} seeds"
-    effort = options.steps, options.num, options.seeds
+    given = (pair.split("=") for pair in options.loss.split(",") if pair)
+    kwargs = {name: float(value) for name, value in given}
+    effort = options.steps, kwargs, options.num, options.seeds
     for row in rows(options.data, options.workdir, methods, *effort):
         found.append(row)
         Console(width=150).print(table(title, found))

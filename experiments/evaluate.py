@@ -2,7 +2,7 @@
 
     python -m experiments.evaluate --workdir=DIR [--seed=0] [--config.evaluation.num=N ...]
 
-`figures` says what is compared with what; all of it goes to `DIR/evaluation.json`.
+`figures` says what is compared with what, `texts` of tokens; all goes to `DIR/evaluation.json`.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,14 @@ from absl import flags
 from etils import epath
 from rich.table import Table
 
-from experiments.output.figures import LIKELIHOODS_IN, Row, compare, likelihood
+from experiments.output import figures, texts
+from experiments.output.figures import LIKELIHOODS_IN, Row
 from experiments.output.generate import average, generator, spread
 from experiments.run import command, workdir
 from experiments.run.reporting import console, counting
 from experiments.setup import build, dataset
 from experiments.setup.check import check_parts
+from experiments.setup.learns import learns_tokens
 from jaxflow.training import processes
 
 _CONFIG = command.config_of_run()
@@ -40,17 +42,18 @@ def main() -> None:
         samples = spread(run, read.params, _SEED.value, config.evaluation.num, update)
     if not processes.is_first():
         return
-    rows = compare(config, samples)
+    of_tokens = learns_tokens(config)
+    rows = (texts if of_tokens else figures).compare(config, samples)
     cost = {
         "nfe": float(samples.nfe.mean()),
         "network_calls": float(samples.nfe.mean() * samples.evaluations),
         "failed": int((~samples.success).sum()),
     }
-    bits = likelihood(config, read.params)
+    bits = (texts.bound if of_tokens else figures.likelihood)(config, read.params)
     _print(rows, {**cost, **bits})
     computed = {
         "samples": build.precision(config),
-        **({"log_prob": LIKELIHOODS_IN} if bits else {}),
+        **({"log_prob": LIKELIHOODS_IN} if bits and not of_tokens else {}),
     }
     console.print("computed in  " + "  ".join(f"{k}: {v}" for k, v in computed.items()))
     found = {"step": read.step, "seed": _SEED.value, "rows": rows, **cost, **bits}

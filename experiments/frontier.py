@@ -21,6 +21,7 @@ from experiments.run import command, workdir
 from experiments.run.reporting import console, counting
 from experiments.setup import build, dataset
 from experiments.setup.check import check_parts
+from experiments.setup.tokens import check_of_numbers
 
 _CONFIG = command.config_of_run()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
@@ -37,6 +38,7 @@ def main() -> None:
     """Measure, draw and name."""
     config, folder = _CONFIG.value, epath.Path(_WORKDIR.value)
     check_parts(config)
+    check_of_numbers(config, "frontier")
     if jax.process_count() > 1:
         raise ValueError("the frontier is drawn by one process: start it on one machine")
     dataset.check_held_out(config)

@@ -19,6 +19,7 @@ from experiments.run import command
 from experiments.run.reporting import table
 from experiments.setup import dataset
 from experiments.setup.check import check_parts
+from experiments.setup.tokens import check_of_numbers
 
 _CONFIG = command.config_of_run()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
@@ -36,6 +37,7 @@ def main() -> None:
     if output.suffix != ".gif":
         raise ValueError(f"--output=FILE.gif is needed; got {_OUTPUT.value!r}")
     check_parts(config)
+    check_of_numbers(config, "movie")
     if jax.process_count() > 1:
         raise ValueError("a movie is made by one process: start it on one machine")
     event_shape = dataset.example_batch(config)["x1"].shape[1:]

@@ -17,6 +17,7 @@ from experiments.run import command
 from experiments.run.pairs import make_pairs
 from experiments.run.reporting import table
 from experiments.setup.check import check_parts
+from experiments.setup.tokens import check_of_numbers
 from jaxflow.training import processes
 
 _CONFIG = command.config_of_run()
@@ -32,6 +33,7 @@ def main() -> None:
         raise ValueError("--output=DIR is needed: the folder that the pairs are written to")
     config, folder, output = _CONFIG.value, epath.Path(_WORKDIR.value), epath.Path(_OUTPUT.value)
     check_parts(config)
+    check_of_numbers(config, "pairs")
     found = make_pairs(config, folder, output, num=_NUM.value, seed=_SEED.value)
     if not processes.is_first():
         return

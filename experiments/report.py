@@ -29,6 +29,7 @@ from experiments.setup import build, dataset
 from experiments.setup.check import check_parts
 from experiments.setup.components import component
 from experiments.setup.learns import learns_velocity
+from experiments.setup.tokens import check_of_numbers
 from jaxflow.types import Path
 
 _CONFIG = command.config_of_run()
@@ -46,6 +47,7 @@ def main() -> None:
     if output.suffix != ".html":
         raise ValueError(f"--output={output} must end in .html")
     check_parts(config)
+    check_of_numbers(config, "report")
     if jax.process_count() > 1:
         raise ValueError("the report is written by one process: start it on one machine")
     dataset.check_held_out(config)

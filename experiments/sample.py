@@ -4,20 +4,25 @@
                                  [--config.sampler.x=value ...]
 
 FILE.npz holds `x`, every condition by name (`label`), `nfe`, the calls of the velocity that each
-sample took, and `success`. The samples are made in parts, by every device of every process; the
-same command goes on with the parts that are missing.
+sample took, and `success`; of tokens FILE.txt has the text, a sample a line. The samples are made
+in parts, by every device of every process; the same command goes on with the parts that are
+missing.
 """
+
+from typing import Any
 
 import numpy as np
 from absl import flags
 from etils import epath
+from ml_collections import ConfigDict
 
 from experiments.output.generate import Samples, average, generator
 from experiments.output.pictures import draw_samples
 from experiments.output.shards import joined
+from experiments.output.texts import draw_text, is_tokens, texts_of
 from experiments.run import command
 from experiments.run.parts import completed, planned
-from experiments.run.reporting import table
+from experiments.run.reporting import console, table
 from experiments.setup import build
 from experiments.setup.check import check_parts
 from jaxflow.training import processes
@@ -27,6 +32,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
 _NUM = flags.DEFINE_integer("num", 100, "How many samples.")
 _OUTPUT = flags.DEFINE_string("output", None, "The file to write, FILE.npz.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.")
+
+SHOWN = 3
 
 
 def main() -> None:
@@ -51,7 +58,7 @@ def main() -> None:
     picture = output.with_suffix(".png")
     with output.open("rb") as file:
         x = np.load(file)["x"]
-    draw_samples(picture, x[: 2_000 if x.ndim == 2 else 100])
+    written = _pictured(config, picture, x)
     nfe = found["nfe"]
     rows = {
         "of step": read.step,
@@ -61,8 +68,22 @@ def main() -> None:
         "not finite or not finished": int((~found["success"]).sum()),
         "file": output,
         "picture": picture,
+        **written,
     }
     table("sampled", rows)
+
+
+def _pictured(config: ConfigDict, picture: epath.Path, x: np.ndarray) -> dict[str, Any]:
+    """Draw the samples, and write tokens as text too; what else was written."""
+    if not is_tokens(x):
+        draw_samples(picture, x[: 2_000 if x.ndim == 2 else 100])
+        return {}
+    texts, file = texts_of(config, x), picture.with_suffix(".txt")
+    draw_text(picture, texts)
+    file.write_text("".join(text.replace("\n", "\\n") + "\n" for text in texts))
+    for text in texts[:SHOWN]:
+        console.print(text + "\n")
+    return {"text": file}
 
 
 def _columns(samples: Samples) -> dict[str, np.ndarray]:

@@ -13,7 +13,16 @@ from jaxflow.records import record, static, traceable
 from jaxflow.tokens import at_token
 from jaxflow.types import AnyArray, Array, Data, Float, Keys, Shaped, Source
 
-__all__ = ["as_source", "data", "mask", "normal", "product", "tokens", "uniform"]
+__all__ = [
+    "as_source",
+    "data",
+    "mask",
+    "normal",
+    "product",
+    "tokens",
+    "uniform",
+    "uniform_tokens",
+]
 
 
 @record
@@ -263,6 +272,17 @@ def tokens(weights: Float[AnyArray, "*event vocabulary"] | Sequence[float]) -> S
         raise ValueError("the weights of the tokens at a place are all zero: none can be drawn")
     with np.errstate(divide="ignore"):
         return Tokens(jnp.asarray(np.log(values / total)))
+
+
+def uniform_tokens(vocabulary: int) -> Source:
+    """Independent tokens, all of a vocabulary alike: the source of uniform diffusion.
+
+    Raises:
+        ValueError: for an empty vocabulary.
+    """
+    if vocabulary < 1:
+        raise ValueError(f"uniform_tokens needs a vocabulary of at least 1; got {vocabulary}")
+    return tokens(np.ones(vocabulary, np.float32))
 
 
 def data(rows: Shaped[Array, "rows *event"]) -> Source:

@@ -16,6 +16,7 @@ TABLE = {
     "uniform": {"low": -1.0, "high": 3.0},
     "mask": {"token": 7},
     "data": {"rows": ROWS},
+    "uniform_tokens": {"vocabulary": 5},
     "tokens": {"weights": jnp.arange(1.0, 13.0).reshape(2, 2, 3)},
 }
 ALL = [pytest.param(getattr(sources, n)(**kwargs), id=n) for n, kwargs in TABLE.items()]

@@ -6,5 +6,17 @@ from experiments.formats.image_folder import image_folder
 from experiments.formats.jpeg_pack import jpeg_pack
 from experiments.formats.npz import npz
 from experiments.formats.splits import Examples, Splits, parted
+from experiments.formats.text import Tokens, text
 
-__all__ = ["Examples", "Splits", "cifar10", "idx", "image_folder", "jpeg_pack", "npz", "parted"]
+__all__ = [
+    "Examples",
+    "Splits",
+    "Tokens",
+    "cifar10",
+    "idx",
+    "image_folder",
+    "jpeg_pack",
+    "npz",
+    "parted",
+    "text",
+]

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from experiments.output.generate import Generator, generator
 from experiments.output.maps import NAMES, monitor
 from experiments.output.pictures import draw_loss, draw_panels, draw_samples
+from experiments.output.texts import draw_text, is_tokens, texts_of
 from experiments.run.clock import Clock, Rate
 from experiments.run.feed import Fed
 from experiments.run.reporting import Writers
@@ -161,7 +162,10 @@ class Duties:
         if self._generator is None:
             self._generator = generator(self._config, num)
         samples = self._generator(params, self._config.seed, num)
-        draw_samples(self._picture(step), samples.x)
+        if is_tokens(samples.x):
+            draw_text(self._picture(step), texts_of(self._config, samples.x))
+        else:
+            draw_samples(self._picture(step), samples.x)
 
     def _picture(self, step: int) -> epath.Path:
         return self._folder / "samples" / f"step_{step:07d}.png"

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from experiments.setup import dataset
 from experiments.setup.components import bound, component
-from experiments.setup.learns import learns_map, parts_of
+from experiments.setup.learns import learns_map, learns_tokens, parts_of
 from experiments.setup.optimizers import averages, optimizer
 from experiments.setup.teacher import Teacher, config_of_teacher, parameter_of
 from jaxflow import draws, losses, networks, training, velocities
@@ -47,8 +47,8 @@ def layout(config: ConfigDict, devices: Sequence[Any] | None = None) -> training
 
 
 def path(config: ConfigDict) -> Path:
-    """The path."""
-    return component("path", config.path)
+    """The path, of the config's source where it is of tokens."""
+    return component("path", config.path, source=component("source", config.source))
 
 
 def network(config: ConfigDict) -> Linen | Preconditioned | SelfConditioned:
@@ -215,9 +215,13 @@ def initial_state(
 
 
 def learned(config: ConfigDict, params: Params) -> Velocity:
-    """The velocity that was trained, without guidance; of a flow map that at equal times."""
+    """The velocity that was trained, without guidance; of a flow map that at equal times, and of
+    tokens their logits.
+    """
     if learns_map(config):
         return _flow_map(config, network(config), params).velocity
+    if learns_tokens(config):
+        return velocities.from_network(network(config), params)
     trained: Any = loss(config)
     return velocities.from_network(
         network(config), params, path=path(config), prediction=trained.prediction

@@ -12,9 +12,11 @@ from ml_collections import ConfigDict
 from experiments.setup import build, dataset
 from experiments.setup.components import component
 from experiments.setup.labels import check_null_label
+from experiments.setup.learns import learns_tokens
 from experiments.setup.maps import check_groups, check_maps
 from experiments.setup.pairs import check_pairs
 from experiments.setup.taught import check_teacher
+from experiments.setup.tokens import check_tokens
 from experiments.setup.wrapped import check_wrapped
 from jaxflow import training
 
@@ -118,6 +120,7 @@ def check_parts(config: ConfigDict) -> None:
     _check_numbers(config)
     _check_rate(config)
     _check_rollbacks(config)
+    check_tokens(config)
     check_wrapped(config)
     check_maps(config)
     _check_score(config, build.trainer(config, taught=False))
@@ -139,6 +142,8 @@ def _coupled(config: ConfigDict) -> str:
 
 def _check_noise(config: ConfigDict) -> None:
     """Refuse a stochastic sampler where pairs tell no score."""
+    if learns_tokens(config):
+        return
     method = config.sampler.kwargs.get("method", {})
     is_noisy = method.get("name") in STOCHASTIC or method.get("kwargs", {}).get("eta", 0.0) > 0
     if (config.sampler.name == "sde" or is_noisy) and not _tells_score(config):
@@ -151,7 +156,7 @@ def _check_noise(config: ConfigDict) -> None:
 
 def _check_score(config: ConfigDict, trainer: Any) -> None:
     """Refuse a loss that would read a score of pairs that tell none."""
-    spaces = (trainer.loss.prediction, getattr(trainer.loss, "regress", None))
+    spaces = (getattr(trainer.loss, "prediction", None), getattr(trainer.loss, "regress", None))
     if "score" in spaces and not _tells_score(config):
         raise ValueError(
             "config.loss reads a score, but none is known where config.source is "

@@ -14,12 +14,23 @@ import diffrax
 import optax
 from ml_collections import ConfigDict
 
-from jaxflow import couplings, draws, losses, networks, paths, sampling, sources, times, velocities
+from jaxflow import (
+    couplings,
+    data,
+    draws,
+    losses,
+    networks,
+    paths,
+    sampling,
+    sources,
+    times,
+    velocities,
+)
 from jaxflow.data import datasets, toy, transforms
 from jaxflow.losses import flow_maps
 from jaxflow.names import did_you_mean
-from jaxflow.paths import gammas, schedules
-from jaxflow.sampling import methods
+from jaxflow.paths import gammas, kappas, schedules
+from jaxflow.sampling import leaps, methods
 
 __all__ = ["TABLES", "bound", "component"]
 
@@ -59,6 +70,7 @@ TABLES: Mapping[str, Table] = {
     "data.source": {
         "digits": datasets.digits,
         "tfds": datasets.tfds,
+        "text": data.text,
         **{name: getattr(toy, name) for name in toy.__all__ if name[0].islower()},
     },
     "transforms": {
@@ -66,7 +78,10 @@ TABLES: Mapping[str, Table] = {
         "scale": transforms.scale,
         "dequantise": transforms.dequantise,
     },
-    "source": {"normal": sources.normal, "uniform": sources.uniform},
+    "source": {
+        name: getattr(sources, name)
+        for name in ("normal", "uniform", "mask", "tokens", "uniform_tokens")
+    },
     "coupling": {
         "independent": couplings.independent,
         "optimal_transport": couplings.optimal_transport,
@@ -99,6 +114,7 @@ TABLES: Mapping[str, Table] = {
         "shifted": paths.shifted,
         "bridge": paths.bridge,
         "interpolant": paths.interpolant,
+        "mixture": paths.mixture,
     },
     "schedule": {
         "linear": schedules.Linear,
@@ -113,15 +129,22 @@ TABLES: Mapping[str, Table] = {
         "sine_squared": gammas.sine_squared,
         "constant": gammas.constant,
     },
+    "kappa": {
+        name: getattr(kappas, name)
+        for name in ("linear", "polynomial", "cosine", "cosine_squared", "geometric")
+    },
     "network": {
         "mlp": networks.MLP,
         "concat_mlp": networks.ConcatMLP,
         "unet": networks.UNet,
         "dit": networks.DiT,
+        "transformer": networks.Transformer,
     },
     "loss": {
         "flow_matching": losses.flow_matching,
         "contrastive": losses.contrastive,
+        "cross_entropy": losses.cross_entropy,
+        "generalised_kl": losses.generalised_kl,
         "consistency_flow_matching": losses.consistency_flow_matching,
         **{name: getattr(flow_maps, name) for name in flow_maps.__all__},
     },
@@ -146,6 +169,8 @@ TABLES: Mapping[str, Table] = {
         "adaptive": sampling.adaptive,
         "sde": sampling.sde,
         "flow_map": sampling.flow_map,
+        "jumps": sampling.jumps,
+        "first_hitting": sampling.first_hitting,
     },
     "grid": {
         "uniform": sampling.grids.uniform,
@@ -157,6 +182,7 @@ TABLES: Mapping[str, Table] = {
         "linear_quadratic": sampling.grids.linear_quadratic,
     },
     "method": {name: getattr(methods, name) for name in methods.__all__},
+    "leap": {name: getattr(leaps, name) for name in leaps.__all__},
     "diffusion": {
         name: getattr(sampling.diffusions, name) for name in ("sigma", "sine", "noising")
     },
@@ -233,7 +259,11 @@ def _resolve(
             f"config.{where}.name is {name!r}{did_you_mean(name, known)}; "
             f"known are {', '.join(sorted(known))}"
         )
-    kwargs = {key: _nested(where, key, value, given) for key, value in spec["kwargs"].items()}
+    tables = {"method": "leap"} if name == "jumps" else {}
+    kwargs = {
+        key: _nested(where, key, value, tables.get(key, key), given)
+        for key, value in spec["kwargs"].items()
+    }
     accepted = _parameters(known[name])
     unknown = [key for key in kwargs if key not in accepted]
     if unknown:
@@ -252,10 +282,10 @@ def _resolve(
     return known[name], kwargs
 
 
-def _nested(where: str, key: str, value: Any, given: Mapping[str, Any]) -> Any:
+def _nested(where: str, key: str, value: Any, table: str, given: Mapping[str, Any]) -> Any:
     is_component = isinstance(value, Mapping) and set(value) == {"name", "kwargs"}
-    if is_component and key in TABLES:
-        return component(f"{where}.kwargs.{key}", value, table=key, **given)
+    if is_component and table in TABLES:
+        return component(f"{where}.kwargs.{key}", value, table=table, **given)
     return value
 
 

@@ -96,6 +96,7 @@ def check_held_out(config: ConfigDict) -> None:
 def _of_split(config: ConfigDict, split: str) -> data.Dataset:
     spec = config.data.source.to_dict()
     of_training, spec["kwargs"]["split"] = spec["kwargs"].get("split"), split
+    spec["kwargs"].pop("stride", None)  # windows of text that overlap are for training
     try:
         return component("data.source", spec)
     except ValueError as error:

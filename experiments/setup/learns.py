@@ -7,7 +7,14 @@ from ml_collections import ConfigDict
 from jaxflow.losses import flow_maps
 from jaxflow.losses.flow_maps.distribution_matching import PARTS
 
-__all__ = ["is_of_one_step", "learns_map", "learns_velocity", "parts_of", "restarts"]
+__all__ = [
+    "is_of_one_step",
+    "learns_map",
+    "learns_tokens",
+    "learns_velocity",
+    "parts_of",
+    "restarts",
+]
 
 # What these teach is no velocity of a flow at any time.
 NO_VELOCITY = (
@@ -16,6 +23,8 @@ NO_VELOCITY = (
     "drifting",
     "moment_matching",
 )
+
+OF_TOKENS = ("mixture",)  # paths
 
 
 def learns_map(config: ConfigDict) -> bool:
@@ -28,7 +37,13 @@ def learns_velocity(config: ConfigDict) -> bool:
 
     A map whose points all go to the end of the path, a consistency model's, is of no equal times.
     """
-    return config.loss.name not in NO_VELOCITY and not restarts(config)
+    is_none = config.loss.name in NO_VELOCITY or learns_tokens(config)
+    return not is_none and not restarts(config)
+
+
+def learns_tokens(config: ConfigDict) -> bool:
+    """Whether the network learns the posterior of tokens, by its logits."""
+    return config.path.name in OF_TOKENS
 
 
 def is_of_one_step(config: ConfigDict) -> bool:

@@ -6,7 +6,7 @@ Whichever it is, the batch of a step depends on the step alone, so that the step
 to remember of its data.
 """
 
-from jaxflow.data import toy, transforms
+from jaxflow.data import toy, transforms, vocabulary
 from jaxflow.data.cells import Cells
 from jaxflow.data.checks import check, check_finite
 from jaxflow.data.datasets import Arrays, Dataset, arrays, digits, load, tfds
@@ -14,6 +14,7 @@ from jaxflow.data.device import Fresh, OnDevice, on_device, stream
 from jaxflow.data.pairs import Pairs, pairs
 from jaxflow.data.pipeline import Batches, pipeline
 from jaxflow.data.store import store
+from jaxflow.data.text import Text, store_text, text, vocabulary_of
 
 __all__ = [
     "Arrays",
@@ -23,6 +24,7 @@ __all__ = [
     "Dataset",
     "Fresh",
     "Pairs",
+    "Text",
     "arrays",
     "check",
     "check_finite",
@@ -32,8 +34,12 @@ __all__ = [
     "pairs",
     "pipeline",
     "store",
+    "store_text",
     "stream",
+    "text",
     "tfds",
     "toy",
     "transforms",
+    "vocabulary",
+    "vocabulary_of",
 ]

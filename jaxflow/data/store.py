@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
-__all__ = ["VERSION", "store"]
+__all__ = ["VERSION", "check_name", "check_place", "store", "whole_or_nothing"]
 
 VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20
@@ -51,6 +51,19 @@ def store(
             shape or type, or a bucket to write to.
         FileExistsError: where the data set is there already.
     """
+    check_name(name, data_dir)
+    place = check_place(name, data_dir)
+    with whole_or_nothing(place) as folder:
+        _write(folder, name, splits, classes, on_example)
+    return place
+
+
+def check_name(name: str, data_dir: str | os.PathLike[str]) -> None:
+    """Refuse a name that cannot be one, and a folder that cannot be written to.
+
+    Raises:
+        ValueError: naming it.
+    """
     if not name.isidentifier() or name != name.lower() or "-" in name:
         raise ValueError(
             f"{name!r} cannot name a data set: use lower-case letters, digits and underscores"
@@ -59,19 +72,25 @@ def store(
         raise ValueError(
             f"a data set cannot be written to {data_dir}: write it to a folder, and copy that"
         )
+
+
+def check_place(name: str, data_dir: str | os.PathLike[str]) -> Path:
+    """Where a data set is to be written.
+
+    Raises:
+        FileExistsError: where there is one.
+    """
     place = Path(data_dir).expanduser().absolute() / name / VERSION
     if place.exists():
         raise FileExistsError(
             f"{place} holds a data set already: delete that folder, or choose another name or "
             "data directory"
         )
-    with _whole_or_nothing(place) as folder:
-        _write(folder, name, splits, classes, on_example)
     return place
 
 
 @contextlib.contextmanager
-def _whole_or_nothing(place: Path) -> Iterator[Path]:
+def whole_or_nothing(place: Path) -> Iterator[Path]:
     """A folder to write into that becomes `place` on success and vanishes otherwise."""
     folder = place.with_name(f".incomplete-{uuid.uuid4().hex}")
     try:

@@ -29,6 +29,13 @@ from jaxflow.metrics.frechet import (
 )
 from jaxflow.metrics.likelihood import bits_per_dim, importance_weighted
 from jaxflow.metrics.nearest import Nearest, nearest
+from jaxflow.metrics.text import (
+    longest_copy,
+    ngram_entropy,
+    ngram_kl,
+    spelling_rate,
+    words_of,
+)
 from jaxflow.metrics.two_sample import TwoSample, classifier_two_sample
 
 __all__ = [
@@ -45,11 +52,16 @@ __all__ = [
     "frechet",
     "frechet_from_moments",
     "importance_weighted",
+    "longest_copy",
     "median_distance",
     "mmd_squared",
     "moments",
     "nearest",
+    "ngram_entropy",
+    "ngram_kl",
     "sliced_wasserstein",
+    "spelling_rate",
     "streamed_moments",
     "wasserstein",
+    "words_of",
 ]

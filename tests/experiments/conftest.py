@@ -16,6 +16,7 @@ from experiments.run import duties
 from experiments.setup import build
 from jaxflow import data
 
+TEXT = {"train": 1_000, "validation": 400, "test": 6_000}
 DIGITS = {"name": "digits", "kwargs": {"split": "train", "data_dir": None}}
 
 
@@ -105,4 +106,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
             split: data.arrays(**of(n), label=np.arange(n) % 10) for split, n in sizes.items()
         }
         data.store(name, splits, root)
+    letters = data.vocabulary.Characters("".join(map(chr, range(97, 123))) + " ")
+    tokens = {s: rng.integers(0, 27, n).astype(np.uint8) for s, n in TEXT.items()}
+    data.store_text("text8", tokens, letters, root)
     return root

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from experiments import formats, prepare
-from jaxflow.data import load, pipeline, tfds, transforms
+from jaxflow.data import load, pipeline, text, tfds, transforms
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,3 +138,49 @@ def test_cifar10_pack_is_decoded_as_pillow_does(shared_data, tmp_path):
     prepare.write("cifar10", formats.Splits({"test": little}), str(tmp_path), Console(quiet=True))
     back = load(tfds("cifar10", "test", tmp_path))
     np.testing.assert_array_equal(back["image"], load(little)["image"])
+
+
+def test_a_text_is_parted_by_position(tmp_path):
+    source = tmp_path / "my text.txt"
+    source.write_text("".join("abcd"[i % 4] for i in range(1_000)))
+    done = run("--dataset=text", f"--source={source}", f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "'name': 'text', 'kwargs': {'name': 'my_text', 'split': 'train'" in done.stdout
+    sizes = {s: len(text("my_text", s, 1, data_dir=tmp_path)) for s in ("train", "test")}
+    assert sizes == {"train": 900, "test": 50}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"source": "nowhere.txt"}, "no text at nowhere.txt"),
+        ({"source": "empty.txt"}, "is empty"),
+        ({"source": "latin.txt"}, "no UTF-8 at byte 0"),
+        ({"source": "torn.gz"}, "no whole gzip file"),
+        ({"source": "folder"}, "no text in folder"),
+        ({"held_out": 0.5}, "between 0 and 0.5"),
+        ({"held_out": 1e-9}, "is none"),
+        ({"vocabulary": "words"}, "characters, bytes or the file of a tokenizer"),
+        ({"vocabulary": "none.json"}, "no tokenizer at none.json"),
+    ],
+)
+def test_wrong_texts_end_in_one_sentence(given, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("some text " * 20)
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "latin.txt").write_bytes(b"\xe4")
+    (tmp_path / "torn.gz").write_bytes(b"\x1f\x8b")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises((ValueError, OSError), match=message) as stopped:
+        prepare.prepare_text(**{"source": "text.txt", "output": "out", **given})
+    assert "\n" not in str(stopped.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_of_texts_and_of_others(tmp_path):
+    (tmp_path / "text.txt").write_text("some text " * 20)
+    for flags in (["--dataset=text", "--size=8"], ["--dataset=npz", "--vocabulary=bytes"]):
+        done = run(*flags, f"--source={tmp_path / 'text.txt'}", f"--output={tmp_path}")
+        assert done.returncode == 2
+        assert "takes no --" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -30,6 +30,8 @@ SMALL = {
     "imagenet_latents": {"width": 16, "depth": 1, "heads": 1},
     "fashion_mnist": {"multipliers": (1,), "blocks": 1},
     "digits": {"width": 16, "depth": 1},
+    "text8_mask": {"width": 16, "depth": 1},
+    "text8_uniform": {"width": 16, "depth": 1},
     "two_moons": {"width": 8, "depth": 1},
 }
 
@@ -77,7 +79,7 @@ def test_every_config_trains_and_samples(
     monkeypatch.setattr(duties, "PICTURED", 8)
     config = tiny(importlib.import_module(f"configs.{name}").get_config(), steps=2)
     config.network.kwargs.update(SMALL[name])
-    if config.data.source.name == "tfds":
+    if config.data.source.name in ("tfds", "text"):
         config.data.source.kwargs.data_dir = str(stored)
     if config.sampler.name == "adaptive":
         config.sampler.kwargs.update({"rtol": 0.1, "atol": 0.1})

@@ -90,7 +90,9 @@ TABLE = {
         compiles=False,
     ),
 }
-OTHERS = {"bits_per_dim", "fit_features", "importance_weighted"}  # they compare no sets
+# They compare no sets of points; those of tokens: tests/metrics/test_text.py.
+OF_TOKENS = {"longest_copy", "ngram_entropy", "ngram_kl", "spelling_rate", "words_of"}
+OTHERS = {"bits_per_dim", "fit_features", "importance_weighted", *OF_TOKENS}
 COMPILE = [name for name, row in TABLE.items() if row.compiles]
 
 

@@ -430,3 +430,34 @@ def test_a_draw_holds_no_second_array_of_logits():
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
     compiled = jax.jit(tokens.drawn).lower(keys, shape).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * 4 * batch * length * vocabulary
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_guidance_of_a_toy_language_has_its_exact_law(scale):
+    """One token of three classes: the guided posterior is `p(x | c)^s p(x)^(1 - s)`, and so is
+    the law of samples, in any number of steps; right classes are the more the stronger it is.
+    """
+    of_class = jnp.asarray(np.random.default_rng(4).dirichlet(np.ones(5), 3), jnp.float32)
+    laws = jnp.log(jnp.concatenate([of_class, jnp.mean(of_class, 0, keepdims=True)]))
+
+    def posterior(t, x, label):
+        return jnp.broadcast_to(laws[label][:, None], (*x.shape, 5))
+
+    guided = velocities.classifier_free(posterior, scale=scale, null={"label": 3})
+    path, label = paths.mixture(source=sources.mask(5)), jnp.arange(N) % 3
+    keys = jax.random.split(jax.random.key(5), N)
+    x0 = path.source.sample(keys, (1,))
+    grid, cond = sampling.grids.uniform(3), {"label": label}
+    found = sampling.jumps(guided, x0, grid, keys=keys, path=path, cond=cond)
+    wanted = jax.nn.softmax(scale * laws[:3] + (1 - scale) * laws[3], axis=-1)
+    for c in range(3):
+        x = np.asarray(found.x)[np.asarray(label) == c, 0]
+        counts = np.bincount(x, minlength=5)
+        expected = len(x) * np.asarray(wanted[c], float)
+        assert scipy.stats.chisquare(counts, expected * len(x) / expected.sum()).pvalue > 1e-5
+    right = jnp.mean(jax.nn.softmax(laws[:3], axis=0)[label, found.x[:, 0]])
+    exact = jnp.mean(jnp.sum(wanted * jax.nn.softmax(laws[:3], axis=0), axis=-1))
+    assert abs(right - exact) < 0.01
+    unguided = jnp.mean(jnp.sum(of_class * jax.nn.softmax(laws[:3], axis=0), axis=-1))
+    assert (exact > unguided + 0.02) == (scale > 1)
+    assert found.nfe[0] * guided.evaluations == 6

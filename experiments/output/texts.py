@@ -1,0 +1,129 @@
+"""Samples of tokens as text: written out, drawn, and held against the data.
+
+Bits are those of the bound on the evidence that a path has in closed form: at least what the text
+costs under the model, each sequence at a time of its own, the times spread evenly over all.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw, ImageFont
+
+from experiments.output.generate import Samples
+from experiments.setup import build, dataset
+from experiments.setup.components import component
+from experiments.setup.tokens import vocabulary_of
+from jaxflow import draws, losses, metrics, times
+from jaxflow.types import Params
+
+__all__ = ["bound", "compare", "draw_text", "is_tokens", "texts_of"]
+
+ACROSS = 96  # letters a line
+LINES = 40
+SIZE = 14
+COPIES = 32
+BATCH = 64
+
+
+def is_tokens(x: np.ndarray) -> bool:
+    """Whether samples are sequences of whole numbers, `[n, length]`."""
+    return x.ndim == 2 and np.issubdtype(x.dtype, np.integer)
+
+
+def texts_of(config: ConfigDict, x: np.ndarray) -> list[str]:
+    """Each sample as text; as numbers where the data is no text."""
+    vocabulary = vocabulary_of(config)
+    if vocabulary is None:
+        return [" ".join(map(str, row)) for row in x]
+    return [vocabulary.decode(row) for row in x]
+
+
+def draw_text(path: epath.Path, texts: Sequence[str]) -> None:
+    """A picture of as many texts as fit on a page, each begun on a line of its own."""
+    import matplotlib as mpl
+
+    font = ImageFont.truetype(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSansMono.ttf", SIZE)
+    lines: list[str] = []
+    for text in texts:
+        shown = "".join(letter if letter.isprintable() else "·" for letter in text)
+        lines += [shown[i : i + ACROSS] for i in range(0, len(shown), ACROSS)] + [""]
+    lines = lines[:LINES]
+    width, height = math.ceil(font.getlength("m" * ACROSS)) + SIZE, int(1.4 * SIZE)
+    page = Image.new("L", (width, height * len(lines) + SIZE), 255)
+    for i, line in enumerate(lines):
+        ImageDraw.Draw(page).text((SIZE // 2, SIZE // 2 + i * height), line, fill=0, font=font)
+    with path.open("wb") as file:
+        page.save(file, "PNG")
+
+
+def compare(config: ConfigDict, samples: Samples) -> dict[str, dict[str, float]]:
+    """A row of figures for the samples, and one for as many held-out sequences.
+
+    Entropies are those of a token given the one or two before it, in bits; the divergence is that
+    of triples of tokens from those of the training text.
+    """
+    train = dataset.examples(config, config.data.source.kwargs.split)["x1"].ravel()
+    held = dataset.examples(config, config.evaluation.split, len(samples.x))["x1"]
+    contenders = {"samples": samples.x, "held-out data": held}
+    return {name: _figures(config, x, train) for name, x in contenders.items()}
+
+
+def _figures(config: ConfigDict, x: np.ndarray, train: np.ndarray) -> dict[str, float]:
+    size = config.network.kwargs.vocabulary
+    row = {
+        name: metrics.ngram_entropy(x, n, vocabulary=size)
+        for n, name in ((1, "unigram bits"), (2, "bigram bits"), (3, "trigram bits"))
+    }
+    row["trigram divergence"] = metrics.ngram_kl(x, train, 3, vocabulary=size)
+    vocabulary = vocabulary_of(config)
+    if vocabulary is not None:
+        known = metrics.words_of(vocabulary.decode(train))
+        row["spelled"] = metrics.spelling_rate(texts_of(config, x), known)
+    row["longest copy"] = float(np.mean(metrics.longest_copy(x[:COPIES], train)))
+    return row
+
+
+def bound(config: ConfigDict, params: Params) -> dict[str, float]:
+    """Bits a token of held-out data, at most, with their standard error; and a character of text.
+
+    Of `evaluation.likelihoods` sequences, nothing where that is 0.
+    """
+    if not config.evaluation.likelihoods:
+        return {}
+    held = dataset.examples(config, config.evaluation.split, config.evaluation.likelihoods)
+    path, n = build.path(config), len(held["x1"])
+    draw = draws.standard(
+        path,
+        source=component("source", config.source),
+        times=times.stratified(times.uniform()),
+    )
+    batch = draw(jax.random.key(config.seed), _whole(config, held))
+    loss = losses.generalised_kl(build.network(config), path)
+    run = jax.jit(lambda params, rows: loss(params, None, rows)[1]["per_example"])
+    order = np.random.default_rng(config.seed).permutation(n)
+    batch = jax.tree.map(lambda a: a[order], batch)
+    each = [
+        np.asarray(run(params, jax.tree.map(lambda a, i=i: a[i : i + BATCH], batch)))
+        for i in range(0, n, BATCH)
+    ]
+    bits = np.concatenate(each).astype(np.float64) / math.log(2)
+    found = {
+        "bits_per_token": float(bits.mean()),
+        "bits_per_token_standard_error": float(bits.std() / math.sqrt(n)),
+    }
+    vocabulary = vocabulary_of(config)
+    if vocabulary is not None:
+        letters = sum(map(len, texts_of(config, held["x1"])))
+        found["bits_per_character"] = found["bits_per_token"] * held["x1"].size / max(letters, 1)
+    return found
+
+
+def _whole(config: ConfigDict, held: dict[str, np.ndarray]) -> dict[str, Any]:
+    cond = {name: jnp.asarray(held[name]) for name in config.data.cond}
+    return {"x1": jnp.asarray(held["x1"]), "cond": cond}

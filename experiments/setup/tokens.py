@@ -1,0 +1,92 @@
+"""Whether a config of tokens is one of tokens throughout, and what their vocabulary is."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.setup.components import component
+from experiments.setup.learns import learns_tokens
+
+__all__ = ["check_of_numbers", "check_tokens", "vocabulary_of"]
+
+# What each section may name where tokens are learned, and may not where they are not.
+NEEDED = {
+    "source": ("mask", "tokens", "uniform_tokens"),
+    "loss": ("cross_entropy", "generalised_kl"),
+    "sampler": ("jumps", "first_hitting"),
+}
+
+
+def vocabulary_of(config: ConfigDict) -> Any | None:
+    """How the data's text is written as tokens; None for data that is no text."""
+    return getattr(component("data.source", config.data.source), "vocabulary", None)
+
+
+def check_tokens(config: ConfigDict) -> None:
+    """Refuse a config that is of tokens in some sections alone, or of two vocabularies.
+
+    Raises:
+        ValueError: naming the section, or both numbers.
+    """
+    of_tokens = learns_tokens(config)
+    for section, names in NEEDED.items():
+        name = config[section].name
+        if (name in names) != of_tokens:
+            kind = "of tokens" if of_tokens else "of real numbers"
+            known = ", ".join(names)
+            remedy = (
+                f"take one of {known}" if of_tokens else "config.path.name='mixture' is of them"
+            )
+            raise ValueError(
+                f"config.{section}.name is {name!r}, but config.path ({config.path.name!r}) is "
+                f"{kind}: {remedy}"
+            )
+    if not of_tokens:
+        return
+    if config.coupling.name != "independent" or config.self_condition.rate:
+        raise ValueError(
+            "tokens are paired with noise independently and without self-conditioning: set "
+            "config.coupling.name='independent' and config.self_condition.rate=0.0"
+        )
+    size = getattr(component("network", config.network), "vocabulary", None)
+    if size is None:
+        raise ValueError(
+            f"config.network ({config.network.name!r}) gives no logits of tokens: take "
+            "'transformer'"
+        )
+    _check_source(config, size)
+    vocabulary = vocabulary_of(config)
+    if vocabulary is not None and vocabulary.size != size:
+        raise ValueError(
+            f"config.network.kwargs.vocabulary is {size}, but the data has {vocabulary.size} "
+            f"symbols: set config.network.kwargs.vocabulary={vocabulary.size}, and the source alike"
+        )
+
+
+def check_of_numbers(config: ConfigDict, command: str) -> None:
+    """Refuse a run of tokens, for a command that shows a flow of real numbers.
+
+    Raises:
+        ValueError: naming the commands that there are.
+    """
+    if learns_tokens(config):
+        raise ValueError(
+            f"{command} is of flows of real numbers, and this run learned tokens: sample and "
+            "evaluate are of both"
+        )
+
+
+def _check_source(config: ConfigDict, size: int) -> None:
+    source = component("source", config.source)
+    mask = getattr(source, "token", size)
+    if mask != size:
+        raise ValueError(
+            f"config.source.kwargs.token is {mask}, but the mask is the token after the network's "
+            f"vocabulary: set config.source.kwargs.token={size}"
+        )
+    weights = getattr(source, "log_weights", None)
+    if weights is not None and weights.shape[-1] != size:
+        raise ValueError(
+            f"config.source is of {weights.shape[-1]} tokens, but config.network.kwargs.vocabulary "
+            f"is {size}: give both alike"
+        )

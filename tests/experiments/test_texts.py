@@ -1,0 +1,93 @@
+"""A run of tokens: what is told of it, and configs that are of tokens in some sections alone."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from ml_collections import ConfigDict
+
+from experiments.output import texts
+from experiments.output.generate import generator
+from experiments.setup import build
+from experiments.setup.check import check_parts
+from experiments.setup.tokens import check_of_numbers
+from tests.experiments.conftest import tiny
+
+
+def of_text(stored: Path, name: str = "text8_mask") -> ConfigDict:
+    config = tiny(importlib.import_module(f"configs.{name}").get_config())
+    config.network.kwargs.update({"width": 16, "depth": 1})
+    config.data.source.kwargs.data_dir = str(stored)
+    config.sampler.kwargs.grid.kwargs.n = 2
+    return config
+
+
+def test_what_is_told_of_samples(stored: Path, tmp_path: Path) -> None:
+    config = of_text(stored)
+    config.evaluation.likelihoods = 40
+    params = build.parameters(config, jax.random.key(0))
+    samples = generator(config, 12)(params, 0, 12)
+    assert samples.x.shape == (12, 128)
+    assert samples.nfe.tolist() == [2] * 12
+    rows = texts.compare(config, samples)
+    assert list(rows) == ["samples", "held-out data"]
+    assert rows["held-out data"]["unigram bits"] == pytest.approx(np.log2(27), abs=0.1)
+    found = texts.bound(config, params)
+    # A network that says nothing yet costs log2(27) bits a token, whatever is masked.
+    spread = found["bits_per_token_standard_error"]
+    assert abs(found["bits_per_token"] - np.log2(27)) < 4 * spread
+    assert found["bits_per_character"] == pytest.approx(found["bits_per_token"])
+    shown = texts.texts_of(config, samples.x)
+    assert {len(text) for text in shown} == {128}
+    texts.draw_text(epath.Path(tmp_path / "text.png"), shown)
+    assert (tmp_path / "text.png").stat().st_size > 1_000
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"source": {"name": "normal", "kwargs": {}}}, r"config\.source\.name is 'normal', but"),
+        (
+            {"loss": {"name": "flow_matching", "kwargs": {}}},
+            "take one of cross_entropy, generalised_kl",
+        ),
+        ({"sampler.name": "fixed_step"}, "take one of jumps, first_hitting"),
+        ({"path": {"name": "linear", "kwargs": {}}}, "is of real numbers"),
+        ({"source.kwargs.token": 26}, r"set config\.source\.kwargs\.token=27"),
+        (
+            {"network.kwargs.vocabulary": 26, "source.kwargs.token": 26},
+            r"the data has 27 symbols: set config\.network\.kwargs\.vocabulary=27",
+        ),
+        (
+            {"source": {"name": "uniform_tokens", "kwargs": {"vocabulary": 26}}},
+            "is of 26 tokens, but",
+        ),
+        (
+            {"network": {"name": "mlp", "kwargs": {}}},
+            "gives no logits of tokens",
+        ),
+        ({"coupling.name": "optimal_transport"}, r"config\.coupling\.name='independent'"),
+        ({"data.source.kwargs.split": "trian"}, "no split 'trian'"),
+        ({"sampler.kwargs.method.name": "heun"}, "'heun'.*known are confident"),
+    ],
+)
+def test_a_config_is_of_tokens_throughout(change: dict, match: str, stored: Path) -> None:
+    config = of_text(stored)
+    for name, value in change.items():
+        *place, last = name.split(".")
+        section = config
+        for part in place:
+            section = section[part]
+        with config.unlocked():
+            section[last] = ConfigDict(value) if isinstance(value, dict) else value
+    with pytest.raises(ValueError, match=match) as refused:
+        check_parts(config)
+    assert "\n" not in str(refused.value)
+
+
+def test_commands_of_real_numbers_say_so(stored: Path) -> None:
+    with pytest.raises(ValueError, match="movie is of flows of real numbers"):
+        check_of_numbers(of_text(stored), "movie")
