@@ -117,6 +117,7 @@ def check_parts(config: ConfigDict) -> None:
     missing = [name for name in names if not _has(config, name)]
     if missing:
         raise ValueError(f"the config lacks {', '.join(missing)}")
+    build.path(config)
     _check_numbers(config)
     _check_rate(config)
     _check_rollbacks(config)

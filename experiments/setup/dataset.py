@@ -104,7 +104,8 @@ def _of_split(config: ConfigDict, split: str) -> data.Dataset:
             raise
         raise ValueError(
             f"{error}; samples are held against the split {split!r}: name one that was not trained "
-            "on by --config.evaluation.split=NAME, or prepare the data again with --test_share=0.1"
+            "on by --config.evaluation.split=NAME, or prepare the data again with --test_share=0.1 "
+            "(of text --held_out=0.05)"
         ) from error
 
 

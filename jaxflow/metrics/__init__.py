@@ -10,6 +10,10 @@
 | `nearest` | 0: a copy of a training example | compare at equal sizes | the data's |
 | `class_accuracy` | 1: every class is recognised | none | a rate |
 | `bits_per_dim` | | none, for a bound on the code length | bits |
+| `ngram_entropy` | 0: each token is told by those before it | downwards | bits |
+| `ngram_kl` | equal n-grams | upwards, mostly | bits |
+| `spelling_rate` | 1: every word is known | none | a rate |
+| `longest_copy` | 0: no token of the text | grows with the text | tokens |
 """
 
 from jaxflow.metrics.classify import Accuracy, class_accuracy, fit_classifier, fit_features

@@ -201,10 +201,19 @@ class Attention(nn.Module):
         if self.rotary:
             q, k = rotated(q), rotated(k)
         attention: Any = jax.nn.dot_product_attention
-        short = jnp.finfo(q.dtype).bits < 32
-        h = attention(q, k, v, implementation=self.implementation if short else None)
+        bits = jnp.finfo(q.dtype).bits
+        if bits == 64:
+            h = _in_float64(q, k, v)
+        else:
+            h = attention(q, k, v, implementation=self.implementation if bits < 32 else None)
         h = h.reshape(batch, tokens, channels)
         return row(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)
+
+
+def _in_float64(q: Array, k: Array, v: Array) -> Array:
+    """Attention whose softmax is of float64 too, where JAX's is of float32."""
+    scores = jnp.einsum("bqhf,bkhf->bhqk", q, k) / np.sqrt(q.shape[-1])
+    return jnp.einsum("bhqk,bkhf->bqhf", jax.nn.softmax(scores, axis=-1), v)
 
 
 def rotated(x: Float[Array, "batch tokens heads features"]) -> Array:

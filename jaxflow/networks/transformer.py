@@ -86,9 +86,10 @@ class Transformer(nn.Module):
             promote_dtype=table_at_use,
             name="tokens",
         )
+        h = embed(x).astype(self.dtype or c.dtype)
         h = blocks(self.depth, self.remat, self.unroll)(
             self.heads, self.dtype, self.attention, rotary=True, name="blocks"
-        )(embed(x), c)[0]
+        )(h, c)[0]
         modulation = dense(2 * self.width, kernel_init=zeros, name="modulation")(c)
         shift, scale = jnp.split(modulation, 2, axis=-1)
         h = modulate(layer_norm(at_least_float32(h)), shift, scale)

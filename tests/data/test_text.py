@@ -45,7 +45,7 @@ def test_text_comes_back(name):
     assert known.decode(with_mask) == "an_"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=30), st.integers(0, 30), st.integers(0, 3))
 def test_any_text_comes_back_with_masks_in_its_places(text, at, masks):
     """Characters of every plane, NUL too; a mask is a token that no text holds."""
@@ -59,7 +59,7 @@ def test_any_text_comes_back_with_masks_in_its_places(text, at, masks):
         assert hidden == known.decode(start) + "[?]" * masks + known.decode(end) or not masks
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.binary(max_size=30))
 def test_any_bytes_are_kept(content):
     text = content.decode(errors="surrogateescape")

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 from rich.console import Console
 
 from experiments import formats, prepare
-from jaxflow.data import load, pipeline, text, tfds, transforms
+from jaxflow.data import load, pipeline, text, tfds, transforms, vocabulary, vocabulary_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +72,7 @@ def test_wrong_flags_end_in_one_sentence(points, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("wrong", "message"),
     [
         ({"dataset": "npz", "source": "nowhere.npz"}, "there is no nowhere.npz"),
         ({"dataset": "npz", "size": 8}, "--size is for --dataset=folder"),
@@ -80,10 +81,10 @@ def test_wrong_flags_end_in_one_sentence(points, tmp_path):
         ({"dataset": "npz", "output": "/dev/null/x"}, "choose another data directory"),
     ],
 )
-def test_wrong_inputs_end_in_one_sentence(points, tmp_path, flags, message):
+def test_wrong_inputs_end_in_one_sentence(points, tmp_path, wrong, message):
     path, _ = points
-    source = str(tmp_path if flags["dataset"] == "mnist" else path)
-    given = {"source": source, "output": str(tmp_path / "out")} | flags
+    source = str(tmp_path if wrong["dataset"] == "mnist" else path)
+    given = {"source": source, "output": str(tmp_path / "out")} | wrong
     with pytest.raises((ValueError, OSError), match=message) as stopped:
         prepare.prepare(**given)
     assert "\n" not in str(stopped.value)
@@ -146,22 +147,94 @@ def test_a_text_is_parted_by_position(tmp_path):
     done = run("--dataset=text", f"--source={source}", f"--output={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "'name': 'text', 'kwargs': {'name': 'my_text', 'split': 'train'" in done.stdout
-    sizes = {s: len(text("my_text", s, 1, data_dir=tmp_path)) for s in ("train", "test")}
-    assert sizes == {"train": 900, "test": 50}
+    override = ast.literal_eval(re.search(r'--config\.data\.source="(.*)"', done.stdout).group(1))
+    assert override["kwargs"]["length"] == 256
+    train = text(**override["kwargs"])
+    assert (len(train), train.vocabulary) == (3, vocabulary.Characters("abcd"))
+    assert "900 tokens" in done.stdout
+    assert "".join(parts("my_text", tmp_path)) == source.read_text()
+
+
+def parts(name, root):
+    """Its splits as text."""
+    for split, size in (("train", 900), ("validation", 50), ("test", 50)):
+        found = text(name, split=split, length=size, data_dir=root)
+        yield found.vocabulary.decode(found.tokens)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("text8_prefix.gz", "text8_prefix"),
+        ("Tiny Shakespeare.txt.gz", "tiny_shakespeare"),
+        ("v1.2.txt", "v1_2"),
+        ("books/", "books"),
+        ("text8", "text8"),
+    ],
+)
+def test_a_text_is_called_as_its_file(source, name):
+    assert prepare.name_of("text", source, None) == name
+    assert prepare.name_of("text", source, "other") == "other"
+
+
+def test_a_folder_is_one_text_in_the_order_of_names(tmp_path):
+    folder = tmp_path / "books"
+    (folder / "more.txt").mkdir(parents=True)
+    (folder / "b.txt.gz").write_bytes(gzip.compress("zweiä".encode()))
+    (folder / "a.md").write_text("one\r")
+    (folder / "more.txt" / "c.txt").write_text("three" * 10)
+    (folder / "picture.png").write_bytes(b"\xff")
+    prepare.prepare_text(str(folder), str(tmp_path), held_out=0.2)
+    splits = [np.load(tmp_path / f"books/1.0.0/{s}.npy") for s in ("train", "validation", "test")]
+    assert [len(split) for split in splits] == [37, 12, 12]
+    known = vocabulary_of("books", tmp_path)
+    assert known.decode(np.concatenate(splits)) == "one\r\nzweiä\n" + "three" * 10
+
+
+def test_bytes_are_of_anything(tmp_path):
+    content = np.random.default_rng(0).bytes(2_000)
+    (tmp_path / "noise.txt").write_bytes(content)
+    prepare.prepare_text(str(tmp_path / "noise.txt"), str(tmp_path), vocabulary="bytes")
+    assert vocabulary_of("noise", tmp_path) == vocabulary.Bytes()
+    splits = [np.load(tmp_path / f"noise/1.0.0/{s}.npy") for s in ("train", "validation", "test")]
+    assert bytes(np.concatenate(splits).tolist()) == content
+
+
+def test_a_tokenizer_makes_tokens_of_words(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "pear": 1, "?": 2}, "?"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "words.json"))
+    (tmp_path / "pears.txt").write_text("a pear " * 20)
+    words = str(tmp_path / "words.json")
+    prepare.prepare_text(str(tmp_path / "pears.txt"), str(tmp_path), vocabulary=words)
+    found = text("pears", split="train", length=4, data_dir=tmp_path)
+    assert (len(found), found.vocabulary) == (9, vocabulary.tokenizer(words))
+    assert found[0]["x1"].tolist() == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"source": "nowhere.txt"}, "no text at nowhere.txt"),
-        ({"source": "empty.txt"}, "is empty"),
-        ({"source": "latin.txt"}, "no UTF-8 at byte 0"),
-        ({"source": "torn.gz"}, "no whole gzip file"),
-        ({"source": "folder"}, "no text in folder"),
+        ({"source": "nowhere.txt"}, "there is no nowhere.txt"),
+        ({"source": "empty.txt"}, r"empty\.txt is empty"),
+        ({"source": "half"}, r"half/b\.txt is empty"),
+        (
+            {"source": "latin.txt"},
+            r"latin\.txt is not UTF-8 at byte 0: convert it, or take --vocabulary=bytes",
+        ),
+        ({"source": "torn.gz"}, r"torn\.gz is damaged"),
+        ({"source": "spoilt.gz"}, r"spoilt\.gz is damaged"),
+        ({"source": "plain.gz"}, r"plain\.gz is damaged"),
+        ({"source": "folder"}, "folder holds no text: its files end in .txt"),
         ({"held_out": 0.5}, "between 0 and 0.5"),
-        ({"held_out": 1e-9}, "is none"),
-        ({"vocabulary": "words"}, "characters, bytes or the file of a tokenizer"),
-        ({"vocabulary": "none.json"}, "no tokenizer at none.json"),
+        ({"held_out": 0.0}, "between 0 and 0.5"),
+        ({"held_out": float("nan")}, "between 0 and 0.5"),
+        ({"held_out": 1e-9}, "leaves a split empty"),
+        ({"vocabulary": "words"}, "must be characters, bytes, or the file of a token"),
+        ({"vocabulary": "none.json"}, "there is no tokenizer none.json"),
+        ({"name": "No Name"}, "'No Name' cannot name"),
+        ({"output": "/dev/null/x"}, "choose another data directory"),
     ],
 )
 def test_wrong_texts_end_in_one_sentence(given, message, tmp_path, monkeypatch):
@@ -170,17 +243,46 @@ def test_wrong_texts_end_in_one_sentence(given, message, tmp_path, monkeypatch):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "latin.txt").write_bytes(b"\xe4")
     (tmp_path / "torn.gz").write_bytes(b"\x1f\x8b")
+    spoilt = bytearray(gzip.compress(b"some text " * 20))
+    spoilt[12:16] = b"\xff" * 4
+    (tmp_path / "spoilt.gz").write_bytes(spoilt)
+    (tmp_path / "plain.gz").write_bytes(b"some text")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "a.txt").write_text("some text " * 20)
+    (tmp_path / "half" / "b.txt").touch()
     with pytest.raises((ValueError, OSError), match=message) as stopped:
         prepare.prepare_text(**{"source": "text.txt", "output": "out", **given})
     assert "\n" not in str(stopped.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_flags_of_texts_and_of_others(tmp_path):
+def test_a_text_that_is_there_is_kept(tmp_path):
     (tmp_path / "text.txt").write_text("some text " * 20)
-    for flags in (["--dataset=text", "--size=8"], ["--dataset=npz", "--vocabulary=bytes"]):
-        done = run(*flags, f"--source={tmp_path / 'text.txt'}", f"--output={tmp_path}")
-        assert done.returncode == 2
-        assert "takes no --" in done.stderr
-        assert "Traceback" not in done.stderr
+    prepare.prepare_text(str(tmp_path / "text.txt"), str(tmp_path))
+    before = (tmp_path / "text/1.0.0/train.npy").read_bytes()
+    with pytest.raises(FileExistsError, match=r"holds a data set already: delete"):
+        prepare.prepare_text(str(tmp_path / "text.txt"), str(tmp_path), vocabulary="bytes")
+    assert (tmp_path / "text/1.0.0/train.npy").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("dataset", "flag", "value"),
+    [
+        ("text", "size", 8),
+        ("text", "test_share", 0.1),
+        ("npz", "vocabulary", "bytes"),
+        ("folder", "held_out", 0.1),
+    ],
+)
+def test_flags_of_texts_and_of_others(dataset, flag, value, monkeypatch):
+    """Each is refused by the other, before anything is read."""
+    given = flags.FlagValues()
+    for name in ("dataset", "source", "output", "name", *prepare.OF_TEXT, *prepare.OF_OTHERS):
+        flags.DEFINE_string(name, None, "", flag_values=given)
+    given.mark_as_parsed()
+    given.dataset, given.source = dataset, "nowhere"
+    given[flag].value = value
+    monkeypatch.setattr(flags, "FLAGS", given)
+    with pytest.raises(ValueError, match=f"--dataset={dataset} takes no --{flag}: --vocabulary"):
+        prepare.main()

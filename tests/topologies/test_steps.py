@@ -34,6 +34,10 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "mlp": (networks.MLP(width=512, depth=3, num_classes=10, dtype=jnp.bfloat16), (64,)),
     "unet": (networks.UNet(num_classes=10, dtype=jnp.bfloat16), (32, 32, 3)),
     "nnx": (None, (8, 8, 2)),
+    "transformer": (
+        networks.transformer("6M", 97, num_classes=10, dtype=jnp.bfloat16),
+        (128,),
+    ),
 }
 IN_FLOAT32 = ("conditioning", "modulation", "outward", "outward_norm")
 CASES = [
@@ -41,6 +45,9 @@ CASES = [
     ("v5e:4x4", "dit", "fsdp", {}),
     ("v5e:4x4", "dit", "hybrid", {"fsdp": 4}),
     ("v5e:2x2", "mlp", "fsdp", {}),
+    ("v5e:2x2", "transformer", "data", {}),
+    ("v5e:2x2", "transformer", "fsdp", {}),
+    ("h100:8", "transformer", "fsdp", {}),
     ("v5e:2x2", "nnx", "data", {}),
     ("v5e:2x2", "nnx", "fsdp", {}),
     ("v5e:2x2", "nnx", "hybrid", {"fsdp": 2}),
@@ -87,9 +94,10 @@ def compiled_on(topology: str, name: str, kind: str, axes: dict[str, int], **mor
 
 def parameters_of(network: Any, event: tuple[int, ...]) -> Any:
     """Their shapes."""
+    kind = int if hasattr(network.module, "vocabulary") else float
     return jax.eval_shape(
         lambda key: network.init(
-            key, jnp.zeros(2), jnp.zeros((2, *event)), label=jnp.zeros(2, int)
+            key, jnp.zeros(2), jnp.zeros((2, *event), kind), label=jnp.zeros(2, int)
         ),
         jax.random.key(0),
     )

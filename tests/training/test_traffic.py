@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxflow import draws, losses, networks, paths, times
+from jaxflow import draws, losses, networks, paths, sources, times
 from jaxflow.training import layout, program, trainer
 from jaxflow.training.cost import collectives
 
@@ -42,7 +42,11 @@ NETWORKS = {
     ),
     "mlp": lambda: networks.linen(networks.MLP(width=64, depth=2, num_classes=7)),
     "nnx": lambda: networks.nnx(Plain(nnx_.Rngs(0))),
+    "transformer": lambda: networks.linen(
+        networks.Transformer(97, width=64, depth=3, heads=4, num_classes=7)
+    ),
 }
+EVENTS = {"transformer": (12,)}
 
 
 def step(network, over, n, event, **more):
@@ -54,9 +58,13 @@ def step(network, over, n, event, **more):
 def lowered(
     network, over, n, event, labelled=True, microbatches=1, optimizer=ADAM, flow_map=None, **more
 ):
-    t, x = jnp.zeros(2), jnp.zeros((2, *event))
+    of_tokens = hasattr(getattr(network, "module", None), "vocabulary")
+    t, x = jnp.zeros(2), jnp.zeros((2, *event), int if of_tokens else float)
     cond = {"label": jnp.zeros(2, int)} if labelled else {}
     loss, draw, second = losses.flow_matching(network, PATH), draws.standard(PATH), {}
+    if of_tokens:
+        path = paths.mixture(source=sources.mask(network.module.vocabulary))
+        loss, draw = losses.generalised_kl(network, path), draws.standard(path)
     if flow_map is not None:
         loss = getattr(losses, flow_map)(network, PATH)
         draw, second = draws.chain(draw, draws.spans(times.uniform())), {"r": t}
@@ -86,7 +94,8 @@ def test_a_step_moves_parameters_and_gradients_alone(name, kind):
     """Two gathers and a reduction a parameter at most; of the batch not one example."""
     over = layout(kind, **LAYOUTS[kind])
     labelled = name != "nnx"
-    compiled, count = step(NETWORKS[name](), over, BATCH, (8, 8, 2), labelled=labelled)
+    event = EVENTS.get(name, (8, 8, 2))
+    compiled, count = step(NETWORKS[name](), over, BATCH, event, labelled=labelled)
     size = 4 * count
     found = collectives(compiled.as_text())
     for one in found:
