@@ -37,14 +37,15 @@ WIDTH = 16
 
 def held(batch: int, length: int, vocabulary: int) -> dict[str, float]:
     """What each sampler holds, over one array of logits."""
-    path = paths.mixture(source=sources.mask(vocabulary))
+    masked = paths.mixture(source=sources.mask(vocabulary))
+    even = paths.mixture(source=sources.uniform_tokens(vocabulary))
     one = 4 * batch * length * vocabulary
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
     x0 = jax.ShapeDtypeStruct((batch, length), jnp.int32)
     table = jax.ShapeDtypeStruct((vocabulary + 1, WIDTH), jnp.float32)
     grid = [0.0, 0.4, 0.8, 1.0]
 
-    def size_of(sample: Callable[..., Any]) -> float:
+    def size_of(sample: Callable[..., Any], path: Any = masked) -> float:
         def run(table: Array, keys: Any, x0: Array) -> Array:
             return sample(lambda t, x: table[x] @ table[:-1].T, x0, keys=keys, path=path).x
 
@@ -58,7 +59,10 @@ def held(batch: int, length: int, vocabulary: int) -> dict[str, float]:
         )
 
     found = {name: size_of(by(method)) for name, method in LEAPS.items()}
-    return {**found, "first_hitting": size_of(sampling.first_hitting)}
+    found["first_hitting"] = size_of(sampling.first_hitting)
+    for name in ("euler", "tau_leaping", "corrected"):
+        found[f"{name}, an even source"] = size_of(by(LEAPS[name]), even)
+    return found
 
 
 def seconds(batch: int, length: int, vocabulary: int, rounds: int) -> dict[str, list[float]]:

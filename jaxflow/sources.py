@@ -10,7 +10,7 @@ import numpy as np
 from jaxflow.arrays import at_least_float32, event_sum, per_sample
 from jaxflow.checks import check_made
 from jaxflow.records import record, static, traceable
-from jaxflow.tokens import at_token
+from jaxflow.tokens import at_token, chosen
 from jaxflow.types import AnyArray, Array, Data, Float, Keys, Shaped, Source
 
 __all__ = [
@@ -91,16 +91,10 @@ class Tokens:
             ValueError: where weights a position are those of another event.
         """
         self._check(event_shape)
-        running = jnp.cumsum(jnp.exp(self.log_weights), axis=-1)
-        running = jnp.broadcast_to(running, (*event_shape, running.shape[-1]))
-        last = jnp.nextafter(running[..., -1], jnp.zeros((), running.dtype))
-
-        def one(key: Array) -> Array:
-            u = jax.random.uniform(key, event_shape, running.dtype)
-            below = running <= jnp.minimum(u * running[..., -1], last)[..., None]
-            return jnp.sum(below, axis=-1).astype(jnp.int32)
-
-        return per_sample(one, keys)
+        weights = jnp.exp(self.log_weights)
+        return per_sample(
+            lambda key: chosen(jax.random.uniform(key, event_shape, weights.dtype), weights), keys
+        )
 
     def log_prob(self, x0: Data) -> Float[Array, "batch"]:
         """Log-probability in nats."""
@@ -110,8 +104,11 @@ class Tokens:
         """The log-probability of each token; minus infinity for one outside the vocabulary."""
         x0 = jnp.asarray(x0)
         self._check(x0.shape[1:])
-        laws = jnp.broadcast_to(self.log_weights, (*x0.shape, self.log_weights.shape[-1]))
-        return at_token(laws, x0)
+        if self.log_weights.ndim > 1:
+            return jax.vmap(at_token, (None, 0))(self.log_weights, x0)
+        last = len(self.log_weights) - 1
+        inside = (x0 >= 0) & (x0 <= last)
+        return jnp.where(inside, self.log_weights[jnp.clip(x0, 0, last)], -jnp.inf)
 
     def _check(self, event_shape: tuple[int, ...]) -> None:
         own = self.log_weights.shape[:-1]

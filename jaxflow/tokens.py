@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxflow.arrays import at_least_float32, per_sample
 from jaxflow.types import AnyArray, Array, Data, Float, Keys
 
-__all__ = ["at_token", "but", "check_logits", "drawn", "leapt", "log_normaliser"]
+__all__ = ["at_token", "but", "check_logits", "chosen", "drawn", "leapt", "log_normaliser"]
 
 BLOCKS = 32
 Logits = Float[AnyArray, "batch *event vocabulary"]
@@ -95,11 +95,11 @@ def drawn(keys: Keys, logits: Logits, but: Data | None = None) -> Data:
         return jnp.sum(weights(block, inside + steps, inside + steps >= start), axis=-1)
 
     sums = jnp.moveaxis(jax.lax.map(sum_of, jnp.arange(0, n, size)), 0, -1)
-    first = size * _chosen(u[:, 0], sums)[..., None]
+    first = size * chosen(u[:, 0], sums)[..., None]
     places = first + steps.astype(first.dtype)
     block = jnp.take_along_axis(logits, jnp.minimum(places, n - 1), axis=-1)
-    chosen = first[..., 0] + _chosen(u[:, 1], weights(block, places, places < n))
-    return jnp.where(chosen < n, chosen, -1)
+    token = first[..., 0] + chosen(u[:, 1], weights(block, places, places < n))
+    return jnp.where(token < n, token, -1)
 
 
 def leapt(
@@ -124,9 +124,14 @@ def leapt(
     return jnp.where(jumps, draw(pairs[:, 1]).astype(x.dtype), x)
 
 
-def _chosen(u: Array, weights: Array) -> Array:
-    """The first whose running sum exceeds the share `u` of the whole, so never one of weight 0."""
+def chosen(u: Array, weights: Array) -> Array:
+    """The first of the last axis whose running sum exceeds the share `u` of the whole.
+
+    So never one of weight 0, whatever `u` in [0, 1). Weights `[n]` are those of every `u`.
+    """
     running = jnp.cumsum(weights, axis=-1)
     whole = running[..., -1]
     wanted = jnp.minimum(u * whole, jnp.nextafter(whole, jnp.zeros_like(whole)))
+    if weights.ndim == 1:
+        return jnp.searchsorted(running, wanted, side="right").astype(jnp.int32)
     return jnp.sum(~(running > wanted[..., None]), axis=-1).astype(jnp.int32)

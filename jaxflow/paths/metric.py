@@ -25,7 +25,7 @@ from jaxflow.arrays import at_least_float32, expand, is_concrete, per_sample
 from jaxflow.paths.mixture import check_latent, check_tokens
 from jaxflow.records import record, static
 from jaxflow.sources import Tokens, tokens
-from jaxflow.tokens import at_token, drawn, leapt, log_normaliser
+from jaxflow.tokens import at_token, chosen, drawn, leapt, log_normaliser
 from jaxflow.types import AnyArray, Array, Data, Float, Interval, Key, Keys, PathSample, Time
 
 __all__ = ["Metric", "metric"]
@@ -67,9 +67,7 @@ class Metric:
         """
         check_tokens(x0, x1)
         check_latent(z, x1)
-        running = jnp.cumsum(jnp.exp(self.log_law(t, x1)), axis=-1)
-        last = jnp.nextafter(running[..., -1], jnp.zeros((), running.dtype))
-        x = jnp.sum(running <= jnp.minimum(z * running[..., -1], last)[..., None], axis=-1)
+        x = chosen(z, jnp.exp(self.log_law(t, x1))).astype(x1.dtype)
         inside = expand(at_least_float32(t), x1) < 1
         return PathSample(at_least_float32(t), jnp.where(inside, x, x1), None, x0, x1)
 
