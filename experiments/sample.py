@@ -1,12 +1,16 @@
 """Draw samples from a trained run.
 
     python -m experiments.sample --workdir=DIR --num=N --output=FILE.npz [--seed=0]
+                                 [--prompt="the "] [--infill="the ____ of"]
                                  [--config.sampler.x=value ...]
 
 FILE.npz holds `x`, every condition by name (`label`), `nfe`, the calls of the velocity that each
 sample took, and `success`; of tokens FILE.txt has the text, a sample a line. The samples are made
 in parts, by every device of every process; the same command goes on with the parts that are
 missing.
+
+A text begins as `--prompt` has it; in `--infill` each _ is a token to be drawn. What is given
+stays, and the rest of the length is drawn too.
 """
 
 from typing import Any
@@ -19,7 +23,7 @@ from ml_collections import ConfigDict
 from experiments.output.generate import Samples, average, generator
 from experiments.output.pictures import draw_samples
 from experiments.output.shards import joined
-from experiments.output.texts import draw_text, is_tokens, texts_of
+from experiments.output.texts import draw_text, given_of, is_tokens, texts_of
 from experiments.run import command
 from experiments.run.parts import completed, planned
 from experiments.run.reporting import console, table
@@ -33,6 +37,9 @@ _NUM = flags.DEFINE_integer("num", 100, "How many samples.")
 _OUTPUT = flags.DEFINE_string("output", None, "The file to write, FILE.npz.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.")
 
+_PROMPT = flags.DEFINE_string("prompt", None, "How each text begins.")
+_INFILL = flags.DEFINE_string("infill", None, "How each text begins, a _ for a token to be drawn.")
+
 SHOWN = 3
 
 
@@ -42,7 +49,8 @@ def main() -> None:
         raise ValueError(f"--output=FILE.npz is needed; got {_OUTPUT.value!r}")
     config, folder, output = _CONFIG.value, epath.Path(_WORKDIR.value), epath.Path(_OUTPUT.value)
     check_parts(config)
-    run = generator(config, _NUM.value)
+    given = given_of(config, _PROMPT.value, _INFILL.value)
+    run = generator(config, _NUM.value, given)
     read = average(folder)
     params = run.place(read.params)
     evaluations = build.flow(config, params).evaluations
@@ -51,6 +59,8 @@ def main() -> None:
         return _columns(run.rows(params, _SEED.value, start, stop))
 
     plan = planned(config, read, _SEED.value)
+    if given is not None:
+        plan["given"] = given.tolist()
     shards = completed(output, plan, make, num=_NUM.value, size=run.size)
     if not processes.is_first():
         return

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -99,12 +100,13 @@ def average(folder: epath.Path) -> Read:
     return read if step == read.step else read_params(folder / "checkpoints", step=step)
 
 
-def generator(config: ConfigDict, num: int) -> Generator:
+def generator(config: ConfigDict, num: int, given: np.ndarray | None = None) -> Generator:
     """Samples by the devices of this process, `size` of them a call.
 
     Args:
         config: of the run; `sampler` says how.
         num: how many at most.
+        given: of tokens, those that every sample has, `[length]`, -1 for one that is drawn.
 
     Raises:
         ValueError: where `num < 1`.
@@ -116,7 +118,7 @@ def generator(config: ConfigDict, num: int) -> Generator:
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec("data"))
     size = -(-min(config.sampler.batch_size, num) // mesh.size) * mesh.size
-    run = _compiled(config, mesh)
+    run = _compiled(config, mesh, given)
 
     def prepared(params: Params, seed: int, first: int, stop: int) -> tuple[Any, ...]:
         velocity = jax.device_put(build.flow(config, params), whole)
@@ -163,7 +165,7 @@ def starts(config: ConfigDict) -> Callable[[Key, Array], tuple[Keys, Array]]:
     return begin
 
 
-def _compiled(config: ConfigDict, mesh: Mesh) -> Any:
+def _compiled(config: ConfigDict, mesh: Mesh, given: np.ndarray | None = None) -> Any:
     """One batch over the devices of a mesh, without a collective."""
     begin, sample = starts(config), build.sampler(config)
     takes_keys = "keys" in inspect.signature(sample).parameters
@@ -171,8 +173,12 @@ def _compiled(config: ConfigDict, mesh: Mesh) -> Any:
     def batch(velocity, key, index, cond):  # type: ignore[no-untyped-def]
         keys, x0 = begin(key, index)
         noise = {"keys": jax.vmap(lambda k: jax.random.fold_in(k, NOISE))(keys)}
+        more = noise if takes_keys else {}
+        if given is not None:
+            x0 = jnp.where(given >= 0, given.astype(x0.dtype), x0)
+            more = {**more, "given": jnp.broadcast_to(given >= 0, x0.shape)}
         start = paths.start(velocity.path, x0)
-        solution = sample(velocity, start, cond=cond, **(noise if takes_keys else {}))
+        solution = sample(velocity, start, cond=cond, **more)
         return x0, solution.x, solution.nfe, solution.success
 
     whole, split = PartitionSpec(), PartitionSpec("data")

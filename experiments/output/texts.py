@@ -22,8 +22,9 @@ from experiments.setup.tokens import vocabulary_of
 from jaxflow import draws, losses, metrics, times
 from jaxflow.types import Params
 
-__all__ = ["bound", "compare", "draw_text", "is_tokens", "texts_of"]
+__all__ = ["bound", "compare", "draw_text", "given_of", "is_tokens", "texts_of"]
 
+BLANK = "_"
 ACROSS = 96  # letters a line
 LINES = 40
 SIZE = 14
@@ -42,6 +43,40 @@ def texts_of(config: ConfigDict, x: np.ndarray) -> list[str]:
     if vocabulary is None:
         return [" ".join(map(str, row)) for row in x]
     return [vocabulary.decode(row) for row in x]
+
+
+def given_of(config: ConfigDict, prompt: str | None, infill: str | None) -> np.ndarray | None:
+    """The tokens that every sample has, `[length]`, -1 for one that is drawn; None for none.
+
+    Args:
+        config: of a run of text.
+        prompt: how each begins.
+        infill: the same, each "_" in it a token to be drawn.
+
+    Raises:
+        ValueError: for both, for data that is no text, a symbol outside its vocabulary, or more
+            tokens than a sample has.
+    """
+    text = prompt if infill is None else infill
+    if text is None:
+        return None
+    if prompt is not None and infill is not None:
+        raise ValueError(
+            "give a --prompt, or --infill with a _ for each token to be drawn, not both"
+        )
+    vocabulary = vocabulary_of(config)
+    if vocabulary is None:
+        raise ValueError(f"config.data.source ({config.data.source.name!r}) is no text to be begun")
+    pieces = [text] if infill is None else text.split(BLANK)
+    tokens: list[int] = []
+    for i, piece in enumerate(pieces):
+        tokens += [-1] * (i > 0) + vocabulary.encode(piece).tolist()
+    length = config.data.source.kwargs.length
+    if len(tokens) > length:
+        raise ValueError(
+            f"{text!r} has {len(tokens)} tokens, but a sample of this run {length}: shorten it"
+        )
+    return np.array(tokens + [-1] * (length - len(tokens)), np.int32)
 
 
 def draw_text(path: epath.Path, texts: Sequence[str]) -> None:

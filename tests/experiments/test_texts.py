@@ -14,7 +14,7 @@ from experiments.output.generate import generator
 from experiments.setup import build
 from experiments.setup.check import check_parts
 from experiments.setup.tokens import check_of_numbers
-from tests.experiments.conftest import tiny
+from tests.experiments.conftest import tiny, tiny_digits
 
 
 def of_text(stored: Path, name: str = "text8_mask") -> ConfigDict:
@@ -91,3 +91,35 @@ def test_a_config_is_of_tokens_throughout(change: dict, match: str, stored: Path
 def test_commands_of_real_numbers_say_so(stored: Path) -> None:
     with pytest.raises(ValueError, match="movie is of flows of real numbers"):
         check_of_numbers(of_text(stored), "movie")
+
+
+@pytest.mark.parametrize("name", ["text8_mask", "text8_uniform"])
+def test_a_prompt_and_what_is_filled_in(name: str, stored: Path) -> None:
+    config = of_text(stored, name)
+    params = build.parameters(config, jax.random.key(0))
+    for told in ({"prompt": "the ", "infill": None}, {"prompt": None, "infill": "the ____ of"}):
+        given = texts.given_of(config, **told)
+        samples = generator(config, 6, given)(params, 0, 6)
+        text = told["prompt"] or told["infill"]
+        for found in texts.texts_of(config, samples.x):
+            assert all(b in ("_", a) for a, b in zip(found, text, strict=False))
+            assert "_" not in found
+    assert len(set(texts.texts_of(config, samples.x))) == 6
+
+
+@pytest.mark.parametrize(
+    ("told", "match"),
+    [
+        ({"prompt": "a", "infill": "b_"}, "not both"),
+        ({"prompt": "Ä", "infill": None}, "'Ä' at place 0 is none of the 27 symbols"),
+        ({"prompt": "a" * 129, "infill": None}, "129 tokens, but a sample of this run 128"),
+    ],
+)
+def test_wrong_prompts(told: dict, match: str, stored: Path) -> None:
+    with pytest.raises(ValueError, match=match):
+        texts.given_of(of_text(stored), **told)
+
+
+def test_a_prompt_is_of_text() -> None:
+    with pytest.raises(ValueError, match="is no text to be begun"):
+        texts.given_of(tiny_digits(), "a", None)
