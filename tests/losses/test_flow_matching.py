@@ -18,8 +18,10 @@ def test_every_factory_is_known():
     assert public - set(losses.flow_maps.__all__) == {
         "consistency_flow_matching",
         "contrastive",
+        "cross_entropy",
         "flow_and_score",
         "flow_matching",
+        "generalised_kl",
         "learned_uncertainty",
         "maximum_likelihood",
     }
