@@ -105,20 +105,22 @@ def compare(config: ConfigDict, samples: Samples) -> dict[str, dict[str, float]]
     """
     train = dataset.examples(config, config.data.source.kwargs.split)["x1"].ravel()
     held = dataset.examples(config, config.evaluation.split, len(samples.x))["x1"]
+    vocabulary = vocabulary_of(config)
+    known = None if vocabulary is None else metrics.words_of(vocabulary.decode(train))
     contenders = {"samples": samples.x, "held-out data": held}
-    return {name: _figures(config, x, train) for name, x in contenders.items()}
+    return {name: _figures(config, x, train, known) for name, x in contenders.items()}
 
 
-def _figures(config: ConfigDict, x: np.ndarray, train: np.ndarray) -> dict[str, float]:
+def _figures(
+    config: ConfigDict, x: np.ndarray, train: np.ndarray, known: frozenset[str] | None
+) -> dict[str, float]:
     size = config.network.kwargs.vocabulary
     row = {
         name: metrics.ngram_entropy(x, n, vocabulary=size)
         for n, name in ((1, "unigram bits"), (2, "bigram bits"), (3, "trigram bits"))
     }
     row["trigram divergence"] = metrics.ngram_kl(x, train, 3, vocabulary=size)
-    vocabulary = vocabulary_of(config)
-    if vocabulary is not None:
-        known = metrics.words_of(vocabulary.decode(train))
+    if known is not None:
         row["spelled"] = metrics.spelling_rate(texts_of(config, x), known)
     row["longest copy"] = float(np.mean(metrics.longest_copy(x[:COPIES], train)))
     return row

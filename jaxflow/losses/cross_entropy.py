@@ -17,9 +17,9 @@ from jaxflow.losses.flow_matching import check_complete
 from jaxflow.records import record, traceable
 from jaxflow.sharding import gathering
 from jaxflow.tokens import at_token, check_logits, log_normaliser
-from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path, Time
+from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path, PathSample, Time
 
-__all__ = ["cross_entropy"]
+__all__ = ["cross_entropy", "predicted"]
 
 
 @record
@@ -41,13 +41,25 @@ class CrossEntropy:
             ValueError: where the network does not return logits of each token, the batch was not
                 completed by a draw, or the mask has another shape.
         """
-        check_complete(batch)
-        sample = self.path(batch["t"], batch["x0"], batch["x1"], batch.get("z"))
-        logits = self.network(params, sample.t, sample.x, key=key, **batch.get("cond", {}))
-        check_logits(logits, sample.x1)
+        sample, logits = predicted(self.network, self.path, params, key, batch)
         missed = log_normaliser(logits) - at_token(logits, sample.x1)
         per_example = mean_error(missed, t=sample.t, weight=self.weight, mask=batch.get("mask"))
         return jnp.mean(per_example), {"per_example": per_example}
+
+
+def predicted(
+    network: Network, path: Path, params: Params, key: Key | None, batch: Batch
+) -> tuple[PathSample, Any]:
+    """A batch's points of the path, and the logits of their tokens' data.
+
+    Raises:
+        ValueError: where the batch was not completed by a draw, or the network returns no logits.
+    """
+    check_complete(batch)
+    sample = path(batch["t"], batch["x0"], batch["x1"], batch.get("z"))
+    logits = network(params, sample.t, sample.x, key=key, **batch.get("cond", {}))
+    check_logits(logits, sample.x1)
+    return sample, logits
 
 
 def cross_entropy(

@@ -21,11 +21,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxflow.checks import check_made, check_network
+from jaxflow.losses.cross_entropy import predicted
 from jaxflow.losses.errors import mean_error
-from jaxflow.losses.flow_matching import check_complete
 from jaxflow.records import record, traceable
 from jaxflow.sharding import gathering
-from jaxflow.tokens import check_logits
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Time
 
 __all__ = ["generalised_kl"]
@@ -49,10 +48,7 @@ class GeneralisedKL:
         Raises:
             ValueError: as `cross_entropy`.
         """
-        check_complete(batch)
-        sample = self.path(batch["t"], batch["x0"], batch["x1"], batch.get("z"))
-        logits = self.network(params, sample.t, sample.x, key=key, **batch.get("cond", {}))
-        check_logits(logits, sample.x1)
+        sample, logits = predicted(self.network, self.path, params, key, batch)
         apart = self.path.divergence(sample.t, sample.x, sample.x1, logits)
         per_example = mean_error(apart, t=sample.t, weight=self.weight, mask=batch.get("mask"))
         return jnp.mean(per_example), {"per_example": per_example}

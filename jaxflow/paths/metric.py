@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.arrays import at_least_float32, expand, is_concrete, per_sample
-from jaxflow.paths.mixture import check_latent, check_tokens
+from jaxflow.arrays import at_least_float32, expand, is_concrete
+from jaxflow.paths.mixture import check_latent, check_tokens, uniform_numbers
 from jaxflow.records import record, static
 from jaxflow.sources import Tokens, tokens
 from jaxflow.tokens import at_token, chosen, drawn, leapt, log_normaliser
@@ -56,8 +56,7 @@ class Metric:
 
     def latent(self, key: Key, x0: Data) -> Float[Array, "batch *event"]:
         """A uniform number a token, by which (1) is inverted."""
-        keys = jax.random.split(key, len(x0))
-        return per_sample(lambda k: jax.random.uniform(k, x0.shape[1:]), keys)
+        return uniform_numbers(key, x0)
 
     def __call__(self, t: Time, x0: Data, x1: Data, z: Any = None) -> PathSample:
         """The point (1) at the share `z` of its law; it does not depend on `x0`.

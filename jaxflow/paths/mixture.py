@@ -61,8 +61,7 @@ class Mixture:
 
     def latent(self, key: Key, x0: Data) -> Float[Array, "batch *event"]:
         """A uniform number a token: the token is the data's once kappa exceeds it."""
-        keys = jax.random.split(key, len(x0))
-        return per_sample(lambda k: jax.random.uniform(k, x0.shape[1:]), keys)
+        return uniform_numbers(key, x0)
 
     def __call__(self, t: Time, x0: Data, x1: Data, z: Any = None) -> PathSample:
         """The point (1); tokens have no velocity and no score.
@@ -192,6 +191,12 @@ def mixture(kappa: Any = None, *, source: Source | None = None) -> Mixture:
     check_made("kappa", kappa)
     check_made("source", source)
     return Mixture(linear() if kappa is None else as_kappa(kappa), source)
+
+
+def uniform_numbers(key: Key, x: Data) -> Float[Array, "batch *event"]:
+    """One a token, by a key a sample."""
+    keys = jax.random.split(key, len(x))
+    return per_sample(lambda k: jax.random.uniform(k, x.shape[1:]), keys)
 
 
 def check_tokens(*xs: Any) -> None:
