@@ -15,11 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import bisect, check_keys, per_sample
-from jaxflow.checks import check_batch, check_made
-from jaxflow.paths.mixture import check_tokens
+from jaxflow.arrays import bisect, per_sample
 from jaxflow.records import traceable
-from jaxflow.sampling.leaps.process import Process, check_given, check_of_tokens
+from jaxflow.sampling.leaps.process import Process, check_start
 from jaxflow.sampling.precision import computing
 from jaxflow.tokens import drawn
 from jaxflow.types import AnyArray, Array, Data, Keys, Path, Solution, Velocity
@@ -60,17 +58,12 @@ def first_hitting(
     [1, 1, 1, 1]
     """
     posterior = as_velocity(logits)
-    check_made("path", path)
-    check_of_tokens(path)
+    cond = check_start(path, x0, keys, given, cond)
     if not hasattr(getattr(path, "source", None), "token"):
         raise ValueError(
             f"{path!r} has no mask: first hitting is of paths.mixture(kappa, "
             "source=sources.mask(token)); take jumps for other sources"
         )
-    check_tokens(x0)
-    cond = {} if cond is None else dict(cond)
-    check_keys(keys, check_batch(x0, cond))
-    check_given(given, x0)
     posterior, products = computing(posterior, precision)
     with products:
         return _first_hitting(*traceable((posterior, path)), x0, keys, cond, given)

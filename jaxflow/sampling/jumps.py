@@ -13,13 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxflow.arrays import check_keys
-from jaxflow.checks import check_batch, check_made
-from jaxflow.paths.mixture import check_tokens
+from jaxflow.checks import check_made
 from jaxflow.records import traceable
 from jaxflow.sampling.ends import check_order
 from jaxflow.sampling.leaps import euler
-from jaxflow.sampling.leaps.process import Process, check_given, check_of_tokens
+from jaxflow.sampling.leaps.process import Process, check_start
 from jaxflow.sampling.precision import computing
 from jaxflow.types import AnyArray, Array, Data, Keys, Method, Path, Solution, Velocity
 from jaxflow.velocities.function import as_velocity
@@ -77,17 +75,11 @@ def jumps(
     [1, 1, 1, 1]
     """
     posterior = as_velocity(logits)
-    check_made("path", path)
     check_made("method", method)
-    check_of_tokens(path)
-    check_tokens(x0)
-    cond = {} if cond is None else dict(cond)
-    n = check_batch(x0, cond)
-    check_keys(keys, n)
+    cond = check_start(path, x0, keys, given, cond)
     times = check_order(grid)
     if times[0] > times[-1]:
         raise ValueError(f"tokens are sampled towards the data: let the grid rise; got {grid}")
-    check_given(given, x0)
     posterior, products = computing(posterior, precision)
     arguments = traceable((posterior, path, euler() if method is None else method))
     with products:

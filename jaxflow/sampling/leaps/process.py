@@ -5,11 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxflow.arrays import check_keys
+from jaxflow.checks import check_batch, check_made
+from jaxflow.paths.mixture import check_tokens
 from jaxflow.records import record
 from jaxflow.tokens import check_logits, drawn
 from jaxflow.types import Array, Data, Keys, Time
 
-__all__ = ["Process", "check_given", "check_of_tokens", "two_keys"]
+__all__ = ["Process", "check_start", "two_keys"]
 
 
 @record
@@ -51,12 +54,23 @@ def two_keys(keys: Keys) -> tuple[Keys, Keys]:
     return pairs[:, 0], pairs[:, 1]
 
 
-def check_of_tokens(path: Any) -> None:
-    """Refuse a path of real numbers.
+def check_start(path: Any, x0: Any, keys: Keys, given: Any, cond: Any) -> dict[str, Any]:
+    """The conditions, once all that a sampler of tokens sets out from is known to fit.
 
     Raises:
-        ValueError: naming the paths of tokens.
+        ValueError: for a path of real numbers, tokens that are not whole numbers, keys or
+            conditions that do not lead with the batch, or given tokens of another shape.
     """
+    check_made("path", path)
+    _check_of_tokens(path)
+    check_tokens(x0)
+    cond = {} if cond is None else dict(cond)
+    check_keys(keys, check_batch(x0, cond))
+    _check_given(given, x0)
+    return cond
+
+
+def _check_of_tokens(path: Any) -> None:
     if not hasattr(path, "log_rates"):
         raise ValueError(
             f"{path!r} is a path of real numbers, whose samplers are fixed_step and adaptive: "
@@ -64,12 +78,7 @@ def check_of_tokens(path: Any) -> None:
         )
 
 
-def check_given(given: Any, x: Data) -> None:
-    """Refuse given tokens that are no bools of the tokens' shape.
-
-    Raises:
-        ValueError: with both shapes.
-    """
+def _check_given(given: Any, x: Data) -> None:
     if given is not None and (jnp.shape(given) != jnp.shape(x) or str(given.dtype) != "bool"):
         raise ValueError(
             f"given is {jnp.result_type(given)} of shape {jnp.shape(given)} for tokens of shape "
