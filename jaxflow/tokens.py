@@ -21,7 +21,16 @@ import jax.numpy as jnp
 from jaxflow.arrays import at_least_float32, per_sample
 from jaxflow.types import AnyArray, Array, Data, Float, Keys
 
-__all__ = ["at_token", "but", "check_logits", "chosen", "drawn", "leapt", "log_normaliser"]
+__all__ = [
+    "at_token",
+    "but",
+    "check_logits",
+    "chosen",
+    "drawn",
+    "entropy",
+    "leapt",
+    "log_normaliser",
+]
 
 BLOCKS = 32
 Logits = Float[AnyArray, "batch *event vocabulary"]
@@ -42,6 +51,17 @@ def at_token(logits: Logits, x: Data) -> Float[Array, "batch *event"]:
     x = jnp.asarray(x)
     found = jnp.take_along_axis(jnp.asarray(logits), jnp.clip(x, 0, last)[..., None], axis=-1)
     return jnp.where((x >= 0) & (x <= last), at_least_float32(found[..., 0]), -jnp.inf)
+
+
+def entropy(logits: Logits) -> Float[Array, "batch *event"]:
+    """That of each place's law, in nats.
+
+    >>> entropy(jnp.array([[0.0, 0.0], [0.0, -jnp.inf]]))
+    Array([0.6931472, 0.       ], dtype=float32)
+    """
+    wide, normaliser = at_least_float32(logits), log_normaliser(logits)
+    law = jnp.exp(wide - normaliser[..., None])
+    return normaliser - jnp.sum(jnp.where(law > 0, law * wide, 0.0), axis=-1)
 
 
 def but(logits: Logits, x: Data) -> Logits:

@@ -239,7 +239,8 @@ def velocity(config: ConfigDict, params: Params) -> Velocity:
     null = config.drop.null.to_dict()
     if isinstance(guidance, ConfigDict):
         where = "sampler.guidance"
-        return component(where, guidance, table="guidance", velocity=trained, null=null)
+        given = {"velocity": trained, "logits": trained, "null": null}
+        return component(where, guidance, table="guidance", **given)
     if guidance == 1.0:
         return trained
     return velocities.classifier_free(trained, scale=guidance, null=null)

@@ -24,6 +24,7 @@ from jaxflow import (
     sampling,
     sources,
     times,
+    training,
     velocities,
 )
 from jaxflow.data import datasets, toy, transforms
@@ -160,7 +161,7 @@ TABLES: Mapping[str, Table] = {
         "adamw": optax.adamw,
         "sgd": optax.sgd,
         "lion": optax.lion,
-        "muon": optax.contrib.muon,
+        "muon": training.muon,
     },
     "learning_rate": {"constant": constant, "cosine": cosine},
     "alpha": {"falling": falling},
@@ -171,6 +172,7 @@ TABLES: Mapping[str, Table] = {
         "flow_map": sampling.flow_map,
         "jumps": sampling.jumps,
         "first_hitting": sampling.first_hitting,
+        "entropy_bounded": sampling.entropy_bounded,
     },
     "grid": {
         "uniform": sampling.grids.uniform,
@@ -187,12 +189,14 @@ TABLES: Mapping[str, Table] = {
         name: getattr(sampling.diffusions, name) for name in ("sigma", "sine", "noising")
     },
     "guidance": {
-        name: getattr(velocities, name) for name in ("classifier_free", "composed", "thresholded")
+        name: getattr(velocities, name)
+        for name in ("classifier_free", "composed", "thresholded", "temperature", "top_p")
     },
     "rule": {
         name: getattr(velocities, name)
         for name in (
             "plain",
+            "geometric",
             "rescaled",
             "zero_star",
             "projected",
@@ -259,7 +263,9 @@ def _resolve(
             f"config.{where}.name is {name!r}{did_you_mean(name, known)}; "
             f"known are {', '.join(sorted(known))}"
         )
-    tables = {"method": "leap"} if name == "jumps" else {}
+    tables = {"velocity": "guidance", "logits": "guidance"}
+    if name == "jumps" or table == "leap":
+        tables["method"] = "leap"
     kwargs = {
         key: _nested(where, key, value, tables.get(key, key), given)
         for key, value in spec["kwargs"].items()

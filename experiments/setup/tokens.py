@@ -13,7 +13,7 @@ __all__ = ["check_of_numbers", "check_tokens", "vocabulary_of"]
 NEEDED = {
     "source": ("mask", "tokens", "uniform_tokens"),
     "loss": ("cross_entropy", "generalised_kl"),
-    "sampler": ("jumps", "first_hitting"),
+    "sampler": ("jumps", "first_hitting", "entropy_bounded"),
 }
 
 

@@ -21,6 +21,7 @@ from jaxflow.losses.flow_maps import (
 from jaxflow.losses.flow_matching import flow_matching
 from jaxflow.losses.generalised_kl import generalised_kl
 from jaxflow.losses.maximum_likelihood import maximum_likelihood
+from jaxflow.losses.mixed import mixed
 from jaxflow.losses.uncertainty import learned_uncertainty
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "learned_uncertainty",
     "maximum_likelihood",
     "mean_flow",
+    "mixed",
     "moment_matching",
     "semigroup",
     "terminal_velocity",

@@ -19,6 +19,7 @@ from jaxflow.networks.embeddings import (
     sinusoidal,
 )
 from jaxflow.networks.initialisers import initialise
+from jaxflow.networks.mixed import MixedTransformer
 from jaxflow.networks.mlp import MLP, ConcatMLP
 from jaxflow.networks.transformer import Transformer, transformer
 from jaxflow.networks.unet import UNet
@@ -29,6 +30,7 @@ __all__ = [
     "GuidanceEmbedding",
     "LabelEmbedding",
     "MLP",
+    "MixedTransformer",
     "SpanEmbedding",
     "TimeEmbedding",
     "Transformer",

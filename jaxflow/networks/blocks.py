@@ -3,7 +3,8 @@
     (1)  h <- h + gate_1 * attention(norm(h) (1 + scale_1) + shift_1)
     (2)  h <- h + gate_2 * mlp(norm(h) (1 + scale_2) + shift_2)
 
-with shifts, scales and gates linear in the condition, and zero at initialisation.
+with shifts, scales and gates linear in the condition, one an example or one a token, and zero at
+initialisation.
 
 Peebles & Xie, 2022, Scalable Diffusion Models with Transformers, arXiv:2212.09748, section 3.2.
 """
@@ -19,6 +20,7 @@ from jaxflow.networks.layers import (
     Attention,
     column,
     dense,
+    for_tokens,
     layer_norm,
     modulate,
     regathering,
@@ -87,7 +89,7 @@ class _Block(nn.Module):
     rotary: bool = False
 
     @nn.compact
-    def __call__(self, h: Tokens, c: Float[Array, "batch told"]) -> tuple[Tokens, None]:
+    def __call__(self, h: Tokens, c: Float[Array, "batch *tokens told"]) -> tuple[Tokens, None]:
         width = h.shape[-1]
         modulation = dense(6 * width, dtype=self.dtype, kernel_init=zeros, name="modulation")(c)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation, 6, axis=-1)
@@ -95,8 +97,8 @@ class _Block(nn.Module):
         y = Attention(self.heads, self.attention, self.dtype, rotary=self.rotary, name="attention")(
             y
         )
-        h = h + gate_1[:, None] * y
+        h = h + for_tokens(gate_1) * y
         y = modulate(layer_norm(h), shift_2, scale_2)
         y = nn.gelu(column(4 * width, dtype=self.dtype, name="expand")(y))
         y = row(width, dtype=self.dtype, name="contract")(y)
-        return h + gate_2[:, None] * y, None
+        return h + for_tokens(gate_2) * y, None

@@ -17,12 +17,12 @@ from jaxflow.networks.blocks import blocks, check_remat, tensor_axes
 from jaxflow.networks.embeddings import Conditioning, check_one_time, positions
 from jaxflow.networks.initialisers import zeros
 from jaxflow.networks.layers import beside, check_fields, dense, layer_norm, modulate
+from jaxflow.networks.patches import check_patches, from_patches, to_patches
 from jaxflow.types import AnyArray, Array, Float, Labels, Time
 
 __all__ = ["DiT", "dit"]
 
 Image = Float[AnyArray, "batch height width channels"]
-Tokens = Float[Array, "batch tokens features"]
 
 
 class DiT(nn.Module):
@@ -88,7 +88,7 @@ class DiT(nn.Module):
         c = Conditioning(self.width, self.num_classes, name="conditioning")
         c = c(t, x, label, r, guidance)
         c = nn.silu(c)
-        patches = _patches(beside(x, estimate), self.patch)
+        patches = to_patches(beside(x, estimate), self.patch)
         h = dense(self.width, dtype=self.dtype, name="inward")(patches)
         h = h + positions(height // self.patch, width // self.patch, self.width).astype(h.dtype)
         h = blocks(self.depth, self.remat, self.unroll)(
@@ -100,30 +100,13 @@ class DiT(nn.Module):
         h = modulate(layer_norm(at_least_float32(h)), shift, scale)
         out_channels = self.out_channels or channels
         h = dense(self.patch**2 * out_channels, kernel_init=zeros, name="outward")(h)
-        return _image(h, height, width, self.patch)
+        return from_patches(h, height, width, self.patch)
 
     def _check(self, x: Image) -> None:
         if x.ndim != 4:
             raise ValueError(f"x has shape {x.shape}: a DiT takes [batch, height, width, channels]")
-        if x.shape[1] % self.patch or x.shape[2] % self.patch:
-            raise ValueError(
-                f"images of {x.shape[1]}x{x.shape[2]} do not split into patches of {self.patch}: "
-                "resize or pad them, or take another patch"
-            )
+        check_patches(x, self.patch)
         check_remat(self.remat)
-
-
-def _patches(x: Image, patch: int) -> Float[AnyArray, "batch tokens features"]:
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
-    return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
-
-
-def _image(
-    h: Tokens, height: int, width: int, patch: int
-) -> Float[Array, "batch {height} {width} outward"]:
-    h = h.reshape(len(h), height // patch, width // patch, patch, patch, -1)
-    return h.swapaxes(2, 3).reshape(len(h), height, width, -1)
 
 
 _sizes = {

@@ -29,6 +29,7 @@ __all__ = [
     "check_fields",
     "conv",
     "dense",
+    "for_tokens",
     "layer_norm",
     "modulate",
     "rotated",
@@ -130,8 +131,13 @@ def layer_norm(x: Array, *, epsilon: float = 1e-6) -> Array:
 
 
 def modulate(x: Array, shift: Array, scale: Array) -> Array:
-    """Equation (3), for `x [batch, tokens, channels]` and `[batch, channels]` the rest."""
-    return x * (1 + scale[:, None]) + shift[:, None]
+    """Equation (3), for `x [batch, tokens, channels]`, the rest one an example or one a token."""
+    return x * (1 + for_tokens(scale)) + for_tokens(shift)
+
+
+def for_tokens(c: Array) -> Array:
+    """`[batch, channels]` for all tokens of an example; `[batch, tokens, channels]` as they are."""
+    return c if c.ndim == 3 else c[:, None]
 
 
 class GroupNorm(nn.Module):

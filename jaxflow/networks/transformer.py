@@ -82,7 +82,7 @@ class Transformer(nn.Module):
             self.vocabulary + 1,
             self.width,
             dtype=self.dtype,
-            embedding_init=normal(0.02),
+            embedding_init=normal(1.0),
             promote_dtype=table_at_use,
             name="tokens",
         )

@@ -36,6 +36,7 @@ __all__ = [
     "as_schedule",
     "interval_of",
     "is_affine",
+    "is_of_tokens",
     "nonzero_interval",
     "schedule_of",
     "where_large",
@@ -136,6 +137,11 @@ def is_affine(path: Path | None) -> bool:
     if parts is not None:
         return all(is_affine(part) for part in parts.values())
     return getattr(path, "schedule", None) is not None
+
+
+def is_of_tokens(path: Any) -> bool:
+    """Whether the path is one of tokens, whose samples jump."""
+    return hasattr(path, "log_rates")
 
 
 def nonzero_interval(schedule: Schedule, divisor: str) -> Interval:

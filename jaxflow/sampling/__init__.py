@@ -4,6 +4,7 @@ from jaxflow.sampling import diffusions, grids, leaps
 from jaxflow.sampling.adaptive import adaptive
 from jaxflow.sampling.bespoke import Bespoke, bespoke
 from jaxflow.sampling.diagnostics import path_cost
+from jaxflow.sampling.entropy_bounded import entropy_bounded
 from jaxflow.sampling.first_hitting import first_hitting
 from jaxflow.sampling.fixed_step import fixed_step
 from jaxflow.sampling.flow_map import flow_map
@@ -25,6 +26,7 @@ from jaxflow.sampling.methods import (
     stochastic_heun,
     unipc,
 )
+from jaxflow.sampling.mixed import mixed
 from jaxflow.sampling.precision import PRECISIONS
 from jaxflow.sampling.residuals import Residual, lagrangian_residual, semigroup_residual
 from jaxflow.sampling.sde import sde
@@ -42,6 +44,7 @@ __all__ = [
     "ddim",
     "diffusions",
     "dpm_solver",
+    "entropy_bounded",
     "euler",
     "euler_maruyama",
     "exact",
@@ -56,6 +59,7 @@ __all__ = [
     "leaps",
     "log_prob",
     "midpoint",
+    "mixed",
     "path_cost",
     "rk4",
     "sde",

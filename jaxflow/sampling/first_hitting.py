@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxflow.arrays import bisect, per_sample
 from jaxflow.records import traceable
-from jaxflow.sampling.leaps.process import Process, check_start
+from jaxflow.sampling.leaps.process import Process, check_masks, check_start
 from jaxflow.sampling.precision import computing
 from jaxflow.tokens import drawn
 from jaxflow.types import AnyArray, Array, Data, Keys, Path, Solution, Velocity
@@ -59,11 +59,7 @@ def first_hitting(
     """
     posterior = as_velocity(logits)
     cond = check_start(path, x0, keys, given, cond)
-    if not hasattr(getattr(path, "source", None), "token"):
-        raise ValueError(
-            f"{path!r} has no mask: first hitting is of paths.mixture(kappa, "
-            "source=sources.mask(token)); take jumps for other sources"
-        )
+    check_masks(path)
     posterior, products = computing(posterior, precision)
     with products:
         return _first_hitting(*traceable((posterior, path)), x0, keys, cond, given)

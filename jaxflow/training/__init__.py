@@ -11,6 +11,7 @@ from jaxflow.training.cost import CHIPS, chip, flops, peak_flops
 from jaxflow.training.feed import Feed, completed, feed
 from jaxflow.training.fit import Duties, fit, walk
 from jaxflow.training.layouts import LAYOUTS, Layout, Placed, layout
+from jaxflow.training.muon import muon
 from jaxflow.training.parallel import MODES, Program, check_divides, program
 from jaxflow.training.placement import Prefetch, prefetch
 from jaxflow.training.preemption import Preempted, Preemption
@@ -49,6 +50,7 @@ __all__ = [
     "held_by",
     "in_turn",
     "layout",
+    "muon",
     "peak_flops",
     "prefetch",
     "program",

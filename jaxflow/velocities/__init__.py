@@ -11,6 +11,7 @@ from jaxflow.velocities.guidance import (
     classifier_free,
     composed,
     frequency_decoupled,
+    geometric,
     guided_by,
     magnitude_aware,
     plain,
@@ -18,6 +19,7 @@ from jaxflow.velocities.guidance import (
     rescaled,
     tangential,
     thresholded,
+    tilted,
     zero_star,
 )
 from jaxflow.velocities.marginal import posterior_mean, score
@@ -25,6 +27,7 @@ from jaxflow.velocities.network import from_network
 from jaxflow.velocities.preconditioned import preconditioned
 from jaxflow.velocities.prediction import KINDS, conversion_interval, convert
 from jaxflow.velocities.score_network import score_from_network
+from jaxflow.velocities.sharpened import temperature, top_p
 from jaxflow.velocities.token_law import token_law
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "from_diffusion",
     "from_network",
     "gaussian_mixture",
+    "geometric",
     "guided_by",
     "magnitude_aware",
     "plain",
@@ -52,8 +56,11 @@ __all__ = [
     "score",
     "score_from_network",
     "tangential",
+    "temperature",
     "thresholded",
+    "tilted",
     "to_diffusion",
     "token_law",
+    "top_p",
     "zero_star",
 ]

@@ -7,7 +7,7 @@ import jax
 
 from jaxflow.checks import check_made
 from jaxflow.records import record, static, traceable
-from jaxflow.types import Interval, Path, PyTree, Time, Velocity
+from jaxflow.types import Interval, Path, PyTree, Velocity
 from jaxflow.velocities.flow_map import NetworkFlowMap
 
 __all__ = ["as_velocity"]
@@ -22,7 +22,7 @@ class FunctionVelocity:
     evaluations: int = static()
     interval: Interval = static()
 
-    def __call__(self, t: Time, x: PyTree, **cond: Any) -> PyTree:
+    def __call__(self, t: Any, x: PyTree, **cond: Any) -> PyTree:
         return self.function(t, x, **cond)
 
 

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, expand
 from jaxflow.names import check_known
-from jaxflow.paths.ends import interval_of, nonzero_interval, schedule_of
+from jaxflow.paths.ends import interval_of, is_of_tokens, nonzero_interval, schedule_of
 from jaxflow.paths.schedules import coefficients
 from jaxflow.types import Array, Interval, Path
 
@@ -75,7 +75,7 @@ def conversion_interval(path: Path, source: str, target: str) -> Interval:
     """
     check_kind("source", source)
     check_kind("target", target)
-    if source == target:
+    if source == target or is_of_tokens(path):
         return interval_of(path)
     parts = getattr(path, "parts", None)
     if parts is not None:
@@ -100,7 +100,8 @@ def convert(value: Any, t: Any, x: Any, *, path: Path, source: str, target: str)
         value: the prediction, `[batch, *event]`, or a mapping of parts.
         t: times, `[batch]` or `[batch, *lead]`.
         x: where it was made.
-        path: an affine path, or a product of them for a mapping of parts.
+        path: an affine path, or a product of them for a mapping of parts, of which those of tokens
+            stay as they are: what is said of tokens has one form, their logits.
         source, target: two of `KINDS`; a score supposes a source that is standard normal and
             independent of the data: under optimal transport none is known.
 
@@ -113,7 +114,7 @@ def convert(value: Any, t: Any, x: Any, *, path: Path, source: str, target: str)
     Array([[2.]], dtype=float32)
     """
     interval = conversion_interval(path, source, target)
-    if source == target:
+    if source == target or is_of_tokens(path):
         return value
     parts = getattr(path, "parts", None)
     if parts is not None:

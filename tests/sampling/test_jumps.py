@@ -175,9 +175,16 @@ def trapezoidal(exact, t, s):
     return matrix
 
 
-def corrected(exact, t, s):
+def forth_and_back(exact, t, s):
     span = exact.clock(s) - exact.clock(t)
     return exact.independent(exact.held(span, 1.5 * exact.rates(t) + 0.5 * exact.back(t)))
+
+
+def corrected(exact, t, s):
+    """An Euler step, and two corrections of half its clock time each."""
+    span = 0.5 * (exact.clock(s) - exact.clock(t))
+    kernel = exact.independent(exact.held(span, exact.rates(s) + exact.back(s)))
+    return kernel @ kernel @ euler(exact, t, s)
 
 
 def remasking(exact, t, s):
@@ -194,7 +201,13 @@ LEAPS = {
     "euler": (leaps.euler(), euler, PATHS),
     "tau_leaping": (leaps.tau_leaping(), tau_leaping, PATHS),
     "trapezoidal": (leaps.trapezoidal(), trapezoidal, PATHS),
-    "corrected": (leaps.corrected(0.5), corrected, ("mask", "uniform", "marginal")),
+    "forth_and_back": (leaps.forth_and_back(0.5), forth_and_back, ("mask", "uniform", "marginal")),
+    "corrected": (
+        leaps.corrected(leaps.euler(), steps=2),
+        corrected,
+        ("mask", "uniform", "marginal"),
+    ),
+    "by_rates": (leaps.by_rates(), tau_leaping, ("mask", "uniform", "marginal")),
     "remasking": (leaps.remasking(0.5), remasking, ("mask",)),
 }
 OTHERS = {"confident"}  # no simulation of the process
@@ -325,10 +338,18 @@ def blurred(t, x):
     return near + jnp.arange(5) * 0.1 + 0 * jnp.asarray(t)[:, None, None]
 
 
-OF_MASKS = [("confident", "mask"), ("first_hitting", "mask")]
+OF_MASKS = {
+    "confident": leaps.confident(),
+    "doubtful": leaps.confident(doubt=1.0),
+    "first_hitting": None,
+    "entropy_bounded": None,
+}
 
 
-@pytest.mark.parametrize(("method", "name"), [*(c for c in CASES if c[1] != "marginal"), *OF_MASKS])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [*(c for c in CASES if c[1] != "marginal"), *((name, "mask") for name in OF_MASKS)],
+)
 def test_given_tokens_stay_and_all_others_are_filled(method, name):
     """Whatever the leap; and a sample depends on its own key alone."""
     path = {
@@ -336,7 +357,7 @@ def test_given_tokens_stay_and_all_others_are_filled(method, name):
         "uniform": paths.mixture(source=sources.tokens(np.ones(5))),
         "metric": paths.metric(abs(np.arange(5.0)[:, None] - np.arange(5.0))),
     }[name]
-    leap, n = LEAPS.get(method, (leaps.confident(),))[0], 6
+    leap, n = LEAPS[method][0] if method in LEAPS else OF_MASKS[method], 6
     keys, given = jax.random.split(jax.random.key(0), n), jnp.broadcast_to(GIVEN, (n, 6))
     prompt = jnp.arange(n * 6).reshape(n, 6) % 5
     x0 = jnp.where(given, prompt, path.source.sample(keys, (6,)))
@@ -345,6 +366,8 @@ def test_given_tokens_stay_and_all_others_are_filled(method, name):
         kwargs = {"keys": keys, "path": path, "given": given}
         if method == "first_hitting":
             return sampling.first_hitting(blurred, x0, **kwargs)
+        if method == "entropy_bounded":
+            return sampling.entropy_bounded(blurred, x0, bound=0.0, **kwargs)
         return sampling.jumps(blurred, x0, sampling.grids.uniform(4), method=leap, **kwargs)
 
     found = run(keys, x0)
@@ -355,7 +378,7 @@ def test_given_tokens_stay_and_all_others_are_filled(method, name):
     others = run(keys.at[:2].set(keys[4]), x0.at[:2].set(x0[5])).x
     assert jnp.array_equal(found.x[2:], others[2:])
     assert not jnp.array_equal(found.x[:2], others[:2])
-    calls = 4 if method == "first_hitting" else 3 * leap.calls + 1
+    calls = 4 if leap is None else 3 * leap.calls + 1
     assert jnp.all(found.nfe == calls)
 
 
@@ -385,12 +408,19 @@ def test_refusals():
     refused("every condition leads with the batch", cond={"label": jnp.zeros(3)})
     with pytest.raises(ValueError, match=r"sources\.mask\(token\)"):
         sampling.first_hitting(blurred, x0, keys=keys, path=paths.mixture())
+    with pytest.raises(ValueError, match="bound of 0 or more"):
+        sampling.entropy_bounded(blurred, x0, keys=keys, path=path, bound=-1.0)
     for make, match in [
         (lambda: leaps.trapezoidal(1.0), "0 < theta < 1"),
-        (lambda: leaps.corrected(-1.0), "churn of 0 or more"),
+        (lambda: leaps.forth_and_back(-1.0), "churn of 0 or more"),
         (lambda: leaps.remasking(2.0), "0 <= eta <= 1"),
         (lambda: leaps.remasking(0.5, policy="scald"), "did you mean 'scaled'"),
         (lambda: leaps.confident(-1.0), "choice of 0 or more"),
+        (lambda: leaps.confident(doubt=-1.0), "doubt of 0 or more"),
+        (lambda: leaps.corrected(leaps.euler(), steps=0), "whole number of steps"),
+        (lambda: leaps.corrected(leaps.euler(), size=0.0), "positive size"),
+        (lambda: velocities.temperature(blurred, 0.0), "temperature is positive"),
+        (lambda: velocities.top_p(blurred, 1.5), "mass in"),
         (lambda: paths.kappas.custom(lambda t: t / 2), "0 at the source and 1 at the data"),
         (lambda: paths.kappas.custom(lambda t: t + jnp.sin(2 * jnp.pi * t)), "kappa falls near"),
         (lambda: paths.kappas.polynomial(0.0), "positive, finite powers"),
@@ -460,3 +490,185 @@ def test_guidance_of_a_toy_language_has_its_exact_law(scale):
     unguided = jnp.mean(jnp.sum(of_class * jax.nn.softmax(laws[:3], axis=0), axis=-1))
     assert (exact > unguided + 0.02) == (scale > 1)
     assert found.nfe[0] * guided.evaluations == 6
+
+
+CLASSES = 2
+OF_CLASS = np.random.default_rng(6).dirichlet(np.ones(VOCABULARY**LENGTH), CLASSES)
+OF_CLASS = OF_CLASS.reshape(CLASSES, VOCABULARY, VOCABULARY)
+
+
+class Conditional(Exact):
+    """What a path says of every sequence where the data is of one class, or of any."""
+
+    def __init__(self, name, law):
+        super().__init__(name)
+        self.table = law
+
+    def joint(self, t):
+        each = self.given_data(t)
+        return np.einsum("ab,ax,by->xyab", self.table, each, each)
+
+    def law(self, t):
+        return self.joint(t).sum((2, 3)).ravel()
+
+    def posteriors(self, t):
+        joint = self.joint(t).reshape(-1, VOCABULARY, VOCABULARY)
+        total = joint.sum((1, 2), keepdims=True)
+        joint = joint / np.where(total > 0, total, 1.0)
+        return np.stack([joint.sum(2), joint.sum(1)], axis=1)
+
+
+@jax.tree_util.Partial
+def label_of(path, t, hot, *, label):
+    """`log p_t(c | x)` of class `label`, of any one-hot tokens."""
+    x = jnp.argmax(hot, axis=-1)
+    each = [velocities.token_law(path, law).log_prob(t, x) for law in OF_CLASS]
+    return jax.nn.log_softmax(jnp.stack(each), axis=0)[label, jnp.arange(len(x))]
+
+
+@pytest.mark.parametrize("name", ["mask", "uniform"])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.0])
+def test_guided_rates_are_powers_of_the_rates(name, scale, x64):
+    """With and without a condition, and by a predictor of every jump: by Bayes' rule that is the
+    same, where the rates are those of noising run backwards, as of masks.
+    """
+    every = Conditional(name, OF_CLASS.mean(0))
+    one, t = Conditional(name, OF_CLASS[1]), 0.4
+    jumps = every.rates(t) > 0
+    ratio = one.rates(t) / np.where(jumps, every.rates(t), 1.0)
+    wanted = np.where(jumps, ratio**scale * every.rates(t), 0.0)
+    at, x = jnp.full(len(every.states), t), jnp.asarray(every.states)
+    of_any = velocities.token_law(every.path, OF_CLASS.mean(0))
+    of_one = velocities.token_law(every.path, OF_CLASS[1])
+
+    def told(t, x, label):
+        return jnp.where(label[:, None, None] == 1, of_one(t, x), of_any(t, x))
+
+    label = jnp.ones(len(x), int)
+    free = velocities.classifier_free(
+        told, scale=scale, null={"label": 2}, rule=velocities.geometric()
+    )
+    by_each = velocities.tilted(
+        of_any,
+        jax.tree_util.Partial(label_of, every.path),
+        scale=scale,
+        withheld=("label",),
+        each=True,
+    )
+    for guided in (free, by_each) if name == "mask" else (free,):
+        rates = jnp.exp(tokens.but(guided(at, x, label=label), x))
+        rates = np.where(every.path.known(x)[..., None], 0.0, rates)
+        rates = np.pad(rates, ((0, 0), (0, 0), (0, every.symbols - VOCABULARY)))
+        np.testing.assert_allclose(rates, wanted, atol=1e-12)
+
+
+def test_samples_guided_by_a_predictor_have_the_law_of_the_class():
+    """Nearly: on a fine grid, with every jump tried."""
+    exact = Conditional("mask", OF_CLASS[1])
+    guided = velocities.tilted(
+        velocities.token_law(exact.path, OF_CLASS.mean(0)),
+        jax.tree_util.Partial(label_of, exact.path),
+        withheld=("label",),
+        each=True,
+    )
+    n = 4000
+    keys = jax.random.split(jax.random.key(1), n)
+    x0 = exact.path.source.sample(jax.random.split(jax.random.key(2), n), (LENGTH,))
+    grid, cond = [*np.linspace(0, 0.98, 30), 0.999], {"label": jnp.ones(n, int)}
+    kwargs = {"keys": keys, "path": exact.path, "method": leaps.by_rates(), "cond": cond}
+    x = np.asarray(sampling.jumps(guided, x0, grid, **kwargs).x)
+    counts = np.bincount(exact.index(x), minlength=len(exact.states)) / n
+    other = Conditional("mask", OF_CLASS.mean(0)).law(0.999)
+    assert abs(counts - exact.law(0.999)).sum() < 0.15 < 0.4 < abs(counts - other).sum()
+
+
+def test_a_predictor_that_is_linear_is_known_by_its_slope(x64):
+    weights = jnp.asarray(np.random.default_rng(7).normal(size=(6, 6)))
+    linear = jax.tree_util.Partial(lambda w, t, hot: jnp.sum(w * hot, (1, 2)), weights)
+    t, x = jnp.full(4, 0.3), jnp.arange(24).reshape(4, 6) % 6
+    each, slope = (
+        velocities.tilted(blurred, linear, scale=1.5, each=each)(t, x) for each in (True, False)
+    )
+    np.testing.assert_allclose(each, slope, atol=1e-12)
+    change = slope - jax.nn.log_softmax(blurred(t, x))
+    own = jnp.take_along_axis(weights[None] + 0 * x[..., None], x[..., None], 2)
+    np.testing.assert_allclose(change, 1.5 * (weights[:, :5] - own), atol=1e-12)
+
+
+@pytest.mark.parametrize("mass", [1.0, 0.9, 0.5, 0.01])
+def test_top_p_keeps_what_sorting_keeps(mass):
+    logits = jnp.asarray(3 * np.random.default_rng(8).normal(size=(40, 7, 300)), jnp.float32)
+    at = jnp.zeros(40), jnp.zeros((40, 7), int)
+    kept = ~jnp.isneginf(velocities.top_p(lambda t, x: logits, mass)(*at))
+    law = np.asarray(jax.nn.softmax(logits.astype(float)), float)
+    order = np.argsort(-law, axis=-1)
+    ranked = np.take_along_axis(law, order, -1)
+    wanted = np.zeros_like(law, bool)
+    np.put_along_axis(wanted, order, (ranked.cumsum(-1) - ranked < mass) | (mass == 1), -1)
+    assert np.mean(np.any(kept != wanted, axis=-1)) < 0.02  # ties of the last bits
+    assert np.all(np.sum(np.where(kept, law, 0), -1) >= mass - 1e-5)
+
+
+def test_temperature_is_a_power_of_the_law():
+    hot = velocities.temperature(blurred, 2.0)
+    t, x = jnp.zeros(2), jnp.arange(12).reshape(2, 6) % 5
+    law = jax.nn.softmax(blurred(t, x))
+    powers = law**0.5 / jnp.sum(law**0.5, axis=-1, keepdims=True)
+    np.testing.assert_allclose(jax.nn.softmax(hot(t, x)), powers, rtol=1e-5)
+    assert hot.evaluations == 1
+
+
+def test_entropy_bounded_draws_what_its_bound_allows():
+    """Entropies of 0, .5, 1.0 and 1.6 nats: what is drawn at once is known, and how often."""
+    sizes = np.array([40.0, 2.2, 1.3, 0.0])[:, None] * np.eye(5)[0]
+    law = jnp.asarray(sizes, jnp.float32)
+    entropies = np.asarray(tokens.entropy(law))
+    assert np.all(np.diff(entropies) > 0)
+    path, n = paths.mixture(source=sources.mask(5)), 3
+    keys = jax.random.split(jax.random.key(0), n)
+    x0 = path.source.sample(keys, (4,))
+
+    def posterior(t, x):
+        return jnp.broadcast_to(law, (*x.shape, 5))
+
+    for bound in (0.0, entropies[1] + 1e-3, entropies[:3].sum() + 1e-3):
+        left, calls = list(entropies), 0
+        while left:
+            before = np.cumsum(left) - left
+            left, calls = left[int(np.sum(before <= bound + 1e-6)) :], calls + 1
+        run = sampling.entropy_bounded(posterior, x0, keys=keys, path=path, bound=bound)
+        assert run.nfe.tolist() == [calls] * n
+        assert jnp.all((run.x >= 0) & (run.x < 5))
+        assert jnp.all(run.success)
+
+
+def test_doubt_masks_again_what_is_less_sure():
+    """A planner that trusts one token alone: it stands, and others do in its stead."""
+    path, n = paths.mixture(source=sources.mask(5)), 2
+    keys = jax.random.split(jax.random.key(0), n)
+    x0 = path.source.sample(keys, (8,))
+
+    def planner(t, y):
+        late = jnp.arange(8.0) * (2 * (t[:, None] > 0.3) - 1)
+        return late + 0 * y
+
+    grid = [0.0, 0.25, 0.5, 0.75]
+    run = {
+        doubt: sampling.jumps(
+            blurred,
+            x0,
+            grid,
+            keys=keys,
+            path=path,
+            method=leaps.confident(0.0, doubt=doubt, planner=planner),
+            save=True,
+        ).xs[:, 0]
+        for doubt in (0.0, 1.0)
+    }
+    stands = {doubt: (xs != 5).astype(int).tolist() for doubt, xs in run.items()}
+    first, late = [1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1, 1, 1]
+    assert stands[0.0] == [[0] * 8, first, [1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 1, 1]]
+    assert stands[1.0] == [[0] * 8, first, [1, 1, 1, 1, 0, 0, 0, 0], late]
+    method = leaps.confident(planner=lambda t, y: t)
+    with pytest.raises(ValueError, match="the planner returns shape"):
+        sampling.jumps(blurred, x0, grid, keys=keys, path=path, method=method)

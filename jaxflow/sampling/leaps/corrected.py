@@ -1,65 +1,69 @@
-r"""Leaps back and forth: the marginals of the path, with errors mended on the way.
+r"""Leaps that are each followed by jumps at their end, which keep the law there.
 
-(1) the rates $(1 + \eta_t)\, r_t(y, x) + \eta_t\, \bar r_t(y, x)$ by clock time have the
-    marginals of $r_t$ for any $\eta_t \ge 0$, as $\bar r_t$ are those of the process run backwards:
-    what is added brings a law that is not $p_t$ nearer to it
+(1) a leap from $t$ to $s$
 
-(2) a tau-leap by (1): a token that jumps goes back with the share of $\eta_t\, \bar r_t$, and is
-    then drawn from the source
+(2) $n$ times, a tau-leap with the rates $r_s(y, x) + \bar r_s(y, x)$ forth and back at $s$, whose
+    stationary law is $p_s$, over the clock time $\eta\, (\tau_s - \tau_t) / n$
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.tree_util import Partial
 
-from jaxflow.arrays import at_least_float32, event_shape, expand, per_sample
+from jaxflow.arrays import as_floats
 from jaxflow.checks import check_made
-from jaxflow.records import traceable
+from jaxflow.records import record, static
+from jaxflow.sampling.leaps.forth_and_back import leapt_both_ways
 from jaxflow.sampling.leaps.process import Process, two_keys
-from jaxflow.sampling.methods.moves import made, no_memory
-from jaxflow.tokens import drawn
-from jaxflow.types import Data, Keys, Method, Time
+from jaxflow.types import Array, Data, Keys, Method, Time
 
 __all__ = ["corrected"]
 
 
-def _corrected(
-    churn: Any, process: Process, t: Time, s: Time, x: Data, memory: Any, keys: Keys
-) -> tuple[Data, Any]:
-    keys, back_keys = two_keys(keys)
-    keys, there_keys = two_keys(keys)
-    logits = process(t, x)
-    size = expand(at_least_float32(churn(t)), x)
-    forth = (1 + size) * process.path.leaving(x, logits)
-    back = size * process.path.back_rate(t, x, logits)
-    u = per_sample(lambda key: jax.random.uniform(key, (2, *x.shape[1:])), keys)
-    total = forth + back
-    jumps = (total > 0) & (u[:, 0] < -jnp.expm1(-process.span(t, s, x) * total))
-    noise = process.path.law.sample(back_keys, event_shape(x)).astype(x.dtype)
-    data = drawn(there_keys, logits, x).astype(x.dtype)
-    moved = jnp.where(u[:, 1] * total < back, noise, data)
-    return process.keep(x, jnp.where(jumps, moved, x)), memory
+@record
+class Corrected:
+    """A step of the method, and `steps` of (2)."""
+
+    method: Method
+    size: Array
+    steps: int = static()
+
+    def __call__(
+        self, process: Process, t: Time, s: Time, x: Data, memory: Any, keys: Keys
+    ) -> tuple[Data, Any]:
+        keys, own = two_keys(keys)
+        moved, memory = self.method.step(process, t, s, x, memory, own)
+        span = self.size * process.span(t, s, x) / self.steps
+        for i in range(self.steps):
+            each = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+            moved = leapt_both_ways(process, each, span, s, moved, 1.0, 1.0)
+        return moved, memory
 
 
-def corrected(churn: float | Callable[[Time], Time]) -> Method:
-    r"""Tau-leaping forth and back (2): one call, order 1.
+def corrected(method: Method, *, steps: int = 1, size: float = 1.0) -> Method:
+    r"""A leap whose steps are each followed by jumps forth and back (2).
+
+    `forth_and_back` makes the same jumps within the step, at no call of their own, and with a
+    churn of `size` as many of them.
 
     Args:
-        churn: $\eta_t$, a number or a function of the times `[batch]`: how much of the rates back
-            is added. What is wrong in a token is drawn anew some `churn` times on the way.
+        method: the predictor, one of `leaps`.
+        steps: of the corrector after each of the method, of a call each.
+        size: $\eta$, the clock time of the corrections as a share of the step's.
 
     Raises:
-        ValueError: for a negative number.
+        TypeError: for what is no method.
+        ValueError: for no steps, or a size that is not positive.
 
-    Gat et al., Discrete Flow Matching, 2024, arXiv:2407.15595, with
-    $\alpha_t = 1 + \eta_t$ and $\beta_t = \eta_t$.
+    Campbell et al., A Continuous Time Framework for Discrete Denoising Models, 2022,
+    arXiv:2205.14987, section 4.4.
     """
-    check_made("churn", churn)
-    if not callable(churn):
-        if not churn >= 0:
-            raise ValueError(f"corrected needs a churn of 0 or more; got {churn}")
-        churn = Partial(jnp.full_like, fill_value=float(churn))
-    return made(no_memory, Partial(_corrected, traceable(churn)), calls=1, order=1)
+    check_made("method", method)
+    if not isinstance(method, Method):
+        raise TypeError(f"corrected needs a leap to correct, as leaps.euler(); got {method!r}")
+    if not (isinstance(steps, int) and steps >= 1):
+        raise ValueError(f"corrected needs a whole number of steps, 1 or more; got steps={steps}")
+    if not 0 < size < float("inf"):
+        raise ValueError(f"corrected needs a positive size, as 1; got size={size}")
+    step = Corrected(method, as_floats(size), steps)
+    return Method(method.init, step, method.calls + steps, method.order)

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 
 from jaxflow.arrays import check_keys
 from jaxflow.checks import check_batch, check_made
+from jaxflow.paths.ends import is_of_tokens
 from jaxflow.paths.mixture import check_tokens
 from jaxflow.records import record
 from jaxflow.tokens import check_logits, drawn
 from jaxflow.types import Array, Data, Keys, Time
 
-__all__ = ["Process", "check_start", "two_keys"]
+__all__ = ["Process", "check_masks", "check_start", "two_keys"]
 
 
 @record
@@ -70,8 +71,21 @@ def check_start(path: Any, x0: Any, keys: Keys, given: Any, cond: Any) -> dict[s
     return cond
 
 
+def check_masks(path: Any) -> None:
+    """Refuse a path that does not set out from masks.
+
+    Raises:
+        ValueError: saying so.
+    """
+    if not hasattr(getattr(path, "source", None), "token"):
+        raise ValueError(
+            f"{path!r} has no mask: first hitting and entropy-bounded sampling are of "
+            "paths.mixture(kappa, source=sources.mask(token)); take jumps for other sources"
+        )
+
+
 def _check_of_tokens(path: Any) -> None:
-    if not hasattr(path, "log_rates"):
+    if not is_of_tokens(path):
         raise ValueError(
             f"{path!r} is a path of real numbers, whose samplers are fixed_step and adaptive: "
             "jumps are of tokens, on paths.mixture(...) or paths.metric(...)"

@@ -7,9 +7,9 @@ For a mask source, with a probability $\sigma$ of being masked again,
     $\dfrac{\kappa_s - (1 - \sigma)\, \kappa_t}{1 - \kappa_t}$
 
 It draws more than the step's share of tokens anew, so that for a fixed $\eta$ the errors of drawing
-them at once do not vanish with the step, even of an exact posterior: `corrected` is the leap whose
-law converges. The share of data at $s$ is $(1 - \sigma) \kappa_t + \kappa_s - (1 - \sigma) \kappa_t
-= \kappa_s$, which needs $\sigma \le \sigma_{max} = \min(1, (1 - \kappa_s) / \kappa_t)$.
+them at once do not vanish with the step, even of an exact posterior: `forth_and_back` is the leap
+whose law converges. The share of data at $s$ is $(1 - \sigma) \kappa_t + \kappa_s - (1 - \sigma)
+\kappa_t = \kappa_s$, which needs $\sigma \le \sigma_{max} = \min(1, (1 - \kappa_s) / \kappa_t)$.
 
 | policy | $\sigma$ |
 |---|---|

@@ -16,6 +16,7 @@ from jaxflow.velocities.guidance.frequency import frequency_decoupled
 from jaxflow.velocities.guidance.gradient import guided_by
 from jaxflow.velocities.guidance.projected import projected
 from jaxflow.velocities.guidance.rules import (
+    geometric,
     magnitude_aware,
     plain,
     rescaled,
@@ -23,6 +24,7 @@ from jaxflow.velocities.guidance.rules import (
     zero_star,
 )
 from jaxflow.velocities.guidance.thresholded import thresholded
+from jaxflow.velocities.guidance.tilted import tilted
 
 __all__ = [
     "at_scale",
@@ -30,6 +32,7 @@ __all__ = [
     "classifier_free",
     "composed",
     "frequency_decoupled",
+    "geometric",
     "guided_by",
     "magnitude_aware",
     "plain",
@@ -37,5 +40,6 @@ __all__ = [
     "rescaled",
     "tangential",
     "thresholded",
+    "tilted",
     "zero_star",
 ]

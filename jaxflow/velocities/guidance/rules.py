@@ -13,6 +13,9 @@ r"""What becomes of a wanted field $v^+$ and an unwanted $v^-$: `(t, x, wanted, 
 (5) tangential: $v = v^-_1 + s\,(v^+ - v^-_1)$ with $v^-_1$ the part of $v^-$ along the first right
     singular vector of the matrix whose rows are $v^+$ and $v^-$
 
+(6) geometric, of logits: $\log p = s \log p^+ + (1 - s) \log p^-$, each of them normalised before
+    and the whole not, as rates want it
+
 The left singular vectors of two rows are a rotation by $\theta$, and so (5) needs three products:
 $v^-_1 = \sin\theta\cos\theta\, v^+ + \sin^2\theta\, v^-$ with
 $\tan 2\theta = 2 \langle v^+, v^- \rangle / (\|v^+\|^2 - \|v^-\|^2)$.
@@ -25,6 +28,7 @@ so (1) is the same in every space; (2) to (5) are not, and act on the velocity.
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -32,7 +36,7 @@ from jaxflow.arrays import as_floats, event_mean, event_sum, expand, root
 from jaxflow.records import record
 from jaxflow.types import Array, Data, Time
 
-__all__ = ["magnitude_aware", "plain", "rescaled", "share", "tangential", "zero_star"]
+__all__ = ["geometric", "magnitude_aware", "plain", "rescaled", "share", "tangential", "zero_star"]
 
 
 @record
@@ -102,6 +106,15 @@ def share(part: Array, whole: Array, *, otherwise: float) -> Array:
 
 def _variance(v: Array) -> Array:
     return event_mean((v - expand(event_mean(v), v)) ** 2)
+
+
+@record
+class Geometric:
+    """The rule (6)."""
+
+    def __call__(self, t: Time, x: Data, wanted: Array, unwanted: Array, scale: ArrayLike) -> Array:
+        wanted, unwanted = jax.nn.log_softmax(wanted), jax.nn.log_softmax(unwanted)
+        return jnp.where(wanted == unwanted, wanted, unwanted + scale * (wanted - unwanted))
 
 
 def plain() -> Plain:
@@ -184,3 +197,14 @@ def tangential() -> Tangential:
     scores: here on velocities, which are what a flow's network predicts.
     """
     return Tangential()
+
+
+def geometric() -> Geometric:
+    """The rule (6): powers of two laws of tokens, for `leaps.by_rates`.
+
+    Where the logits are normalised afterwards, as by all other leaps, it says the same as `plain`.
+
+    Nisonoff et al., Unlocking Guidance for Discrete State-Space Diffusion and Flow Models, 2024,
+    arXiv:2406.01572, eq. 3.
+    """
+    return Geometric()
