@@ -30,6 +30,7 @@ def cases(weights: str, *, quick: bool = False) -> list[Case]:
         *_transport((128, 256) if quick else (128, 256, 512, 1024)),
         *_steps(*((2, 1) if quick else (64, 16))),
         *_rivals(weights, 500 if quick else 10_000),
+        *_tokens(weights, *((8, 1) if quick else (64, 8))),
     ]
 
 
@@ -235,3 +236,37 @@ def _rivals(weights: str, n: int) -> list[Case]:
         for name, by in couplings
     ]
     return [*training, *sampling, *transport]
+
+
+def _tokens(weights: str, letters_batch: int, words_batch: int) -> list[Case]:
+    """Tokens from masks: letters, and words of a vocabulary whose draws cost more than all else.
+
+    One small network on all sides, its weights in a file beside `weights`.
+    """
+    sizes = [
+        {"shape": (letters_batch, 128), "vocabulary": 27, "steps": 64, "counted": 65_536},
+        {"shape": (words_batch, 64), "vocabulary": 50_257, "steps": 8, "counted": 4_096},
+    ]
+    others = [
+        ("flow_matching, Euler", _peer, ("ours", "peer"), 3.0),
+        ("hackable-diffusion, unmasking", _rival, ("rivals", "rivals"), 1.0),
+    ]
+    return [
+        Case(
+            f"tokens {'x'.join(map(str, size['shape']))} of {size['vocabulary']}: "
+            f"{name} {size['steps']}",
+            "call",
+            *(
+                side("tokens:sample", weights=_beside(weights, size["vocabulary"]), **size)
+                for side in (_ours, other)
+            ),
+            goal,
+            pythons=pythons,
+        )
+        for size in sizes
+        for name, other, pythons, goal in others
+    ]
+
+
+def _beside(weights: str, vocabulary: int) -> str:
+    return f"{weights}.tokens_{vocabulary}.npz"

@@ -43,7 +43,7 @@ def main() -> None:
     if not processes.is_first():
         return
     of_tokens = learns_tokens(config)
-    rows = (texts if of_tokens else figures).compare(config, samples)
+    rows = (texts if texts.is_tokens(samples.x) else figures).compare(config, samples)
     cost = {
         "nfe": float(samples.nfe.mean()),
         "network_calls": float(samples.nfe.mean() * samples.evaluations),

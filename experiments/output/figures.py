@@ -42,8 +42,8 @@ def _with_distribution(config: ConfigDict, samples: Samples) -> dict[str, Row]:
 
 def _with_held_out(config: ConfigDict, samples: Samples) -> dict[str, Row]:
     """Samples and baselines, each against the held-out split."""
-    train = dataset.examples(config, config.data.source.kwargs.split)
-    held = dataset.examples(config, config.evaluation.split)
+    splits = config.data.source.kwargs.split, config.evaluation.split
+    train, held = (_in_pixels(config, dataset.examples(config, split)) for split in splits)
     rng = np.random.default_rng(config.seed)
     n = len(samples.x)
     contenders = {"samples": (dataset.snapped(config, samples.x), samples.cond.get("label"))}
@@ -62,6 +62,10 @@ def _with_held_out(config: ConfigDict, samples: Samples) -> dict[str, Row]:
         name: _against_held_out(x, label, train, held, recognise)
         for name, (x, label) in contenders.items()
     }
+
+
+def _in_pixels(config: ConfigDict, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {**found, "x1": dataset.as_pixels(config, found["x1"])}
 
 
 def _against_held_out(

@@ -137,7 +137,8 @@ def generator(config: ConfigDict, num: int, given: np.ndarray | None = None) -> 
 
     def rows(params: Params, seed: int, start: int, stop: int) -> Samples:
         samples = pairs(params, seed, start, stop).samples
-        return samples._replace(x=np.clip(samples.x, -1, 1)) if is_image(samples.x) else samples
+        x = dataset.as_pixels(config, samples.x)
+        return samples._replace(x=np.clip(x, -1, 1) if is_image(x) else x)
 
     def lowered(params: Params, seed: int) -> Any:
         return run.lower(*prepared(params, seed, 0, num))

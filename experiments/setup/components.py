@@ -78,6 +78,7 @@ TABLES: Mapping[str, Table] = {
         "flip": transforms.flip,
         "scale": transforms.scale,
         "dequantise": transforms.dequantise,
+        "tokens": transforms.tokens,
     },
     "source": {
         name: getattr(sources, name)
@@ -140,6 +141,7 @@ TABLES: Mapping[str, Table] = {
         "unet": networks.UNet,
         "dit": networks.DiT,
         "transformer": networks.Transformer,
+        "discrete": networks.Discrete,
     },
     "loss": {
         "flow_matching": losses.flow_matching,

@@ -115,6 +115,14 @@ def snapped(config: ConfigDict, x: np.ndarray) -> np.ndarray:
     return x if found is None else found.snapped(x)
 
 
+def as_pixels(config: ConfigDict, x: np.ndarray) -> np.ndarray:
+    """Images of tokens as numbers in [-1, 1], by their levels; other data as it is."""
+    if not (x.ndim == 4 and np.issubdtype(x.dtype, np.integer)):
+        return x
+    levels = config.network.kwargs.vocabulary
+    return (x * (2.0 / (levels - 1)) - 1).astype(np.float32)
+
+
 def is_distribution(config: ConfigDict) -> bool:
     """Whether the data is drawn without end from a distribution."""
     return hasattr(component("data.source", config.data.source), "sample")

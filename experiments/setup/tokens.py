@@ -52,7 +52,7 @@ def check_tokens(config: ConfigDict) -> None:
     if size is None:
         raise ValueError(
             f"config.network ({config.network.name!r}) gives no logits of tokens: take "
-            "'transformer'"
+            "'transformer', or 'discrete' for pixels"
         )
     _check_source(config, size)
     vocabulary = vocabulary_of(config)

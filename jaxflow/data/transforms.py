@@ -20,6 +20,7 @@ __all__ = [
     "Dequantise",
     "Flip",
     "Scale",
+    "Tokens",
     "Transform",
     "Randomness",
     "apply",
@@ -27,6 +28,7 @@ __all__ = [
     "flip",
     "pixels",
     "scale",
+    "tokens",
 ]
 
 
@@ -69,6 +71,17 @@ class Dequantise:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """The level itself, or that of `levels` into which `of` are gathered: `x levels // of`."""
+
+    levels: int
+    of: int
+
+    def __call__(self, x: Any, rng: Any = None) -> Any:
+        return x.astype(np.int32) * self.levels // self.of
+
+
+@dataclass(frozen=True)
 class Flip:
     """Left and right exchanged, every other time."""
 
@@ -97,6 +110,20 @@ def dequantise(levels: int = 256) -> Dequantise:
     density-estimator, 2013, arXiv:1306.0186.
     """
     return Dequantise(Cells(levels, width=2 / max(levels, 1), first=-1.0 + 1 / max(levels, 1)))
+
+
+def tokens(levels: int = 256, *, of: int = 256) -> Tokens:
+    """Leave the integers `0 .. of - 1` as tokens, int32, of `levels` that are as many or fewer.
+
+    Raises:
+        ValueError: for more levels than there are, or fewer than 2.
+
+    >>> tokens(4)(np.array([0, 63, 64, 255], np.uint8)).tolist()
+    [0, 0, 1, 3]
+    """
+    if not 2 <= levels <= of:
+        raise ValueError(f"tokens needs 2 levels or more, of at most {of}; got {levels}")
+    return Tokens(levels, of)
 
 
 def flip() -> Flip:

@@ -9,6 +9,7 @@ a scale of 1.
 """
 
 from jaxflow.networks.adapters import equinox, function, linen, nnx, select, self_conditioned
+from jaxflow.networks.discrete import Discrete
 from jaxflow.networks.dit import DiT, dit
 from jaxflow.networks.embeddings import (
     GuidanceEmbedding,
@@ -27,6 +28,7 @@ from jaxflow.networks.unet import UNet
 __all__ = [
     "ConcatMLP",
     "DiT",
+    "Discrete",
     "GuidanceEmbedding",
     "LabelEmbedding",
     "MLP",

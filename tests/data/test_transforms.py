@@ -106,3 +106,13 @@ def test_apply_is_traceable_and_uses_fresh_randomness(key):
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_tokens_are_levels_gathered_evenly():
+    values = np.arange(256, dtype=np.uint8)
+    for levels in (2, 16, 256):
+        found = transforms.tokens(levels)(values)
+        assert found.dtype == np.int32
+        assert np.bincount(found).tolist() == [256 // levels] * levels
+    with pytest.raises(ValueError, match="of at most 256; got 300"):
+        transforms.tokens(300)

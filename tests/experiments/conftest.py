@@ -109,4 +109,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     letters = data.vocabulary.Characters("".join(map(chr, range(97, 123))) + " ")
     tokens = {s: rng.integers(0, 27, n).astype(np.uint8) for s, n in TEXT.items()}
     data.store_text("text8", tokens, letters, root)
+    several = data.vocabulary.Characters("".join(map(chr, range(32, 97))))
+    tokens = {s: rng.integers(0, 65, n).astype(np.uint8) for s, n in TEXT.items()}
+    data.store_text("tinyshakespeare", tokens, several, root)
     return root

@@ -26,11 +26,16 @@ from tests.experiments.conftest import shared_programs, tiny, tiny_digits
 
 CONFIGS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs").glob("[!_]*.py"))
 SMALL = {
+    "cifar10_tokens": {
+        "network": {"kwargs": {"channels": 32, "blocks": 1, "multipliers": (1,), "attention": ()}},
+        "features": 2,
+    },
     "cifar10": {"channels": 32, "blocks": 1, "multipliers": (1,), "attention": (), "dtype": None},
     "imagenet_latents": {"width": 16, "depth": 1, "heads": 1},
     "fashion_mnist": {"multipliers": (1,), "blocks": 1},
     "digits": {"width": 16, "depth": 1},
     "text8_mask": {"width": 16, "depth": 1},
+    "tinyshakespeare": {"width": 16, "depth": 1},
     "text8_uniform": {"width": 16, "depth": 1},
     "two_moons": {"width": 8, "depth": 1},
 }

@@ -9,12 +9,13 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments.output import texts
+from experiments.output import figures, texts
 from experiments.output.generate import generator
 from experiments.setup import build
 from experiments.setup.check import check_parts
 from experiments.setup.tokens import check_of_numbers
-from tests.experiments.conftest import tiny, tiny_digits
+from tests.experiments.conftest import shared_programs, tiny, tiny_digits
+from tests.experiments.test_runs import SMALL, numbers, run
 
 
 def of_text(stored: Path, name: str = "text8_mask") -> ConfigDict:
@@ -30,7 +31,7 @@ def test_what_is_told_of_samples(stored: Path, tmp_path: Path) -> None:
     config.evaluation.likelihoods = 40
     params = build.parameters(config, jax.random.key(0))
     samples = generator(config, 12)(params, 0, 12)
-    assert samples.x.shape == (12, 128)
+    assert samples.x.shape == (12, 64)
     assert samples.nfe.tolist() == [2] * 12
     rows = texts.compare(config, samples)
     assert list(rows) == ["samples", "held-out data"]
@@ -41,9 +42,28 @@ def test_what_is_told_of_samples(stored: Path, tmp_path: Path) -> None:
     assert abs(found["bits_per_token"] - np.log2(27)) < 4 * spread
     assert found["bits_per_character"] == pytest.approx(found["bits_per_token"])
     shown = texts.texts_of(config, samples.x)
-    assert {len(text) for text in shown} == {128}
+    assert {len(text) for text in shown} == {64}
     texts.draw_text(epath.Path(tmp_path / "text.png"), shown)
     assert (tmp_path / "text.png").stat().st_size > 1_000
+
+
+def test_pixels_that_are_tokens_are_told_as_images(stored: Path) -> None:
+    config = tiny(importlib.import_module("configs.cifar10_tokens").get_config())
+    config.network.kwargs.update(SMALL["cifar10_tokens"])
+    config.data.source.kwargs.data_dir = str(stored)
+    config.sampler.kwargs.grid.kwargs.n = 2
+    config.evaluation.likelihoods = 16
+    params = build.parameters(config, jax.random.key(0))
+    samples = generator(config, 12)(params, 0, 12)
+    assert samples.x.dtype == np.float32
+    levels = (samples.x + 1) * 255 / 2
+    np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
+    rows = figures.compare(config, samples)
+    assert rows["held-out data"]["Frechet in pixels"] == 0
+    assert rows["samples"]["Frechet in pixels"] > 0
+    found = texts.bound(config, params)
+    assert abs(found["bits_per_token"] - 8) < 4 * found["bits_per_token_standard_error"]
+    assert "bits_per_character" not in found
 
 
 @pytest.mark.parametrize(
@@ -71,7 +91,7 @@ def test_what_is_told_of_samples(stored: Path, tmp_path: Path) -> None:
         ),
         ({"coupling.name": "optimal_transport"}, r"config\.coupling\.name='independent'"),
         ({"data.source.kwargs.split": "trian"}, "no split 'trian'"),
-        ({"sampler.kwargs.method.name": "heun"}, "'heun'.*known are confident"),
+        ({"sampler.kwargs.method.name": "heun"}, "'heun'.*known are by_rates"),
     ],
 )
 def test_a_config_is_of_tokens_throughout(change: dict, match: str, stored: Path) -> None:
@@ -88,9 +108,59 @@ def test_a_config_is_of_tokens_throughout(change: dict, match: str, stored: Path
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"name": "first_hitting", "kwargs": {}},
+        {"name": "entropy_bounded", "kwargs": {"bound": 1.0}},
+        {
+            "name": "jumps",
+            "kwargs": {
+                "grid": {"name": "uniform", "kwargs": {"n": 2}},
+                "method": {
+                    "name": "corrected",
+                    "kwargs": {"method": {"name": "euler", "kwargs": {}}, "steps": 1},
+                },
+            },
+        },
+    ],
+)
+def test_every_sampler_by_its_config(sampler: dict, stored: Path) -> None:
+    """And what makes logits surer, one around the other."""
+    config = of_text(stored)
+    with config.unlocked(), config.ignore_type():
+        config.sampler.update({"name": sampler["name"]})
+        config.sampler.kwargs = ConfigDict(sampler["kwargs"])
+        warm = {"name": "temperature", "kwargs": {"size": 0.8}}
+        config.sampler.guidance = ConfigDict(
+            {"name": "top_p", "kwargs": {"mass": 0.5, "logits": warm}}
+        )
+    check_parts(config)
+    params = build.parameters(config, jax.random.key(0))
+    samples = generator(config, 4)(params, 0, 4)
+    assert samples.success.all()
+    assert (samples.x < 27).all()
+
+
 def test_commands_of_real_numbers_say_so(stored: Path) -> None:
     with pytest.raises(ValueError, match="movie is of flows of real numbers"):
         check_of_numbers(of_text(stored), "movie")
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(stored: Path, tmp_path: Path) -> None:
+    """Windows, masks and times are functions of the step."""
+    config = of_text(stored)
+    config.optimizer.kwargs.learning_rate = {"name": "constant", "kwargs": {"peak": 1e-2}}
+    config.log.pictures_every = 100
+    with shared_programs():
+        straight = run(config, tmp_path / "straight")
+        config.steps = 2
+        run(config, tmp_path / "resumed")
+        config.steps = 4
+        resumed = run(config, tmp_path / "resumed")
+    assert resumed.start == 2
+    for a, b in zip(numbers(straight.state), numbers(resumed.state), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("name", ["text8_mask", "text8_uniform"])
@@ -112,7 +182,7 @@ def test_a_prompt_and_what_is_filled_in(name: str, stored: Path) -> None:
     [
         ({"prompt": "a", "infill": "b_"}, "not both"),
         ({"prompt": "Ä", "infill": None}, "'Ä' at place 0 is none of the 27 symbols"),
-        ({"prompt": "a" * 129, "infill": None}, "129 tokens, but a sample of this run 128"),
+        ({"prompt": "a" * 65, "infill": None}, "65 tokens, but a sample of this run 64"),
     ],
 )
 def test_wrong_prompts(told: dict, match: str, stored: Path) -> None:

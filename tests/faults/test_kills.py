@@ -7,9 +7,11 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.run import exits
+from jaxflow import data
 from tests.commands import DIGITS, assert_same_run, finish, several, started, steps_saved, until
 
 pytestmark = pytest.mark.faults
@@ -68,6 +70,30 @@ def test_twenty_kills(uninterrupted: Path, tmp_path: Path) -> None:
     assert any((tmp_path / "cache" / "jaxflow" / "compiled").glob("*-cache"))
     finish(*train(folder), log=tmp_path / "log", **alone)
     assert_same_run(folder, uninterrupted, STEPS)
+
+
+def test_a_run_of_text_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    """Its windows, masks and times too."""
+    letters = data.vocabulary.Characters("".join(map(chr, range(97, 123))) + " ")
+    rows = np.random.default_rng(0).integers(0, 27, 5_000).astype(np.uint8)
+    data.store_text("text8", {"train": rows, "test": rows[:500]}, letters, tmp_path)
+    command = (
+        "experiments.train", "--config=configs/text8_mask.py", "--config.steps=120",
+        f"--config.data.source.kwargs.data_dir={tmp_path}", "--config.log.pictures_every=1000",
+        "--config.checkpoint.every=10", "--config.log.every=7", "--config.batch_size=8",
+        "--config.network.kwargs.width=16", "--config.network.kwargs.depth=1",
+    )  # fmt: skip
+    straight, folder = tmp_path / "straight", tmp_path / "run"
+    finish(*command, f"--workdir={straight}", log=tmp_path / "log")
+    for kill in range(3):
+        saved = steps_saved(folder)
+        with started(*command, f"--workdir={folder}", log=tmp_path / f"log{kill}") as child:
+            until(lambda saved=saved: steps_saved(folder) != saved, child)
+            child.signal(signal.SIGKILL)
+            child.wait()
+        assert 120 not in steps_saved(folder), "the run ended before it was killed"
+    finish(*command, f"--workdir={folder}", log=tmp_path / "log")
+    assert_same_run(folder, straight, 120)
 
 
 def test_sigterm_saves_and_says_how_to_go_on(uninterrupted: Path, tmp_path: Path) -> None:

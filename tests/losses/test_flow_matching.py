@@ -24,6 +24,7 @@ def test_every_factory_is_known():
         "generalised_kl",
         "learned_uncertainty",
         "maximum_likelihood",
+        "mixed",
     }
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.networks import MLP, ConcatMLP, DiT, Transformer, UNet, linen
+from jaxflow.networks import MLP, ConcatMLP, Discrete, DiT, Transformer, UNet, linen
 
 KEY = jax.random.key(0)
 IMAGE = (4, 4, 3)
@@ -18,6 +18,7 @@ SMALL = {
     "unet_film": (UNet(32, (1, 1), blocks=1, attention=(), film=True, resample="block"), IMAGE),
     "dit": (DiT(patch=2, width=16, depth=2, heads=2, num_classes=4), IMAGE),
     "transformer": (Transformer(5, width=16, depth=2, heads=2, num_classes=4), (6,)),
+    "discrete": (Discrete(DiT(patch=2, width=16, depth=1, heads=2), 5, features=4), (4, 4, 2)),
     "transformer_untied": (Transformer(5, width=16, depth=1, heads=2, tied=False), (6,)),
 }
 

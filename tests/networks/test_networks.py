@@ -122,6 +122,7 @@ SHAPES = {
     "unet": 1_503_974_212,
     "unet_film": 2_565_434_079,
     "dit": 3_281_028_201,
+    "discrete": 95_766_140,
     "transformer": 3_561_496_533,
     "transformer_untied": 2_895_267_451,
 }

@@ -1,6 +1,7 @@
-"""A transformer of tokens however it is trained: the gradients of one device."""
+"""Transformers of tokens, and of parts, however they are trained: the gradients of one device."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,62 +19,103 @@ NETWORK = networks.linen(MODULE)
 RNG = np.random.default_rng(0)
 TOKENS, LABEL = RNG.integers(0, VOCABULARY, (BATCH, LENGTH)), np.arange(BATCH) % 3
 MASK = RNG.random((BATCH, LENGTH)) < 0.8
-PATHS = {
-    "mask": lambda: paths.mixture(source=sources.mask(VOCABULARY)),
-    "uniform": lambda: paths.mixture(source=sources.uniform_tokens(VOCABULARY)),
-}
+IMAGES = RNG.normal(size=(BATCH, 4, 4, 2))
 GRADIENT = optax.trace(0.0)
+SOURCES = {
+    "mask": sources.mask(VOCABULARY),
+    "uniform": sources.uniform_tokens(VOCABULARY),
+}
+PARTS = networks.MixedTransformer({"text": VOCABULARY}, width=32, depth=2, heads=4)
 
 
-@functools.cache
-def parameters():
+class Problem(NamedTuple):
+    """A loss with its draw, a batch for it, and where parameters begin."""
+
+    module: Any
+    loss: Any
+    draw: Any
+    batch: dict[str, Any]
+    params: Any
+
+
+def begun(network, x1, **cond):
+    small = jax.tree.map(lambda a: a[:2], (x1, cond))
     shapes = jax.eval_shape(
-        lambda: NETWORK.init(jax.random.key(0), jnp.zeros(2), TOKENS[:2], label=LABEL[:2])
+        lambda: network.init(jax.random.key(0), jnp.zeros(2), small[0], **small[1])
     )
     return jax.tree.map(lambda a: RNG.normal(size=a.shape) / 4, shapes)
 
 
-def gradient_of(name, loss, over, mode="jit", microbatches=1):
-    path = PATHS[name]()
+@functools.cache
+def of_tokens(source, loss):
+    path = paths.mixture(source=SOURCES[source])
+    draw = draws.standard(
+        path, times=times.stratified(times.uniform()), drop=draws.drop(0.2, {"label": 3})
+    )
+    batch = {"x1": TOKENS, "cond": {"label": LABEL}, "mask": MASK}
+    params = begun(NETWORK, TOKENS, label=LABEL)
+    return Problem(MODULE, getattr(losses, loss)(NETWORK, path), draw, batch, params)
+
+
+@functools.cache
+def of_parts():
+    """Images beside text."""
+    path = paths.product({"image": paths.linear(), "text": paths.mixture(source=SOURCES["mask"])})
+    each = {"image": losses.flow_matching, "text": losses.generalised_kl}
+    draw = draws.standard(path, times={"image": times.uniform(), "text": times.uniform()})
+    x1, network = {"image": IMAGES, "text": TOKENS}, networks.linen(PARTS)
+    batch = {"x1": x1, "mask": {"text": MASK}}
+    return Problem(PARTS, losses.mixed(network, path, each), draw, batch, begun(network, x1))
+
+
+def gradient_of(problem, over, mode="jit", microbatches=1):
     run = trainer(
-        getattr(losses, loss)(NETWORK, path),
+        problem.loss,
         optax.chain(GRADIENT, optax.scale(-1e-3)),
-        draw=draws.standard(
-            path, times=times.stratified(times.uniform()), drop=draws.drop(0.2, {"label": 3})
-        ),
+        draw=problem.draw,
         microbatches=microbatches,
         axis_name=None if mode == "jit" else "data",
     )
     compiled = program(run, mode=mode, layout=over)
-    state = compiled.init(parameters(), jax.random.key(5))
-    batch = {"x1": jnp.asarray(TOKENS), "cond": {"label": jnp.asarray(LABEL)}, "mask": MASK}
+    state = compiled.init(problem.params, jax.random.key(5))
+    batch = jax.tree.map(jnp.asarray, problem.batch)
     state, metrics = compiled.step(state, compiled.place(batch))
     return jax.device_get((state.opt_state[0].trace, metrics["loss"]))
 
 
 @functools.cache
-def of_one_device(name, loss):
-    return gradient_of(name, loss, layout(devices=jax.devices()[:1]))
+def problem_of(name, *loss):
+    return of_parts() if name == "parts" else of_tokens(name, *loss)
 
 
-def over_eight(kind, **axes):
-    return layout(kind, devices=jax.devices()[:8], tensor_axes=MODULE.tensor_axes, **axes)
+@functools.cache
+def of_one_device(*problem):
+    return gradient_of(problem_of(*problem), layout(devices=jax.devices()[:1]))
+
+
+def over_eight(module, kind, **axes):
+    return layout(kind, devices=jax.devices()[:8], tensor_axes=module.tensor_axes, **axes)
 
 
 CASES = {
-    "fsdp": ("mask", "generalised_kl", "fsdp", {}, "jit", 1),
-    "hybrid": ("uniform", "generalised_kl", "hybrid", {"fsdp": 4}, "jit", 2),
-    "tensor": ("uniform", "cross_entropy", "tensor", {"tensor": 2}, "jit", 1),
-    "tensor by fsdp": ("mask", "generalised_kl", "tensor", {"tensor": 2, "fsdp": 2}, "jit", 1),
-    **{mode: ("mask", "generalised_kl", "data", {}, mode, 2) for mode in MODES},
+    "fsdp": (("mask", "generalised_kl"), "fsdp", {}, "jit", 1),
+    "hybrid": (("uniform", "generalised_kl"), "hybrid", {"fsdp": 4}, "jit", 2),
+    "tensor": (("uniform", "cross_entropy"), "tensor", {"tensor": 2}, "jit", 1),
+    "tensor by fsdp": (("mask", "generalised_kl"), "tensor", {"tensor": 2, "fsdp": 2}, "jit", 1),
+    "parts, fsdp": (("parts",), "fsdp", {}, "jit", 1),
+    "parts, tensor by fsdp": (("parts",), "tensor", {"tensor": 2, "fsdp": 2}, "jit", 2),
+    **{mode: (("mask", "generalised_kl"), "data", {}, mode, 2) for mode in MODES},
 }
 
 
-@pytest.mark.parametrize("name", some_fast(CASES, ("fsdp", "tensor by fsdp", "shard_map")))
+@pytest.mark.parametrize(
+    "name", some_fast(CASES, ("fsdp", "tensor by fsdp", "parts, fsdp", "shard_map"))
+)
 def test_gradients_are_those_of_one_device(name, x64):
-    source, loss, kind, axes, mode, microbatches = CASES[name]
-    expected, told = of_one_device(source, loss)
-    got, told_ = gradient_of(source, loss, over_eight(kind, **axes), mode, microbatches)
+    problem, kind, axes, mode, microbatches = CASES[name]
+    made = problem_of(*problem)
+    expected, told = of_one_device(*problem)
+    got, told_ = gradient_of(made, over_eight(made.module, kind, **axes), mode, microbatches)
     scale = optax.tree.norm(expected)
     assert scale > 1e-6
     assert optax.tree.norm(jax.tree.map(jnp.subtract, got, expected)) < 1e-11 * scale

@@ -118,6 +118,11 @@ TABLE = {
     "projected": Row(
         lambda w: ruled(w, velocities.projected(norm=1.0)), known=(2, (0.0, 1.0), LINEAR)
     ),
+    "temperature": Row(
+        lambda w: velocities.temperature(learned(jnp.float32(1.5)), w),
+        known=(1, (0.0, 1.0), LINEAR),
+    ),
+    "geometric": Row(lambda w: ruled(w, velocities.geometric()), known=(2, (0.0, 1.0), LINEAR)),
     "change_path": Row(
         lambda w: velocities.change_path(learned(w, path=VP), VP, LINEAR),
         known=(1, (0.00653, 1 / 1.001), LINEAR),
@@ -152,7 +157,7 @@ TABLE = {
     "convert": Row(jnp.asarray, converted),
 }
 # Of two names and a path, which holds nothing; and of tokens, in tests/sampling/test_jumps.py.
-OTHERS = {"conversion_interval", "token_law"}
+OTHERS = {"conversion_interval", "tilted", "token_law", "top_p"}
 
 T, X = jnp.array([0.0, 0.3, 0.7, 1.0]), jax.random.normal(jax.random.key(0), (4, 2, 3))
 COND = {"label": jnp.array([1.0, -2.0, 0.5, 3.0])}
