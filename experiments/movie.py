@@ -4,8 +4,9 @@
                                 [--seconds=4] [--seed=0] [--config.sampler.guidance=2]
 
 Points in the plane are shown with their trails beside their density, and FILE.png has the ways of
-some of them; images unfold in a grid. The flow is that of the average parameters, guided as
-`config.sampler.guidance` says, solved to 1e-4 whatever `config.sampler` is.
+some of them; images unfold in a grid, and text line by line, "_" for what is masked yet. The flow
+is that of the average parameters, guided as `config.sampler.guidance` says, solved to 1e-4 whatever
+`config.sampler` is; tokens jump by its leap, a frame a step.
 """
 
 import jax
@@ -13,13 +14,13 @@ from absl import flags
 from etils import epath
 
 from experiments.output.generate import average
-from experiments.output.movies import check_shown, film, followed, frames_of
-from experiments.output.pictures import draw_ways, is_image
+from experiments.output.movies import check_shown, film, followed, frames_of, pages_of
+from experiments.output.pictures import draw_ways
 from experiments.run import command
 from experiments.run.reporting import table
 from experiments.setup import dataset
 from experiments.setup.check import check_parts
-from experiments.setup.tokens import check_of_numbers
+from experiments.setup.learns import learns_tokens
 
 _CONFIG = command.config_of_run()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
@@ -37,18 +38,20 @@ def main() -> None:
     if output.suffix != ".gif":
         raise ValueError(f"--output=FILE.gif is needed; got {_OUTPUT.value!r}")
     check_parts(config)
-    check_of_numbers(config, "movie")
     if jax.process_count() > 1:
         raise ValueError("a movie is made by one process: start it on one machine")
     event_shape = dataset.example_batch(config)["x1"].shape[1:]
-    check_shown(event_shape)
-    num = _NUM.value or (20_000 if event_shape == (2,) else 60)
+    of_text = learns_tokens(config) and len(event_shape) == 1
+    if not of_text:
+        check_shown(event_shape)
+    num = _NUM.value or (20_000 if event_shape == (2,) else 12 if of_text else 60)
     read = average(folder)
     xs, times = followed(config, read.params, _SEED.value, num, _FRAMES.value)
     output.parent.mkdir(parents=True, exist_ok=True)
-    film(output, list(frames_of(xs, times)), _SECONDS.value)
+    frames = pages_of(config, xs) if of_text else frames_of(dataset.as_pixels(config, xs), times)
+    film(output, list(frames), _SECONDS.value)
     rows = {"of step": read.step, "samples": f"{num}, seed {_SEED.value}", "movie": output}
-    if not is_image(xs[0]):
+    if event_shape == (2,):
         draw_ways(output.with_suffix(".png"), xs)
         rows["ways"] = output.with_suffix(".png")
     table("filmed", rows)

@@ -9,13 +9,16 @@ from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments.output.generate import conditions, padded, starts
+from experiments.output.generate import NOISE, conditions, padded, starts
 from experiments.output.pictures import grid_of, is_image
+from experiments.output.texts import page_of, unfolding
 from experiments.setup import build
+from experiments.setup.components import component
+from experiments.setup.learns import learns_tokens
 from jaxflow import paths, sampling
-from jaxflow.types import Params
+from jaxflow.types import Method, Params
 
-__all__ = ["check_shown", "film", "followed", "frames_of"]
+__all__ = ["check_shown", "film", "followed", "frames_of", "pages_of"]
 
 TOLERANCE = 1e-4
 SHOWN, TRAIL, BINS = 1_000, 8, 96
@@ -25,13 +28,18 @@ def followed(config: ConfigDict, params: Params, seed: int, num: int, frames: in
     """The states of samples `0` to `num - 1` at equal steps of time, `[frames, num, ...]`.
 
     They start as those of `generator`, and follow the flow of `sampler.guidance` to a tolerance,
-    whatever the sampler. Also their times, `[frames]`.
+    whatever the sampler; tokens jump by its leap, or Euler's, a frame a step. Also their times,
+    `[frames]`.
     """
     velocity, begin = build.velocity(config, params), starts(config)
     times = np.linspace(0, 1, frames)
 
     def solve(velocity, index, cond):  # type: ignore[no-untyped-def]
-        x0 = begin(jax.random.key(seed), index)[1]
+        keys, x0 = begin(jax.random.key(seed), index)
+        if learns_tokens(config):
+            own = jax.vmap(lambda k: jax.random.fold_in(k, NOISE))(keys)
+            given = {"keys": own, "path": build.path(config), "method": _leap(config)}
+            return sampling.jumps(velocity, x0, times, cond=cond, save=True, **given).xs
         start = paths.start(velocity.path, x0)
         made = sampling.adaptive(velocity, start, times, rtol=TOLERANCE, atol=TOLERANCE, cond=cond)
         return made.xs
@@ -45,8 +53,21 @@ def followed(config: ConfigDict, params: Params, seed: int, num: int, frames: in
     return np.concatenate(pieces, axis=1), times
 
 
+def _leap(config: ConfigDict) -> Method | None:
+    spec = config.sampler.kwargs.get("method")
+    if config.sampler.name != "jumps" or spec is None:
+        return None
+    return component("sampler.kwargs.method", spec, table="leap")
+
+
+def pages_of(config: ConfigDict, xs: np.ndarray) -> Iterator[Image.Image]:
+    """One picture a time, of texts as they unfold."""
+    for x in xs:
+        yield page_of(unfolding(config, x))
+
+
 def check_shown(event_shape: Sequence[int]) -> None:
-    """Whether there is a moving picture of such samples.
+    """Whether there is a moving picture of such samples of real numbers.
 
     Raises:
         ValueError: where they are neither points in the plane nor images.

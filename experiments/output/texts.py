@@ -22,7 +22,16 @@ from experiments.setup.tokens import vocabulary_of
 from jaxflow import draws, losses, metrics, times
 from jaxflow.types import Params
 
-__all__ = ["bound", "compare", "draw_text", "given_of", "is_tokens", "texts_of"]
+__all__ = [
+    "bound",
+    "compare",
+    "draw_text",
+    "given_of",
+    "is_tokens",
+    "page_of",
+    "texts_of",
+    "unfolding",
+]
 
 BLANK = "_"
 ACROSS = 96  # letters a line
@@ -79,8 +88,29 @@ def given_of(config: ConfigDict, prompt: str | None, infill: str | None) -> np.n
     return np.array(tokens + [-1] * (length - len(tokens)), np.int32)
 
 
+def unfolding(config: ConfigDict, x: np.ndarray) -> list[str]:
+    """Each sequence as text, "_" in the place of a mask."""
+    masks = x >= config.network.kwargs.vocabulary
+    shown = []
+    for row, masked in zip(x, masks, strict=True):
+        cuts = np.flatnonzero(np.diff(masked)) + 1
+        runs = zip(np.split(row, cuts), np.split(masked, cuts), strict=True)
+        shown.append("".join(_run(config, run, bool(hidden[0])) for run, hidden in runs))
+    return shown
+
+
+def _run(config: ConfigDict, tokens: np.ndarray, hidden: bool) -> str:
+    return BLANK * len(tokens) if hidden else texts_of(config, tokens[None])[0]
+
+
 def draw_text(path: epath.Path, texts: Sequence[str]) -> None:
-    """A picture of as many texts as fit on a page, each begun on a line of its own."""
+    """A picture of as many texts as fit on a page."""
+    with path.open("wb") as file:
+        page_of(texts).save(file, "PNG")
+
+
+def page_of(texts: Sequence[str]) -> Image.Image:
+    """As many texts as fit on a page, each begun on a line of its own."""
     import matplotlib as mpl
 
     font = ImageFont.truetype(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSansMono.ttf", SIZE)
@@ -93,8 +123,7 @@ def draw_text(path: epath.Path, texts: Sequence[str]) -> None:
     page = Image.new("L", (width, height * len(lines) + SIZE), 255)
     for i, line in enumerate(lines):
         ImageDraw.Draw(page).text((SIZE // 2, SIZE // 2 + i * height), line, fill=0, font=font)
-    with path.open("wb") as file:
-        page.save(file, "PNG")
+    return page
 
 
 def compare(config: ConfigDict, samples: Samples) -> dict[str, dict[str, float]]:

@@ -117,7 +117,9 @@ TABLES: Mapping[str, Table] = {
         "bridge": paths.bridge,
         "interpolant": paths.interpolant,
         "mixture": paths.mixture,
+        "metric": paths.metric,
     },
+    "distances": {"levels": paths.levels},
     "schedule": {
         "linear": schedules.Linear,
         "cosine": schedules.Cosine,

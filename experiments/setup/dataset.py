@@ -116,11 +116,11 @@ def snapped(config: ConfigDict, x: np.ndarray) -> np.ndarray:
 
 
 def as_pixels(config: ConfigDict, x: np.ndarray) -> np.ndarray:
-    """Images of tokens as numbers in [-1, 1], by their levels; other data as it is."""
-    if not (x.ndim == 4 and np.issubdtype(x.dtype, np.integer)):
+    """Images of tokens as numbers in [-1, 1], by their levels, masks as 0; other data as it is."""
+    if not (x.ndim >= 4 and np.issubdtype(x.dtype, np.integer)):
         return x
     levels = config.network.kwargs.vocabulary
-    return (x * (2.0 / (levels - 1)) - 1).astype(np.float32)
+    return np.where(x < levels, x * (2.0 / (levels - 1)) - 1, 0.0).astype(np.float32)
 
 
 def is_distribution(config: ConfigDict) -> bool:

@@ -24,7 +24,7 @@ NO_VELOCITY = (
     "moment_matching",
 )
 
-OF_TOKENS = ("mixture",)  # paths
+OF_TOKENS = ("mixture", "metric")  # paths
 
 
 def learns_map(config: ConfigDict) -> bool:

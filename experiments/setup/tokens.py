@@ -78,6 +78,11 @@ def check_of_numbers(config: ConfigDict, command: str) -> None:
 
 def _check_source(config: ConfigDict, size: int) -> None:
     source = component("source", config.source)
+    if config.path.name == "metric" and config.source.name != "uniform_tokens":
+        raise ValueError(
+            f"config.source.name is {config.source.name!r}, but a metric path begins at tokens "
+            "drawn evenly: take 'uniform_tokens'"
+        )
     mask = getattr(source, "token", size)
     if mask != size:
         raise ValueError(
@@ -85,8 +90,8 @@ def _check_source(config: ConfigDict, size: int) -> None:
             f"vocabulary: set config.source.kwargs.token={size}"
         )
     weights = getattr(source, "log_weights", None)
-    if weights is not None and weights.shape[-1] != size:
+    if weights is not None and weights.shape[-1] not in (size, size + 1):
         raise ValueError(
             f"config.source is of {weights.shape[-1]} tokens, but config.network.kwargs.vocabulary "
-            f"is {size}: give both alike"
+            f"is {size}: give both alike, or one weight more, that of the mask"
         )

@@ -17,7 +17,7 @@ from jaxflow.paths.diffusion import drift, log_snr, squared_diffusion, time_of_l
 from jaxflow.paths.fitted import fitted
 from jaxflow.paths.interpolant import Interpolant, bridge, interpolant
 from jaxflow.paths.knots import discrete, monotone
-from jaxflow.paths.metric import Metric, metric
+from jaxflow.paths.metric import Metric, levels, metric
 from jaxflow.paths.mixture import Mixture, mixture
 from jaxflow.paths.product import Product, product
 from jaxflow.paths.shifted import shifted
@@ -40,6 +40,7 @@ __all__ = [
     "interpolant",
     "inverse_cosine",
     "kappas",
+    "levels",
     "linear",
     "linear_vp",
     "log_snr",

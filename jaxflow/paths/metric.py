@@ -28,7 +28,7 @@ from jaxflow.sources import Tokens, tokens
 from jaxflow.tokens import at_token, chosen, drawn, leapt, log_normaliser
 from jaxflow.types import AnyArray, Array, Data, Float, Interval, Key, Keys, PathSample, Time
 
-__all__ = ["Metric", "metric"]
+__all__ = ["Metric", "levels", "metric"]
 
 Logits = Float[Array, "batch *event vocabulary"]
 OfTokens = Float[Array, "batch *event"]
@@ -181,3 +181,22 @@ def metric(
     if not (c > 0 and a > 0):
         raise ValueError(f"metric needs c > 0 and a > 0; got c={c} and a={a}")
     return Metric(table, float(c), float(a))
+
+
+def levels(n: int, *, power: float = 2.0) -> Float[np.ndarray, "n n"]:
+    """Distances of levels of grey, `|i - j|^power` of levels from -1 to 1, for `metric`.
+
+    Args:
+        n: how many levels.
+        power: positive.
+
+    Raises:
+        ValueError: for fewer than two levels, or another power.
+
+    >>> levels(3).tolist()
+    [[0.0, 1.0, 4.0], [1.0, 0.0, 1.0], [4.0, 1.0, 0.0]]
+    """
+    if n < 2 or not 0 < power < float("inf"):
+        raise ValueError(f"levels needs n of 2 or more and power > 0; got {n} and {power}")
+    values = np.linspace(-1.0, 1.0, n)
+    return (abs(values[:, None] - values) ** power).astype(np.float32)

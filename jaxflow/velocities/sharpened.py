@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxflow.arrays import as_floats, at_least_float32
 from jaxflow.records import record
@@ -71,7 +72,7 @@ def temperature(logits: Velocity | Callable[..., Any], size: float) -> Velocity:
             f"a temperature is positive; got {size}: for the likeliest token alone take top_p "
             "of a small mass"
         )
-    return Sharpened(as_velocity(logits), _over, as_floats(size))
+    return Sharpened(as_velocity(logits), Partial(_over), as_floats(size))
 
 
 def top_p(logits: Velocity | Callable[..., Any], mass: float) -> Velocity:
@@ -95,7 +96,7 @@ def top_p(logits: Velocity | Callable[..., Any], mass: float) -> Velocity:
     """
     if not 0 < mass <= 1:
         raise ValueError(f"top_p needs a mass in (0, 1]; got {mass}")
-    return Sharpened(as_velocity(logits), _nucleus, as_floats(mass))
+    return Sharpened(as_velocity(logits), Partial(_nucleus), as_floats(mass))
 
 
 def _over(logits: Array, size: Array) -> Array:

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments.output import figures, texts
+from experiments.output import figures, movies, texts
 from experiments.output.generate import generator
 from experiments.setup import build
 from experiments.setup.check import check_parts
@@ -64,6 +64,24 @@ def test_pixels_that_are_tokens_are_told_as_images(stored: Path) -> None:
     found = texts.bound(config, params)
     assert abs(found["bits_per_token"] - 8) < 4 * found["bits_per_token_standard_error"]
     assert "bits_per_character" not in found
+
+
+def test_levels_that_are_near_by_their_config(stored: Path) -> None:
+    config = tiny(importlib.import_module("configs.cifar10_tokens").get_config())
+    config.network.kwargs.update(SMALL["cifar10_tokens"])
+    config.data.source.kwargs.data_dir = str(stored)
+    with config.unlocked():
+        levels = {"name": "levels", "kwargs": {"n": 256}}
+        config.path = ConfigDict({"name": "metric", "kwargs": {"distances": levels}})
+        config.sampler.kwargs.grid.kwargs.n = 2
+        config.sampler.kwargs.method = ConfigDict({"name": "euler", "kwargs": {}})
+    with pytest.raises(ValueError, match="take 'uniform_tokens'"):
+        check_parts(config)
+    with config.unlocked():
+        config.source = ConfigDict({"name": "uniform_tokens", "kwargs": {"vocabulary": 256}})
+    check_parts(config)
+    params = build.parameters(config, jax.random.key(0))
+    assert generator(config, 4)(params, 0, 4).success.all()
 
 
 @pytest.mark.parametrize(
@@ -143,8 +161,24 @@ def test_every_sampler_by_its_config(sampler: dict, stored: Path) -> None:
 
 
 def test_commands_of_real_numbers_say_so(stored: Path) -> None:
-    with pytest.raises(ValueError, match="movie is of flows of real numbers"):
-        check_of_numbers(of_text(stored), "movie")
+    with pytest.raises(ValueError, match="frontier is of flows of real numbers"):
+        check_of_numbers(of_text(stored), "frontier")
+
+
+def test_a_movie_of_text_ends_at_the_samples(stored: Path) -> None:
+    """Whose masks are shown as blanks, fewer at every time."""
+    config = of_text(stored)
+    config.sampler.kwargs.grid.kwargs.n = 4
+    params = build.parameters(config, jax.random.key(0))
+    xs, _ = movies.followed(config, params, 3, 5, 5)
+    assert xs.shape == (5, 5, 64)
+    np.testing.assert_array_equal(xs[-1], generator(config, 5)(params, 3, 5).x)
+    blanks = [sum(text.count("_") for text in texts.unfolding(config, x)) for x in xs]
+    assert blanks[0] == 5 * 64
+    assert sorted(blanks, reverse=True) == blanks
+    assert blanks[-1] == 0
+    pages = list(movies.pages_of(config, xs))
+    assert len({page.size for page in pages}) == 1
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(stored: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ TABLE = {
     "mixture": [],  # of tokens: tests/losses/test_tokens.py, tests/sampling/test_jumps.py
     "metric": [],
 }
-OF_A_PATH = {"drift", "log_snr", "squared_diffusion", "start", "time_of_log_snr"}
+OF_A_PATH = {"drift", "levels", "log_snr", "squared_diffusion", "start", "time_of_log_snr"}
 ALL = [
     pytest.param(getattr(paths, name)(**kwargs), id=f"{name}-{i}")
     for name, cases in TABLE.items()
