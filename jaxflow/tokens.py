@@ -97,29 +97,52 @@ def drawn(keys: Keys, logits: Logits, but: Data | None = None) -> Data:
     >>> drawn(jax.random.split(jax.random.key(0), 2), jnp.array([[0.0, -jnp.inf], [-jnp.inf, 0.0]]))
     Array([0, 1], dtype=int32)
     """
-    n, logits = logits.shape[-1], jnp.asarray(logits)
-    size = -(-n // min(BLOCKS, math.isqrt(n - 1) + 1))
-    steps = jnp.arange(size)
+    logits = jnp.asarray(logits)
     top = at_least_float32(jnp.max(logits, axis=-1, keepdims=True))
     top = jnp.where(jnp.isneginf(top), 0.0, top)
-    u = per_sample(lambda k: jax.random.uniform(k, (2, *logits.shape[1:-1]), jnp.float32), keys)
 
-    def weights(logits: Array, places: Array, counts: Array) -> Array:
-        if but is not None:
-            counts &= places != jnp.asarray(but)[..., None]
-        return jnp.where(counts, jnp.exp(at_least_float32(logits) - top), 0.0)
+    def weigh(places: Array, logits: Array) -> Array:
+        weights = jnp.exp(at_least_float32(logits) - top)
+        return (
+            weights
+            if but is None
+            else jnp.where(places == jnp.asarray(but)[..., None], 0.0, weights)
+        )
+
+    return drawn_by(keys, weigh, logits)[0]
+
+
+def drawn_by(
+    keys: Keys, weigh: Callable[..., Array], *arrays: Logits
+) -> tuple[Data, Float[Array, "batch *event"]]:
+    """A token at each place in proportion to weights of some arrays, by (1), and their sum.
+
+    Args:
+        keys: `[batch]`.
+        weigh: `(places, *blocks) -> weights`, of a block of the vocabulary of each array, none of
+            them negative: the weights of all are never held at once.
+        arrays: `[batch, *event, vocabulary]` each.
+    """
+    shape = arrays[0].shape
+    n = shape[-1]
+    size = -(-n // min(BLOCKS, math.isqrt(n - 1) + 1))
+    steps = jnp.arange(size)
+    u = per_sample(lambda k: jax.random.uniform(k, (2, *shape[1:-1]), jnp.float32), keys)
 
     def sum_of(start: Array) -> Array:
         inside = jnp.minimum(start, n - size)  # the last block is as long as the others
-        block = jax.lax.dynamic_slice_in_dim(logits, inside, size, axis=-1)
-        return jnp.sum(weights(block, inside + steps, inside + steps >= start), axis=-1)
+        blocks = [jax.lax.dynamic_slice_in_dim(a, inside, size, axis=-1) for a in arrays]
+        places = inside + steps
+        return jnp.sum(jnp.where(places >= start, weigh(places, *blocks), 0.0), axis=-1)
 
     sums = jnp.moveaxis(jax.lax.map(sum_of, jnp.arange(0, n, size)), 0, -1)
     first = size * chosen(u[:, 0], sums)[..., None]
     places = first + steps.astype(first.dtype)
-    block = jnp.take_along_axis(logits, jnp.minimum(places, n - 1), axis=-1)
-    token = first[..., 0] + chosen(u[:, 1], weights(block, places, places < n))
-    return jnp.where(token < n, token, -1)
+    inside = jnp.minimum(places, n - 1)
+    blocks = [jnp.take_along_axis(a, inside, axis=-1) for a in arrays]
+    weights = jnp.where(places < n, weigh(places, *blocks), 0.0)
+    token = first[..., 0] + chosen(u[:, 1], weights)
+    return jnp.where(token < n, token, -1), jnp.sum(sums, axis=-1)
 
 
 def leapt(

@@ -28,7 +28,8 @@ __all__ = ["Transformer", "transformer"]
 class Transformer(nn.Module):
     """Logits `[batch, length, vocabulary]` of tokens `[batch, length]`; all alike when initialised.
 
-    Tokens run from 0 to `vocabulary`, the last of them the mask.
+    Tokens run from 0 to `vocabulary`, the last of them the mask. Soft tokens, `[batch, length,
+    vocabulary]` (`paths.fisher`), are read as sums of tokens by these weights.
 
     Attributes:
         vocabulary: tokens that the data is made of.
@@ -69,7 +70,7 @@ class Transformer(nn.Module):
     def __call__(
         self,
         t: Time,
-        x: Int[AnyArray, "batch length"],
+        x: Int[AnyArray, "batch length"] | Float[AnyArray, "batch length vocabulary"],
         *,
         label: Labels | None = None,
         guidance: Float[AnyArray, "batch 3"] | None = None,
@@ -86,7 +87,11 @@ class Transformer(nn.Module):
             promote_dtype=table_at_use,
             name="tokens",
         )
-        h = embed(x).astype(self.dtype or c.dtype)
+        if x.ndim == 2:
+            h = embed(x).astype(self.dtype or c.dtype)
+        else:
+            table = gathered(embed.embedding.astype(self.dtype or x.dtype), table=True)
+            h = jnp.einsum("blv,vw->blw", x.astype(table.dtype), table[: self.vocabulary])
         h = blocks(self.depth, self.remat, self.unroll)(
             self.heads, self.dtype, self.attention, rotary=True, name="blocks"
         )(h, c)[0]
@@ -106,10 +111,12 @@ class Transformer(nn.Module):
         return logits + gathered(self.param("bias", zeros, (self.vocabulary,)))
 
     def _check(self, x: Any) -> None:
-        if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
+        hard = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
+        soft = x.ndim == 3 and jnp.issubdtype(x.dtype, jnp.floating)
+        if not hard and not (soft and x.shape[-1] == self.vocabulary):
             raise ValueError(
                 f"x is {x.dtype} of shape {x.shape}: a Transformer takes tokens, whole numbers "
-                "[batch, length]"
+                f"[batch, length], or soft ones, real numbers [batch, length, {self.vocabulary}]"
             )
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(

@@ -14,6 +14,7 @@ from jaxflow.paths.affine import (
     vp,
 )
 from jaxflow.paths.diffusion import drift, log_snr, squared_diffusion, time_of_log_snr
+from jaxflow.paths.fisher import Fisher, fisher
 from jaxflow.paths.fitted import fitted
 from jaxflow.paths.interpolant import Interpolant, bridge, interpolant
 from jaxflow.paths.knots import discrete, monotone
@@ -25,6 +26,7 @@ from jaxflow.paths.start import start
 
 __all__ = [
     "Affine",
+    "Fisher",
     "Interpolant",
     "Metric",
     "Mixture",
@@ -35,6 +37,7 @@ __all__ = [
     "discrete",
     "drift",
     "edm",
+    "fisher",
     "fitted",
     "gammas",
     "interpolant",

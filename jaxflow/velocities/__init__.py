@@ -4,6 +4,7 @@ from jaxflow.velocities.change_path import change_path
 from jaxflow.velocities.diffusion import from_diffusion, to_diffusion
 from jaxflow.velocities.exact import gaussian_mixture
 from jaxflow.velocities.flow_map import flow_map
+from jaxflow.velocities.from_logits import from_logits
 from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.guidance import (
     at_scale,
@@ -43,6 +44,7 @@ __all__ = [
     "flow_map",
     "frequency_decoupled",
     "from_diffusion",
+    "from_logits",
     "from_network",
     "gaussian_mixture",
     "geometric",
