@@ -69,7 +69,7 @@ def entropy_bounded(
     """
     posterior = as_velocity(logits)
     cond = check_start(path, x0, keys, given, cond)
-    check_masks(path)
+    check_masks(path, "entropy_bounded")
     if not isinstance(bound, jax.core.Tracer) and not bound >= 0:
         raise ValueError(f"entropy_bounded needs a bound of 0 or more, in nats; got {bound}")
     posterior, products = computing(posterior, precision)

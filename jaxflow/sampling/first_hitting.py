@@ -59,7 +59,7 @@ def first_hitting(
     """
     posterior = as_velocity(logits)
     cond = check_start(path, x0, keys, given, cond)
-    check_masks(path)
+    check_masks(path, "first_hitting")
     posterior, products = computing(posterior, precision)
     with products:
         return _first_hitting(*traceable((posterior, path)), x0, keys, cond, given)

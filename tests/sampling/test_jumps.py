@@ -411,6 +411,15 @@ def test_refusals():
             sampling.jumps(logits, x0, grid, **{"keys": keys, "path": path, **kwargs})
 
     refused("path of real numbers", path=paths.linear())
+    near = paths.metric(abs(np.arange(5.0)[:, None] - np.arange(5.0)))
+    even = paths.mixture(source=sources.uniform_tokens(5))
+    for leap, other in [
+        (leaps.by_rates(), near),
+        (leaps.forth_and_back(1.0), paths.mixture()),
+        (leaps.remasking(0.5), even),
+        (leaps.confident(), even),
+    ]:
+        refused(r"is of paths\.mixture", path=other, x0=x0 % 5, method=leap)
     refused("whole numbers", x0=x0.astype(float))
     refused("let the grid rise", grid=[1.0, 0.0])
     refused("bool, True for a token that stays", given=GIVEN)

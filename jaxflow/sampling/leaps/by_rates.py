@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxflow.sampling.leaps.process import Process
+from jaxflow.sampling.leaps.process import Process, mixture_of
 from jaxflow.sampling.methods.moves import made, no_memory
 from jaxflow.tokens import but, drawn, leapt
 from jaxflow.types import Data, Keys, Method, Time
@@ -22,6 +22,7 @@ __all__ = ["by_rates"]
 def _by_rates(
     process: Process, t: Time, s: Time, x: Data, memory: Any, keys: Keys
 ) -> tuple[Data, Any]:
+    mixture_of(process, "by_rates")
     logits = process(t, x)
     rates = but(logits, x)
     total = jnp.where(process.fixed(x), 0.0, jnp.sum(jnp.exp(rates), axis=-1))

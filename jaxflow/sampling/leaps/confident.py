@@ -23,7 +23,7 @@ from jax.tree_util import Partial
 from jaxflow.arrays import as_floats, event_shape, event_sum, per_sample
 from jaxflow.checks import check_made
 from jaxflow.records import traceable
-from jaxflow.sampling.leaps.process import Process, two_keys
+from jaxflow.sampling.leaps.process import Process, check_masks, two_keys
 from jaxflow.sampling.methods.moves import made
 from jaxflow.tokens import at_token, log_normaliser
 from jaxflow.types import Array, Data, Keys, Method, Time
@@ -46,6 +46,8 @@ def _confident(
     free: Array,
     keys: Keys,
 ) -> tuple[Data, Any]:
+    path = process.path
+    check_masks(path, "confident")
     keys, other = two_keys(keys)
     logits = process(t, x)
     y = process.data(other, x, logits)
@@ -58,15 +60,15 @@ def _confident(
                 f"the planner returns shape {jnp.shape(sure)} for tokens of shape {x.shape}: it "
                 "is (t, x, **cond) -> the log-probability that each token is right"
             )
-    share = process.path.kappa_at(s, x)
+    share = path.kappa_at(s, x)
     noise = per_sample(lambda key: jax.random.gumbel(key, x.shape[1:]), keys)
-    masked = ~process.path.known(x)
+    masked = ~path.known(x)
     stands = jnp.where(doubt > 0, doubt * sure, jnp.inf)
     score = jnp.where(masked, sure + choice * (1 - share) * noise, stands)
     score = jnp.where(free, score, -jnp.inf)
     place = jnp.argsort(jnp.argsort(-score.reshape(len(x), -1), axis=-1), axis=-1)
     wanted = jnp.round(event_sum(free).reshape(-1, *(1,) * (x.ndim - 1)) * share)
-    mask = process.path.law.sample(keys, event_shape(x)).astype(x.dtype)
+    mask = path.law.sample(keys, event_shape(x)).astype(x.dtype)
     return jnp.where(free, jnp.where(place.reshape(x.shape) < wanted, y, mask), x), free
 
 

@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from jaxflow.arrays import at_least_float32, event_shape, expand, per_sample
 from jaxflow.checks import check_made
 from jaxflow.records import traceable
-from jaxflow.sampling.leaps.process import Process, two_keys
+from jaxflow.sampling.leaps.process import Process, mixture_of, two_keys
 from jaxflow.sampling.methods.moves import made, no_memory
 from jaxflow.tokens import drawn
 from jaxflow.types import Array, Data, Keys, Method, Time
@@ -39,13 +39,14 @@ def leapt_both_ways(
     """A tau-leap (2) over a clock time, with shares of the rates of `t` forth and back."""
     keys, back_keys = two_keys(keys)
     keys, there_keys = two_keys(keys)
+    path = mixture_of(process, "a jump forth and back")
     logits = process(t, x)
-    forth = forth * process.path.leaving(x, logits)
-    back = back * process.path.back_rate(t, x, logits)
+    forth = forth * path.leaving(x, logits)
+    back = back * path.back_rate(t, x, logits)
     u = per_sample(lambda key: jax.random.uniform(key, (2, *x.shape[1:])), keys)
     total = forth + back
     jumps = (total > 0) & (u[:, 0] < -jnp.expm1(-span * total))
-    noise = process.path.law.sample(back_keys, event_shape(x)).astype(x.dtype)
+    noise = path.law.sample(back_keys, event_shape(x)).astype(x.dtype)
     data = drawn(there_keys, logits, x).astype(x.dtype)
     moved = jnp.where(u[:, 1] * total < back, noise, data)
     return process.keep(x, jnp.where(jumps, moved, x))

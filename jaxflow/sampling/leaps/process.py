@@ -13,7 +13,7 @@ from jaxflow.records import record
 from jaxflow.tokens import check_logits, drawn
 from jaxflow.types import Array, Data, Keys, Time
 
-__all__ = ["Process", "check_masks", "check_start", "two_keys"]
+__all__ = ["Process", "check_masks", "check_start", "mixture_of", "two_keys"]
 
 
 @record
@@ -49,6 +49,21 @@ class Process:
         return moved if self.given is None else jnp.where(self.given, x, moved)
 
 
+def mixture_of(process: Process, leap: str) -> Any:
+    """The path of a leap that is of mixtures alone.
+
+    Raises:
+        ValueError: for a metric path, or for one whose source is not known.
+    """
+    path = process.path
+    if getattr(path, "kappa", None) is None or path.source is None:
+        raise ValueError(
+            f"{leap} is of paths.mixture(kappa, source=...), whose tokens are data or noise; got "
+            f"{path!r}: take euler, tau_leaping or trapezoidal"
+        )
+    return path
+
+
 def two_keys(keys: Keys) -> tuple[Keys, Keys]:
     """Two keys a sample of each."""
     pairs = jax.vmap(jax.random.split)(keys)
@@ -71,16 +86,16 @@ def check_start(path: Any, x0: Any, keys: Keys, given: Any, cond: Any) -> dict[s
     return cond
 
 
-def check_masks(path: Any) -> None:
-    """Refuse a path that does not set out from masks.
+def check_masks(path: Any, sampler: str) -> None:
+    """Refuse a path that does not set out from masks, for a sampler of these alone.
 
     Raises:
         ValueError: saying so.
     """
     if not hasattr(getattr(path, "source", None), "token"):
         raise ValueError(
-            f"{path!r} has no mask: first hitting and entropy-bounded sampling are of "
-            "paths.mixture(kappa, source=sources.mask(token)); take jumps for other sources"
+            f"{path!r} has no mask, and {sampler} is of paths.mixture(kappa, "
+            "source=sources.mask(token)): take jumps by another leap for other sources"
         )
 
 

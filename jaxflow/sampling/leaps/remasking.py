@@ -25,7 +25,7 @@ from jax.tree_util import Partial
 
 from jaxflow.arrays import event_shape, per_sample
 from jaxflow.names import check_known
-from jaxflow.sampling.leaps.process import Process, two_keys
+from jaxflow.sampling.leaps.process import Process, check_masks, two_keys
 from jaxflow.sampling.methods.moves import made, no_memory
 from jaxflow.types import Data, Keys, Method, Time
 
@@ -37,15 +37,17 @@ POLICIES = {"capped": jnp.minimum, "scaled": jnp.multiply}
 def _remasking(
     policy: Any, process: Process, t: Time, s: Time, x: Data, memory: Any, keys: Keys
 ) -> tuple[Data, Any]:
+    path = process.path
+    check_masks(path, "remasking")
     keys, other = two_keys(keys)
     x1 = process.data(other, x, process(t, x))
-    now, then = process.path.kappa_at(t, x), process.path.kappa_at(s, x)
+    now, then = path.kappa_at(t, x), path.kappa_at(s, x)
     most = jnp.minimum(1.0, (1 - then) / jnp.where(now > 0, now, 1.0))
     sigma = policy(most)
     unmasked = (then - (1 - sigma) * now) / (1 - now)
     u = per_sample(lambda key: jax.random.uniform(key, x.shape[1:]), keys)
-    noise = process.path.law.sample(other, event_shape(x)).astype(x.dtype)
-    known = process.path.known(x)
+    noise = path.law.sample(other, event_shape(x)).astype(x.dtype)
+    known = path.known(x)
     moved = jnp.where(known, jnp.where(u < sigma, noise, x), jnp.where(u < unmasked, x1, x))
     return process.keep(x, moved), memory
 
