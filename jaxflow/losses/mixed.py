@@ -17,7 +17,7 @@ from jaxflow.losses.flow_matching import check_complete
 from jaxflow.paths.product import check_parts
 from jaxflow.records import record, traceable
 from jaxflow.sharding import gathering
-from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path, Time
+from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path
 
 __all__ = ["mixed"]
 
@@ -26,7 +26,9 @@ __all__ = ["mixed"]
 class Said:
     """A network that says what its parameters are: of a part, what has been said of it."""
 
-    def __call__(self, params: Params, t: Time, x: Any, *, key: Key | None = None) -> Any:
+    def __call__(
+        self, params: Params, t: Any, x: Any, *, key: Key | None = None, **cond: Any
+    ) -> Any:
         return params
 
 
@@ -114,4 +116,5 @@ def mixed(
     weights = dict.fromkeys(parts, 1.0) if weights is None else dict(weights)
     check_parts("the path", parts, weights)
     made = {name: loss(Said(), parts[name]) for name, loss in losses.items()}
-    return Mixed(*traceable((network, path, made)), jax.tree.map(jnp.float32, weights))
+    network, path, made = traceable((network, path, made))
+    return Mixed(network, path, made, jax.tree.map(jnp.float32, weights))

@@ -151,4 +151,6 @@ class MixedTransformer(nn.Module):
         h = dense(each, kernel_init=zeros, name=f"{name}_outward")(h)
         if tokens:
             return h
-        return from_patches(h, *x.shape[1:3], self.patch) if x.ndim == 4 else h.reshape(x.shape)
+        if x.ndim < 4:
+            return h.reshape(x.shape)
+        return from_patches(h, x.shape[1], x.shape[2], self.patch)

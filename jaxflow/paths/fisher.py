@@ -30,7 +30,7 @@ from jaxflow.arrays import at_least_float32, expand, per_sample
 from jaxflow.checks import check_made
 from jaxflow.paths.kappas import Kappa, as_kappa, linear
 from jaxflow.records import record, static
-from jaxflow.types import Array, Float, Int, Keys, PathSample, Time
+from jaxflow.types import Array, Float, Keys, PathSample, Time
 
 __all__ = ["Fisher", "Orthant", "fisher"]
 
@@ -73,10 +73,8 @@ class Fisher:
         """The noise that it begins at."""
         return Orthant(self.vocabulary)
 
-    def __call__(
-        self, t: Time, x0: Points, x1: Int[Any, "batch *event"], z: Any = None
-    ) -> PathSample:
-        """The point (1) of tokens `x1`, with its velocity (2).
+    def __call__(self, t: Time, x0: Any, x1: Any, z: Any = None) -> PathSample:
+        """The point (1) of tokens `x1 [batch, *event]`, with its velocity (2).
 
         Raises:
             ValueError: for data that is no tokens, or noise that is no points of their sphere.

@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from jaxflow.arrays import as_floats, bisect, event_mean
+from jaxflow.arrays import as_floats, bisect, event_mean, is_concrete
 from jaxflow.records import traceable
 from jaxflow.sampling.leaps.process import Process, check_masks, check_start
 from jaxflow.sampling.precision import computing
@@ -70,7 +71,7 @@ def entropy_bounded(
     posterior = as_velocity(logits)
     cond = check_start(path, x0, keys, given, cond)
     check_masks(path, "entropy_bounded")
-    if not isinstance(bound, jax.core.Tracer) and not bound >= 0:
+    if is_concrete(bound) and not np.all(np.asarray(bound) >= 0):
         raise ValueError(f"entropy_bounded needs a bound of 0 or more, in nats; got {bound}")
     posterior, products = computing(posterior, precision)
     with products:
