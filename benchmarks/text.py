@@ -56,6 +56,7 @@ EVERY = (
     _leap("forth and back, churn 2", "forth_and_back", churn=2.0),
     _leap("Euler, corrected", "corrected", 2, method={"name": "euler", "kwargs": {}}),
 )
+OF_OTHERS = (_leap("ancestral", "ancestral"),)
 OF_MASKS = (
     _leap("remasking, eta 0.2", "remasking", eta=0.2),
     _leap("confident", "confident"),
@@ -113,7 +114,7 @@ def samplers(folder: epath.Path, calls: Sequence[int], num: int) -> None:
 def _sections(config: ConfigDict, calls: Sequence[int]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The samplers' sections: those of grids, and of masks those without one."""
     masks = config.source.name == "mask"
-    for row in (*EVERY, *(OF_MASKS if masks else ())):
+    for row in (*EVERY, *(OF_MASKS if masks else OF_OTHERS)):
         for n in calls:
             grid = {"name": "uniform", "kwargs": {"n": (n - 1) // row.calls_a_step + 1}}
             yield row.title, {"name": row.name, "kwargs": {"grid": grid, **row.kwargs}}

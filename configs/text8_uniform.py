@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
         "name": "jumps",
         "kwargs": {
             "grid": {"name": "uniform", "kwargs": {"n": 64}},
-            "method": {"name": "euler", "kwargs": {}},
+            "method": {"name": "ancestral", "kwargs": {}},
             "precision": "network",
         },
         "guidance": 1.0,

@@ -4,9 +4,10 @@ r"""The generalised Kullback-Leibler divergence of jump rates: a bound on the ev
     - u + v \right]$, $u = u_t^i(y, x \mid x_1)$ and $v = u_t^{\theta, i}(y, x)$
 
 with the rates of the path and those that the network's posterior defines on it. With times uniform
-over $[0, 1]$, $d$ times its mean is at least $-\log p_\theta(x_1)$, and the gap is what the way
-there tells beyond its end. The path has it in closed form, `path.divergence`. Of
-a mask source it is the weighted cross-entropy of the masked tokens,
+over $[0, 1]$, $d$ times its mean is at least $-\log p_\theta(x_1)$. The path has it in closed form,
+`path.divergence`: of a mixture those of noising run backwards (`jaxflow.paths.backwards`), with
+which the bound is tight, the entropy of the data at the exact posterior. Of a mask source it is the
+weighted cross-entropy of the masked tokens,
 
 (2) $\frac{1}{d} \frac{\dot\kappa_t}{1 - \kappa_t} \sum_{i\ \mathrm{masked}}
     -\log p_\theta(x_1^i \mid x_t)$

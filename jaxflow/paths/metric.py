@@ -34,6 +34,7 @@ Logits = Float[Array, "batch *event vocabulary"]
 OfTokens = Float[Array, "batch *event"]
 
 _LAST = 1.0 - 1e-4
+_LEAST = 1e-18  # a rate that is said to be less costs as much as this
 
 
 @record
@@ -128,7 +129,7 @@ class Metric:
         """The generalised Kullback-Leibler divergence of (2) from (3), in nats by time."""
         true, model = self._by_clock(t, x, x1), self._marginal(t, x, logits)
         moves = true > 0
-        ratio = jnp.where(moves, true, 1.0) / jnp.where(moves, model, 1.0)
+        ratio = jnp.where(moves, true, 1.0) / jnp.where(moves, jnp.maximum(model, _LEAST), 1.0)
         terms = jnp.where(moves, true * jnp.log(ratio), 0.0) - true + model
         return self.clock_rate(t, x) * jnp.sum(terms, axis=-1)
 

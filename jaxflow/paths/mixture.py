@@ -23,8 +23,8 @@ is in the same clock, for $y \ne x$ and with $a = p_{1 \mid t}(x \mid x)$,
 (5) $\bar u_t(y, x) = \dot\tau_t\, a\, (1 - \kappa_t)\, q(y)
     \,/\, [(1 - \kappa_t)\, q(x) + \kappa_t]$
 
-The evidence bound of a model with logits of $p_{1 \mid t}$ is the integral over time of the
-generalised Kullback-Leibler divergence of (2) from (4),
+A bound on the evidence of a model with logits of $p_{1 \mid t}$ is the integral over time of the
+generalised Kullback-Leibler divergence of (2) from (4), tight for masks,
 
 (6) $\dot\tau_t \sum_i \left[ 1(x^i \ne x_1^i)\, (-\log p_{1 \mid t}(x_1^i \mid x))
     + 1(x^i = x_1^i) - p_{1 \mid t}(x^i \mid x) \right]$
@@ -37,6 +37,7 @@ import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32, expand, per_sample
 from jaxflow.checks import check_made
+from jaxflow.paths.backwards import denoised, divergence
 from jaxflow.paths.kappas import Kappa, as_kappa, linear
 from jaxflow.records import record
 from jaxflow.tokens import at_token, but, drawn, leapt, log_normaliser
@@ -132,8 +133,21 @@ class Mixture:
         apart = jax.nn.one_hot(x1, vocabulary) - jax.nn.one_hot(x, vocabulary)
         return self.clock_rate(t, x)[..., None] * apart
 
+    def denoise(self, keys: Keys, t: Time, s: Time, x: Data, x1: Data) -> Data:
+        """A draw at `s` of noising run backwards (`jaxflow.paths.backwards`) that stands at `x`.
+
+        Raises:
+            ValueError: where the source is not known, or does not have independent tokens.
+        """
+        return denoised(self.law, self.kappa_at(t, x), self.kappa_at(s, x), keys, x, x1)
+
     def divergence(self, t: Time, x: Data, x1: Data, logits: Logits) -> OfTokens:
-        """(6), token by token, in nats by time."""
+        """(6), token by token, in nats by time; of tokens that begin as others that are drawn, that
+        of noising run backwards (`jaxflow.paths.backwards`), which is tight.
+        """
+        if hasattr(self.source, "log_weights"):
+            apart = divergence(self.law, self.kappa_at(t, x), x, x1, logits)
+            return self.clock_rate(t, x) * jnp.where(self.known(x), 0.0, apart)
         normaliser, right = log_normaliser(logits), x == x1
         missed = jnp.where(right, 0.0, normaliser - at_token(logits, x1))
         kept = jnp.exp(at_token(logits, x) - normaliser)

@@ -183,6 +183,22 @@ def forth_and_back(exact, t, s):
     return exact.independent(exact.held(span, 1.5 * exact.rates(t) + 0.5 * exact.back(t)))
 
 
+def ancestral(exact, t, s):
+    """Bayes' rule on the chain of noising, of each token's data; summed over the posterior."""
+    now, then = exact.kappa(t), exact.kappa(s)
+    a, kernel = now / then, 0
+    eye = np.eye(exact.symbols)
+    forwards = a * eye + (1 - a) * exact.noise  # [at s, at t]
+    for data in range(VOCABULARY):
+        given = then * eye[data] + (1 - then) * exact.noise
+        joint = forwards[:, exact.states] * given[:, None, None]
+        total = joint.sum(0)
+        share = np.moveaxis(joint / np.where(total > 0, total, 1.0), 0, -1)
+        kernel = kernel + exact.posteriors(t)[..., data, None] * share
+    known = kernel.sum(-1, keepdims=True) > 0
+    return exact.independent(np.where(known, kernel, exact.stays()))
+
+
 def corrected(exact, t, s):
     """An Euler step, and two corrections of half its clock time each."""
     span = 0.5 * (exact.clock(s) - exact.clock(t))
@@ -202,6 +218,7 @@ def remasking(exact, t, s):
 
 LEAPS = {
     "euler": (leaps.euler(), euler, PATHS),
+    "ancestral": (leaps.ancestral(), ancestral, ("mask", "uniform", "marginal", "hybrid")),
     "tau_leaping": (leaps.tau_leaping(), tau_leaping, PATHS),
     "trapezoidal": (leaps.trapezoidal(), trapezoidal, PATHS),
     "forth_and_back": (
