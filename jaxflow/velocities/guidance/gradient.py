@@ -22,6 +22,7 @@ from jaxflow.records import record, static, traceable
 from jaxflow.types import Array, Interval, Path, PyTree, Velocity
 from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.guidance.parts import by_part, common, held_inside, velocity_of_score
+from jaxflow.velocities.guidance.rows import without
 from jaxflow.velocities.guidance.scales import Scale, as_scale, scale_at
 from jaxflow.velocities.prediction import conversion_interval
 
@@ -49,14 +50,8 @@ class GuidedBy:
         return common(self.velocity.interval, conversion_interval(self.path, "score", "velocity"))
 
     def __call__(self, t: Any, x: Any, **cond: Any) -> Any:
-        missing = [name for name in self.withheld if name not in cond]
-        if missing:
-            raise ValueError(
-                f"guidance withholds the condition {missing[0]!r} from the velocity, but the "
-                f"conditions are {sorted(cond)}"
-            )
         t = held_inside(t, self.interval)
-        own = {name: value for name, value in cond.items() if name not in self.withheld}
+        own = without(cond, self.withheld)
         v, slope = self.velocity(t, x, **own), self._slope(t, x, cond)
         return by_part(self._moved, self.path, t, x, v, slope)
 

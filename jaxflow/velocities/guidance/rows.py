@@ -1,10 +1,10 @@
-"""Several calls of a velocity as one, each example beside its twins.
+"""Conditions of a velocity, and several calls of it as one, each example beside its twins.
 
 Row `i` of a batch becomes the rows `k i, ..., k i + k - 1`, so that a batch split over devices
 stays where it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxflow.arrays import null_like
 from jaxflow.types import Array, Cond, Velocity
 
-__all__ = ["call_beside", "nulls_of"]
+__all__ = ["call_beside", "nulls_of", "without"]
 
 
 def call_beside(velocity: Velocity, t: Any, x: Any, *conds: Cond) -> list[Any]:
@@ -37,6 +37,21 @@ def nulls_of(null: Mapping[str, Any], cond: Cond) -> dict[str, Any]:
             f"{sorted(cond)}: pass cond={{{missing[0]!r}: ...}} to the sampler"
         )
     return {name: null_like(name, value, cond[name]) for name, value in null.items()}
+
+
+def without(cond: Mapping[str, Any], withheld: Sequence[str]) -> dict[str, Any]:
+    """The conditions but those that are withheld from the velocity.
+
+    Raises:
+        ValueError: where one of them is missing.
+    """
+    missing = [name for name in withheld if name not in cond]
+    if missing:
+        raise ValueError(
+            f"guidance withholds the condition {missing[0]!r} from the velocity, but the "
+            f"conditions are {sorted(cond)}"
+        )
+    return {name: value for name, value in cond.items() if name not in withheld}
 
 
 def _twins(*copies: Any) -> Array:

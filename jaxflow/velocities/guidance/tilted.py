@@ -23,6 +23,7 @@ from jaxflow.arrays import at_least_float32
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Array, Interval, Path, Velocity
 from jaxflow.velocities.function import as_velocity
+from jaxflow.velocities.guidance.rows import without
 from jaxflow.velocities.guidance.scales import Scale, as_scale, scale_at
 
 __all__ = ["tilted"]
@@ -54,13 +55,7 @@ class Tilted:
         return self.velocity.path
 
     def __call__(self, t: Any, x: Any, **cond: Any) -> Array:
-        missing = [name for name in self.withheld if name not in cond]
-        if missing:
-            raise ValueError(
-                f"guidance withholds the condition {missing[0]!r} from the velocity, but the "
-                f"conditions are {sorted(cond)}"
-            )
-        own = {name: value for name, value in cond.items() if name not in self.withheld}
+        own = without(cond, self.withheld)
         logits = self.velocity(t, x, **own)
         vocabulary = logits.shape[-1]
         known = jax.nn.one_hot(x, vocabulary + 1)
