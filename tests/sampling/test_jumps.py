@@ -216,22 +216,15 @@ def remasking(exact, t, s):
     return exact.independent(np.where((exact.states == VOCABULARY)[..., None], unmasked, masked))
 
 
+OF_NOISE = ("mask", "uniform", "marginal")  # and with the hybrid where it is another case
 LEAPS = {
     "euler": (leaps.euler(), euler, PATHS),
-    "ancestral": (leaps.ancestral(), ancestral, ("mask", "uniform", "marginal", "hybrid")),
-    "tau_leaping": (leaps.tau_leaping(), tau_leaping, PATHS),
-    "trapezoidal": (leaps.trapezoidal(), trapezoidal, PATHS),
-    "forth_and_back": (
-        leaps.forth_and_back(0.5),
-        forth_and_back,
-        ("mask", "uniform", "marginal", "hybrid"),
-    ),
-    "corrected": (
-        leaps.corrected(leaps.euler(), steps=2),
-        corrected,
-        ("mask", "uniform", "marginal", "hybrid"),
-    ),
-    "by_rates": (leaps.by_rates(), tau_leaping, ("mask", "uniform", "marginal", "hybrid")),
+    "ancestral": (leaps.ancestral(), ancestral, ("uniform", "marginal", "hybrid")),
+    "tau_leaping": (leaps.tau_leaping(), tau_leaping, (*OF_NOISE, "metric")),
+    "trapezoidal": (leaps.trapezoidal(), trapezoidal, (*OF_NOISE, "metric")),
+    "forth_and_back": (leaps.forth_and_back(0.5), forth_and_back, (*OF_NOISE, "hybrid")),
+    "corrected": (leaps.corrected(leaps.euler(), steps=2), corrected, ("mask", "marginal")),
+    "by_rates": (leaps.by_rates(), tau_leaping, ("mask", "marginal")),
     "remasking": (leaps.remasking(0.5), remasking, ("mask",)),
 }
 OTHERS = {"confident"}  # no simulation of the process
@@ -552,6 +545,17 @@ class Conditional(Exact):
         total = joint.sum((1, 2), keepdims=True)
         joint = joint / np.where(total > 0, total, 1.0)
         return np.stack([joint.sum(2), joint.sum(1)], axis=1)
+
+
+@pytest.mark.parametrize("name", ["mask", "uniform", "marginal", "hybrid"])
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_ancestral_sampling_of_tokens_that_are_independent_is_exact(name, n):
+    """On any grid, and so of one token."""
+    exact = Conditional(name, np.outer([0.6, 0.3, 0.1], [0.2, 0.3, 0.5]))
+    law = exact.law(0.0)
+    for t, s in itertools.pairwise(np.linspace(0, 0.8, n + 1)):
+        law = ancestral(exact, t, s) @ law
+    np.testing.assert_allclose(law, exact.law(0.8), atol=1e-14)
 
 
 @jax.tree_util.Partial
