@@ -1,8 +1,10 @@
 """Compare samples of a trained run with held-out data, and with two baselines.
 
     python -m experiments.evaluate --workdir=DIR [--seed=0] [--config.evaluation.num=N ...]
+                                   [--reference=MODULE:FUNCTION]
 
-`figures` says what is compared with what, `texts` of tokens; all goes to `DIR/evaluation.json`.
+`figures` says what is compared with what, `texts` of tokens, where a reference gives the perplexity
+of samples: `MODULE:FUNCTION`, as `metrics.perplexity` takes one. All goes to `DIR/evaluation.json`.
 """
 
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ from typing import Any
 import jax
 from absl import flags
 from etils import epath
+from ml_collections import ConfigDict
 from rich.table import Table
 
 from experiments.output import figures, texts
@@ -21,11 +24,13 @@ from experiments.run.reporting import console, counting
 from experiments.setup import build, dataset
 from experiments.setup.check import check_parts
 from experiments.setup.learns import learns_tokens
+from experiments.setup.tokens import vocabulary_of
 from jaxflow.training import processes
 
 _CONFIG = command.config_of_run()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a trained run.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.")
+_REFERENCE = flags.DEFINE_string("reference", None, "MODULE:FUNCTION, of a text's perplexity.")
 
 
 def main() -> None:
@@ -35,6 +40,7 @@ def main() -> None:
     if config.evaluation.num < 4:
         raise ValueError(f"config.evaluation.num must be at least 4; it is {config.evaluation.num}")
     dataset.check_held_out(config)
+    judged = {} if _REFERENCE.value is None else {"reference": _reference_for(config)}
     run = generator(config, config.evaluation.num)
     read = average(folder)
     mine = -(-config.evaluation.num // jax.process_count())
@@ -43,7 +49,7 @@ def main() -> None:
     if not processes.is_first():
         return
     of_tokens = learns_tokens(config)
-    rows = (texts if texts.is_tokens(samples.x) else figures).compare(config, samples)
+    rows = (texts if texts.is_tokens(samples.x) else figures).compare(config, samples, **judged)
     cost = {
         "nfe": float(samples.nfe.mean()),
         "network_calls": float(samples.nfe.mean() * samples.evaluations),
@@ -60,6 +66,17 @@ def main() -> None:
     found["precision"] = computed
     workdir.write_json(folder / "evaluation.json", found)
     console.print(f"written to {folder / 'evaluation.json'}")
+
+
+def _reference_for(config: ConfigDict) -> Any:
+    """The reference that the flag names, for a run of text.
+
+    Raises:
+        ValueError: for another run, or a name of nothing.
+    """
+    if vocabulary_of(config) is None:
+        raise ValueError("--reference judges texts, and the data of this run is none")
+    return texts.reference_of(_REFERENCE.value)
 
 
 def _print(rows: Mapping[str, Row], rest: Mapping[str, Any]) -> None:

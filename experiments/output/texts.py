@@ -4,6 +4,7 @@ Bits are those of the bound on the evidence that a path has in closed form: at l
 costs under the model, each sequence at a time of its own, the times spread evenly over all.
 """
 
+import importlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     "given_of",
     "is_tokens",
     "page_of",
+    "reference_of",
     "texts_of",
     "unfolding",
 ]
@@ -126,18 +128,41 @@ def page_of(texts: Sequence[str]) -> Image.Image:
     return page
 
 
-def compare(config: ConfigDict, samples: Samples) -> dict[str, dict[str, float]]:
+def compare(
+    config: ConfigDict, samples: Samples, reference: Any = None
+) -> dict[str, dict[str, float]]:
     """A row of figures for the samples, and one for as many held-out sequences.
 
     Entropies are those of a token given the one or two before it, in bits; the divergence is that
-    of triples of tokens from those of the training text.
+    of triples of tokens from those of the training text; and the perplexity that under a reference,
+    where there is one.
     """
     train = dataset.examples(config, config.data.source.kwargs.split)["x1"].ravel()
     held = dataset.examples(config, config.evaluation.split, len(samples.x))["x1"]
     vocabulary = vocabulary_of(config)
     known = None if vocabulary is None else metrics.words_of(vocabulary.decode(train))
     contenders = {"samples": samples.x, "held-out data": held}
-    return {name: _figures(config, x, train, known) for name, x in contenders.items()}
+    rows = {name: _figures(config, x, train, known) for name, x in contenders.items()}
+    if reference is not None:
+        for name, x in contenders.items():
+            rows[name]["perplexity"] = metrics.perplexity(texts_of(config, x), reference)
+    return rows
+
+
+def reference_of(name: str) -> Any:
+    """The function that a flag names as `MODULE:FUNCTION`.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"--reference={name} names no function ({error}): it is MODULE:FUNCTION, importable "
+            "here, from a list of texts to the log-probability of each and its number of tokens"
+        ) from error
 
 
 def _figures(

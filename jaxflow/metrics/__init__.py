@@ -12,6 +12,7 @@
 | `bits_per_dim` | | none, for a bound on the code length | bits |
 | `ngram_entropy` | 0: each token is told by those before it | downwards | bits |
 | `ngram_kl` | equal n-grams | upwards, mostly | bits |
+| `perplexity` | that of real text under the same reference | none | |
 | `spelling_rate` | 1: every word is known | none | a rate |
 | `longest_copy` | 0: no token of the text | grows with the text | tokens |
 """
@@ -37,6 +38,7 @@ from jaxflow.metrics.text import (
     longest_copy,
     ngram_entropy,
     ngram_kl,
+    perplexity,
     spelling_rate,
     words_of,
 )
@@ -63,6 +65,7 @@ __all__ = [
     "nearest",
     "ngram_entropy",
     "ngram_kl",
+    "perplexity",
     "sliced_wasserstein",
     "spelling_rate",
     "streamed_moments",

@@ -7,6 +7,8 @@ r"""Generated sequences of tokens against a text: their n-grams, their words, an
     the samples' n-grams, counts $r_w$ of the reference's, smoothing $a$, and $m$ the number of
     different n-grams that either has
 
+(3) $\exp(-\sum_i \log p(x_i) / \sum_i n_i)$ of texts $x_i$ of $n_i$ tokens under a reference model
+
 N-grams lie within a row; a text read in one piece is a single row. (1) and (2) are plug-in
 estimates, (1) biased downwards and (2) mostly upwards where n-grams are many for the tokens there
 are: compare them with those of held-out text of the same size.
@@ -14,15 +16,16 @@ are: compare them with those of held-out text of the same size.
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxflow.types import Int
 
-__all__ = ["longest_copy", "ngram_entropy", "ngram_kl", "spelling_rate", "words_of"]
+__all__ = ["longest_copy", "ngram_entropy", "ngram_kl", "perplexity", "spelling_rate", "words_of"]
 
+Reference = Callable[[Sequence[str]], tuple[ArrayLike, ArrayLike]]
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 
 
@@ -85,6 +88,33 @@ def ngram_kl(
     q = (seen + smoothing) / (times.sum() + smoothing * (len(known) + unseen))
     p = counts / counts.sum()
     return float(np.sum(p * np.log2(p / q)))
+
+
+def perplexity(texts: Sequence[str], reference: Reference) -> float:
+    """The generative perplexity (3) of texts under a model of one's own: low for what it expects.
+
+    Texts that repeat themselves are expected too, so it says little without `ngram_entropy`.
+
+    Args:
+        texts: the samples, as text.
+        reference: from the texts to the log-probability of each, in nats, and its number of tokens,
+            both `[n]`: of tokens of the reference's own, as a large language model has.
+
+    Raises:
+        ValueError: where the reference gives anything else, or no token at all.
+
+    >>> perplexity(["ab", "abcd"], lambda texts: ([-2.0, -4.0], [len(text) for text in texts]))
+    2.718281828459045
+    """
+    log_probs, counts = (np.asarray(a, np.float64) for a in reference(texts))
+    if log_probs.shape != (len(texts),) or counts.shape != (len(texts),):
+        raise ValueError(
+            f"the reference gives log-probabilities of shape {log_probs.shape} and counts of shape "
+            f"{counts.shape} for {len(texts)} texts: one of each a text is needed"
+        )
+    if not counts.sum() > 0:
+        raise ValueError("the reference counts no token in all of the texts")
+    return float(np.exp(-log_probs.sum() / counts.sum()))
 
 
 def words_of(text: str) -> frozenset[str]:

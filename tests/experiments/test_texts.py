@@ -84,6 +84,25 @@ def test_levels_that_are_near_by_their_config(stored: Path) -> None:
     assert generator(config, 4)(params, 0, 4).success.all()
 
 
+def of_letters(texts):
+    """A reference for which every letter is one of 27."""
+    counts = [len(text) for text in texts]
+    return -np.log(27) * np.array(counts), counts
+
+
+def test_perplexity_under_a_reference(stored: Path) -> None:
+    config = of_text(stored)
+    params = build.parameters(config, jax.random.key(0))
+    samples = generator(config, 4)(params, 0, 4)
+    named = texts.reference_of("tests.experiments.test_texts:of_letters")
+    rows = texts.compare(config, samples, named)
+    assert rows["samples"]["perplexity"] == pytest.approx(27)
+    assert rows["held-out data"]["perplexity"] == pytest.approx(27)
+    for wrong in ("tests.experiments.test_texts:of_leters", "nowhere:of_letters", "of_letters"):
+        with pytest.raises(ValueError, match="it is MODULE:FUNCTION"):
+            texts.reference_of(wrong)
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [

@@ -91,7 +91,7 @@ TABLE = {
     ),
 }
 # They compare no sets of points; those of tokens: tests/metrics/test_text.py.
-OF_TOKENS = {"longest_copy", "ngram_entropy", "ngram_kl", "spelling_rate", "words_of"}
+OF_TOKENS = {"longest_copy", "ngram_entropy", "ngram_kl", "perplexity", "spelling_rate", "words_of"}
 OTHERS = {"bits_per_dim", "fit_features", "importance_weighted", *OF_TOKENS}
 COMPILE = [name for name, row in TABLE.items() if row.compiles]
 

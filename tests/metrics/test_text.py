@@ -259,3 +259,15 @@ def test_longest_copy_refuses(samples, reference, match):
 def test_spelling_refuses_where_no_word_is_whole(texts):
     with pytest.raises(ValueError, match=f"none of {len(texts)} texts has a whole word"):
         metrics.spelling_rate(texts, {"one"})
+
+
+def test_perplexity_is_of_all_tokens_together():
+    """Of even tokens it is their number, whatever the lengths."""
+    even = [-2 * np.log(9), 0.0, -5 * np.log(9)], [2, 0, 5]
+    assert metrics.perplexity(["ab", "", "abcde"], lambda texts: even) == pytest.approx(9)
+    for wrong, match in [
+        (([1.0], [1]), "one of each a text"),
+        (([0.0, 0.0, 0.0], [0, 0, 0]), "counts no token"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            metrics.perplexity(["a", "b", "c"], lambda texts, wrong=wrong: wrong)
