@@ -70,7 +70,7 @@ def trained(steps: int, seed: int) -> Any:
     keys = jax.random.split(jax.random.key(seed))
     state = run.init(network.init(keys[0], jnp.zeros(1), x), keys[1])
     state, _ = run.steps(state, stream, steps)
-    return velocities.from_network(network, state.ema, path=PATH)
+    return velocities.from_network(network, jax.block_until_ready(state.ema), path=PATH)
 
 
 def scans(split: str) -> tuple[np.ndarray, np.ndarray]:
