@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflow.arrays import at_least_float32, expand, is_concrete
-from jaxflow.paths.mixture import check_latent, check_tokens, uniform_numbers
+from jaxflow.paths.mixture import ByBlock, check_latent, check_tokens, uniform_numbers
 from jaxflow.records import record, static
 from jaxflow.sources import Tokens, tokens
 from jaxflow.tokens import at_token, chosen, drawn, leapt, log_normaliser
@@ -108,6 +108,10 @@ class Metric:
 
         total, _ = jax.lax.scan(add, jnp.zeros_like(posterior), jnp.arange(len(self.distances)))
         return total
+
+    def rates_by_block(self, t: Time, x: Data, logits: Logits) -> ByBlock:
+        """An array, and the function from `(places, block)` of it to (3) there by clock time."""
+        return self.log_rates(t, x, logits), lambda places, block: jnp.exp(block)
 
     def tau_leap(self, keys: Keys, span: OfTokens, t: Time, x: Data, logits: Logits) -> Data:
         """A draw after a clock time with the rates (3) of `t` held."""

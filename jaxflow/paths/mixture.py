@@ -30,6 +30,7 @@ generalised Kullback-Leibler divergence of (2) from (4), tight for masks,
     + 1(x^i = x_1^i) - p_{1 \mid t}(x^i \mid x) \right]$
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,6 +48,7 @@ __all__ = ["Mixture", "mixture"]
 
 Logits = Float[Array, "batch *event vocabulary"]
 OfTokens = Float[Array, "batch *event"]
+ByBlock = tuple[Logits, Callable[[Array, Logits], Logits]]
 
 _LAST = 1.0 - 1e-5
 
@@ -99,6 +101,16 @@ class Mixture:
         """The logarithm of (4) by clock time, for the tokens that `x` does not hold."""
         rates = but(at_least_float32(logits) - log_normaliser(logits)[..., None], x)
         return jnp.where(self.known(x)[..., None], -jnp.inf, rates)
+
+    def rates_by_block(self, t: Time, x: Data, logits: Logits) -> ByBlock:
+        """An array, and the function from `(places, block)` of it to (4) there by clock time."""
+        normaliser, stays = log_normaliser(logits)[..., None], self.known(x)[..., None]
+
+        def rates(places: Array, block: Logits) -> Logits:
+            none = stays | (places == x[..., None])
+            return jnp.where(none, 0.0, jnp.exp(at_least_float32(block) - normaliser))
+
+        return logits, rates
 
     def leaving(self, x: Data, logits: Logits) -> OfTokens:
         """The rate by clock time at which each token is left, that of (4)."""

@@ -13,8 +13,8 @@ other, as long as no difference of (2) is negative: where one jump lowers the ra
 less than $(\alpha - 1) / \alpha$ of itself, a half for $\theta = 1/2$, it is cut off at zero, and
 what is lost is of first order.
 
-The rates of (1) are kept in half precision, to about 5e-4 of each, so that a leap of two calls
-holds one and a half arrays of logits.
+The rates of both calls are formed block by block as a token is drawn: a leap holds both arrays of
+logits, and no third.
 """
 
 from typing import Any
@@ -40,15 +40,16 @@ def _trapezoidal(
     alpha = (1 / (2 * share * (1 - share)))[..., None]
     here = process(t, x)
     y = process.keep(x, process.path.tau_leap(one, first, t, x, here))
-    before = jnp.exp(process.path.log_rates(t, x, here))
-    before = jnp.where((x == y)[..., None], before, 0.0).astype(jnp.float16)
-    there = process.path.log_rates(middle, y, process(middle, y))
+    here, rates_here = process.path.rates_by_block(t, x, here)
+    there, rates = process.path.rates_by_block(middle, y, process(middle, y))
+    same = (x == y)[..., None]
 
-    def weigh(places: Array, there: Array, before: Array) -> Array:
-        return jnp.maximum(alpha * jnp.exp(there) - (alpha - 1) * before, 0.0)
+    def weigh(places: Array, there: Array, here: Array) -> Array:
+        gone = (alpha - 1) * jnp.where(same, rates_here(places, here), 0.0)
+        return jnp.maximum(alpha * rates(places, there) - gone, 0.0)
 
     other, own = two_keys(other)
-    token, total = drawn_by(own, weigh, there, before)
+    token, total = drawn_by(own, weigh, there, here)
     return process.keep(x, leapt(other, second, y, total, lambda _: token)), memory
 
 
