@@ -67,6 +67,11 @@ def _check_schedule(peak: float, warmup: int) -> None:
         )
 
 
+RULES = (
+    "frequency_decoupled", "geometric", "magnitude_aware", "plain", "projected", "rescaled",
+    "tangential", "zero_star",
+)  # fmt: skip
+
 TABLES: Mapping[str, Table] = {
     "data.source": {
         "digits": datasets.digits,
@@ -196,19 +201,7 @@ TABLES: Mapping[str, Table] = {
         name: getattr(velocities, name)
         for name in ("classifier_free", "composed", "thresholded", "temperature", "top_p")
     },
-    "rule": {
-        name: getattr(velocities, name)
-        for name in (
-            "plain",
-            "geometric",
-            "rescaled",
-            "zero_star",
-            "projected",
-            "frequency_decoupled",
-            "magnitude_aware",
-            "tangential",
-        )
-    },
+    "rule": {name: getattr(velocities, name) for name in RULES},
     "solver": {
         "bosh3": diffrax.Bosh3,
         "dopri5": diffrax.Dopri5,
