@@ -137,8 +137,9 @@ def fisher(vocabulary: int, kappa: Any = None) -> Fisher:
 
     >>> path = fisher(2)
     >>> x0 = jnp.full((1, 1, 2), 0.5**0.5)
-    >>> path(jnp.array([0.5]), x0, jnp.array([[1]])).x.round(3)
-    Array([[[0.383, 0.924]]], dtype=float32)
+    >>> half_way = path(jnp.array([0.5]), x0, jnp.array([[1]])).x
+    >>> [round(float(a), 3) for a in half_way[0, 0]]
+    [0.383, 0.924]
     """
     check_made("kappa", kappa)
     if vocabulary < 2:

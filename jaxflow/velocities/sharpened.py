@@ -13,9 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
+import numpy as np
+from jax.typing import ArrayLike
 
-from jaxflow.arrays import as_floats, at_least_float32
+from jaxflow.arrays import as_floats, at_least_float32, is_concrete
 from jaxflow.records import record
 from jaxflow.types import Array, Interval, Path, Velocity
 from jaxflow.velocities.function import as_velocity
@@ -53,7 +54,36 @@ class Sharpened:
         return self.rule(self.velocity(t, x, **cond), self.size)
 
 
-def temperature(logits: Velocity | Callable[..., Any], size: float) -> Velocity:
+@record
+class Over:
+    """The rule (1)."""
+
+    def __call__(self, logits: Array, size: Array) -> Array:
+        return (at_least_float32(logits) / size).astype(logits.dtype)
+
+
+@record
+class Nucleus:
+    """The rule (2)."""
+
+    def __call__(self, logits: Array, mass: Array) -> Array:
+        wide = at_least_float32(logits)
+        top = jnp.max(wide, axis=-1, keepdims=True)
+        wanted = mass * jnp.sum(jnp.exp(wide - top), axis=-1, keepdims=True)
+
+        def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bounds
+            middle = (low + high) / 2
+            kept = jnp.where(wide >= middle, jnp.exp(wide - top), 0.0)
+            enough = jnp.sum(kept, axis=-1, keepdims=True) >= wanted
+            return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+        low, _ = jax.lax.fori_loop(0, _HALVINGS, halve, (top - _SPAN, top))
+        kept = jnp.where(mass < 1, wide >= low, True)
+        return jnp.where(kept, logits, -jnp.inf)
+
+
+def temperature(logits: Velocity | Callable[..., Any], size: ArrayLike) -> Velocity:
     r"""Logits over a temperature (1): below 1 the likely becomes likelier.
 
     Args:
@@ -67,15 +97,15 @@ def temperature(logits: Velocity | Callable[..., Any], size: float) -> Velocity:
     >>> hot(jnp.zeros(1), jnp.zeros(1, int))
     Array([[1., 0.]], dtype=float32)
     """
-    if not 0 < size < float("inf"):
+    if is_concrete(size) and not 0 < float(np.asarray(size)) < float("inf"):
         raise ValueError(
             f"a temperature is positive; got {size}: for the likeliest token alone take top_p "
             "of a small mass"
         )
-    return Sharpened(as_velocity(logits), Partial(_over), as_floats(size))
+    return Sharpened(as_velocity(logits), Over(), as_floats(size))
 
 
-def top_p(logits: Velocity | Callable[..., Any], mass: float) -> Velocity:
+def top_p(logits: Velocity | Callable[..., Any], mass: ArrayLike) -> Velocity:
     """The likeliest tokens that hold a mass (2), and minus infinity for the others.
 
     The bound is found by halving, so that nothing is sorted and no second array held. Tokens whose
@@ -94,27 +124,6 @@ def top_p(logits: Velocity | Callable[..., Any], mass: float) -> Velocity:
     >>> jnp.isneginf(nucleus(jnp.zeros(1), jnp.zeros(1, int))).tolist()
     [[False, False, True]]
     """
-    if not 0 < mass <= 1:
+    if is_concrete(mass) and not 0 < float(np.asarray(mass)) <= 1:
         raise ValueError(f"top_p needs a mass in (0, 1]; got {mass}")
-    return Sharpened(as_velocity(logits), Partial(_nucleus), as_floats(mass))
-
-
-def _over(logits: Array, size: Array) -> Array:
-    return (at_least_float32(logits) / size).astype(logits.dtype)
-
-
-def _nucleus(logits: Array, mass: Array) -> Array:
-    wide = at_least_float32(logits)
-    top = jnp.max(wide, axis=-1, keepdims=True)
-    wanted = mass * jnp.sum(jnp.exp(wide - top), axis=-1, keepdims=True)
-
-    def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = (low + high) / 2
-        kept = jnp.where(wide >= middle, jnp.exp(wide - top), 0.0)
-        enough = jnp.sum(kept, axis=-1, keepdims=True) >= wanted
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-    low, _ = jax.lax.fori_loop(0, _HALVINGS, halve, (top - _SPAN, top))
-    kept = jnp.where(mass < 1, wide >= low, True)
-    return jnp.where(kept, logits, -jnp.inf)
+    return Sharpened(as_velocity(logits), Nucleus(), as_floats(mass))
