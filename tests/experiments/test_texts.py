@@ -128,7 +128,7 @@ def test_perplexity_under_a_reference(stored: Path) -> None:
         ),
         ({"coupling.name": "optimal_transport"}, r"config\.coupling\.name='independent'"),
         ({"data.source.kwargs.split": "trian"}, "no split 'trian'"),
-        ({"sampler.kwargs.method.name": "heun"}, "'heun'.*known are by_rates"),
+        ({"sampler.kwargs.method.name": "heun"}, "'heun'.*known are ancestral"),
     ],
 )
 def test_a_config_is_of_tokens_throughout(change: dict, match: str, stored: Path) -> None:
