@@ -27,6 +27,7 @@ __all__ = [
     "conditions",
     "generator",
     "joined",
+    "noise_keys",
     "padded",
     "spread",
     "starts",
@@ -154,6 +155,11 @@ def padded(
     return index, {name: value[index] for name, value in cond.items()}
 
 
+def noise_keys(keys: Keys) -> Keys:
+    """Those of a sampler that draws on the way, apart from the keys of the start."""
+    return jax.vmap(lambda k: jax.random.fold_in(k, NOISE))(keys)
+
+
 def starts(config: ConfigDict) -> Callable[[Key, Array], tuple[Keys, Array]]:
     """`(key, index) -> keys, x0`: the keys of samples and their draws of the source."""
     event_shape = dataset.example_batch(config)["x1"].shape[1:]
@@ -173,8 +179,7 @@ def _compiled(config: ConfigDict, mesh: Mesh, given: np.ndarray | None = None) -
 
     def batch(velocity, key, index, cond):  # type: ignore[no-untyped-def]
         keys, x0 = begin(key, index)
-        noise = {"keys": jax.vmap(lambda k: jax.random.fold_in(k, NOISE))(keys)}
-        more = noise if takes_keys else {}
+        more = {"keys": noise_keys(keys)} if takes_keys else {}
         if given is not None:
             x0 = jnp.where(given >= 0, given.astype(x0.dtype), x0)
             more = {**more, "given": jnp.broadcast_to(given >= 0, x0.shape)}

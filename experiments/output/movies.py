@@ -9,7 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments.output.generate import NOISE, conditions, padded, starts
+from experiments.output.generate import conditions, noise_keys, padded, starts
 from experiments.output.pictures import grid_of, is_image
 from experiments.output.texts import page_of, unfolding
 from experiments.setup import build
@@ -37,8 +37,7 @@ def followed(config: ConfigDict, params: Params, seed: int, num: int, frames: in
     def solve(velocity, index, cond):  # type: ignore[no-untyped-def]
         keys, x0 = begin(jax.random.key(seed), index)
         if learns_tokens(config):
-            own = jax.vmap(lambda k: jax.random.fold_in(k, NOISE))(keys)
-            given = {"keys": own, "path": build.path(config), "method": _leap(config)}
+            given = {"keys": noise_keys(keys), "path": build.path(config), "method": _leap(config)}
             return sampling.jumps(velocity, x0, times, cond=cond, save=True, **given).xs
         start = paths.start(velocity.path, x0)
         made = sampling.adaptive(velocity, start, times, rtol=TOLERANCE, atol=TOLERANCE, cond=cond)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxflow.checks import check_made, check_network
 from jaxflow.losses.flow_matching import check_complete
-from jaxflow.paths.product import check_parts
+from jaxflow.paths.product import check_parts, parts_of
 from jaxflow.records import record, traceable
 from jaxflow.sharding import gathering
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path
@@ -109,9 +109,7 @@ def mixed(
     """
     check_network(network)
     check_made("path", path)
-    parts = getattr(path, "parts", None)
-    if parts is None:
-        raise ValueError(f"mixed is of several parts, on paths.product({{...}}); got {path!r}")
+    parts = parts_of(path)
     check_parts("the path", parts, losses)
     weights = dict.fromkeys(parts, 1.0) if weights is None else dict(weights)
     check_parts("the path", parts, weights)

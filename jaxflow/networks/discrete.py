@@ -12,8 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxflow.networks.initialisers import normal
-from jaxflow.networks.layers import check_fields, table_at_use
+from jaxflow.networks.layers import check_fields, token_table
 from jaxflow.types import AnyArray, Array, Float, Int, Time
 
 __all__ = ["Discrete"]
@@ -54,14 +53,8 @@ class Discrete(nn.Module):
                 f"x is {x.dtype} of shape {x.shape}: Discrete takes images of tokens, whole "
                 "numbers [batch, height, width, channels]"
             )
-        embed = nn.Embed(
-            self.vocabulary + 1,
-            self.features,
-            dtype=getattr(self.network, "dtype", None),
-            embedding_init=normal(1.0),
-            promote_dtype=table_at_use,
-            name="tokens",
-        )
+        dtype = getattr(self.network, "dtype", None)
+        embed = token_table(self.vocabulary, self.features, dtype, "tokens")
         seen = embed(x).reshape(*x.shape[:3], -1)
         outward: Any = {"out_channels": x.shape[-1] * self.vocabulary, "name": "images"}
         return self.network.clone(parent=self, **outward)(t, seen, **cond).reshape(

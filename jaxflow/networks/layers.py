@@ -18,7 +18,7 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 
 from jaxflow.arrays import at_least_float32
-from jaxflow.networks.initialisers import ones, xavier, zeros
+from jaxflow.networks.initialisers import normal, ones, xavier, zeros
 from jaxflow.sharding import all_but_gathered, gathered, gathers_here, keeps_gathered
 from jaxflow.types import AnyArray, Array, Float
 
@@ -33,6 +33,7 @@ __all__ = [
     "layer_norm",
     "modulate",
     "rotated",
+    "token_table",
 ]
 
 
@@ -68,6 +69,18 @@ def table_at_use(*tables: AnyArray | None, **dtypes: Any) -> list[Any]:
     """`at_use` for a table of embeddings."""
     cast = promote_dtype(*tables, **dtypes)
     return [None if a is None else gathered(a, table=True) for a in cast]
+
+
+def token_table(vocabulary: int, features: int, dtype: Any, name: str) -> nn.Embed:
+    """A vector of deviation 1 for each token, and for the mask after them."""
+    return nn.Embed(
+        vocabulary + 1,
+        features,
+        dtype=dtype,
+        embedding_init=normal(1.0),
+        promote_dtype=table_at_use,
+        name=name,
+    )
 
 
 dense = partial(nn.Dense, kernel_init=xavier, bias_init=zeros, promote_dtype=at_use())

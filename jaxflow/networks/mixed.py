@@ -25,7 +25,7 @@ from jaxflow.networks.layers import (
     for_tokens,
     layer_norm,
     modulate,
-    table_at_use,
+    token_table,
 )
 from jaxflow.networks.patches import check_patches, from_patches, to_patches
 from jaxflow.types import Array, Float, Time
@@ -121,15 +121,8 @@ class MixedTransformer(nn.Module):
                 f"the part {name!r} is whole numbers of shape {x.shape}: tokens are [batch, "
                 f"length], with a vocabulary each, and vocabularies has {dict(self.vocabularies)}"
             )
-        embed = nn.Embed(
-            self.vocabularies[name] + 1,
-            self.width,
-            dtype=self.dtype,
-            embedding_init=normal(1.0),
-            promote_dtype=table_at_use,
-            name=f"{name}_tokens",
-        )
-        return embed(x)
+        size = self.vocabularies[name]
+        return token_table(size, self.width, self.dtype, f"{name}_tokens")(x)
 
     def _places(self, name: str, x: Any) -> tuple[int, int]:
         if name in self.vocabularies or x.ndim not in (2, 3, 4):

@@ -17,8 +17,8 @@ from jaxflow.arrays import at_least_float32
 from jaxflow.names import check_known
 from jaxflow.networks.blocks import blocks, check_remat, tensor_axes
 from jaxflow.networks.embeddings import Conditioning, check_one_time
-from jaxflow.networks.initialisers import normal, zeros
-from jaxflow.networks.layers import check_fields, dense, layer_norm, modulate, table_at_use
+from jaxflow.networks.initialisers import zeros
+from jaxflow.networks.layers import check_fields, dense, layer_norm, modulate, token_table
 from jaxflow.sharding import gathered
 from jaxflow.types import AnyArray, Array, Float, Int, Labels, Time
 
@@ -79,14 +79,7 @@ class Transformer(nn.Module):
         check_one_time(t, x)
         c = Conditioning(self.condition, self.num_classes, name="conditioning")
         c = nn.silu(c(t, x, label, None, guidance))
-        embed = nn.Embed(
-            self.vocabulary + 1,
-            self.width,
-            dtype=self.dtype,
-            embedding_init=normal(1.0),
-            promote_dtype=table_at_use,
-            name="tokens",
-        )
+        embed = token_table(self.vocabulary, self.width, self.dtype, "tokens")
         if x.ndim == 2:
             h = embed(x).astype(self.dtype or c.dtype)
         else:

@@ -63,6 +63,18 @@ def _no_latent(key: Key, x0: Any) -> None:
     """What a path without randomness of its own draws."""
 
 
+def parts_of(path: Any) -> Mapping[str, Path]:
+    """The paths of the parts of a sample.
+
+    Raises:
+        ValueError: for a path of one part.
+    """
+    parts = getattr(path, "parts", None)
+    if parts is None:
+        raise ValueError(f"mixed is of several parts, on paths.product({{...}}); got {path!r}")
+    return parts
+
+
 def check_parts(what: str, parts: Mapping[str, Any], x: Any) -> None:
     """Refuse samples of other parts than `parts`.
 

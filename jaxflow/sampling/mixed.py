@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxflow.arrays import at_least_float32, check_keys
 from jaxflow.checks import check_batch, check_made
 from jaxflow.paths.ends import is_affine, is_of_tokens
-from jaxflow.paths.product import check_parts
+from jaxflow.paths.product import check_parts, parts_of
 from jaxflow.records import traceable
 from jaxflow.sampling import leaps
 from jaxflow.sampling.ends import check_order
@@ -76,9 +76,7 @@ def mixed(
     """
     velocity = as_velocity(velocity)
     check_made("path", path)
-    parts = getattr(path, "parts", None)
-    if parts is None:
-        raise ValueError(f"mixed is of several parts, on paths.product({{...}}); got {path!r}")
+    parts = parts_of(path)
     check_parts("the path", parts, x0)
     cond = {} if cond is None else dict(cond)
     check_keys(keys, check_batch(x0, cond))
