@@ -30,6 +30,7 @@ __all__ = [
     "per_sample",
     "root",
     "squared_distances",
+    "two_keys",
     "where_rows",
 ]
 
@@ -154,6 +155,12 @@ def per_sample(sample: Callable[[Key], Any], keys: Keys) -> Any:
     """
     check_keys(keys)
     return jax.vmap(sample)(keys)
+
+
+def two_keys(keys: Keys) -> tuple[Keys, Keys]:
+    """Two keys a sample of each."""
+    pairs = jax.vmap(jax.random.split)(keys)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def event_shape(x: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, per_sample
+from jaxflow.arrays import at_least_float32, per_sample, two_keys
 from jaxflow.types import AnyArray, Array, Data, Float, Keys
 
 __all__ = [
@@ -161,10 +161,10 @@ def leapt(
         total: the rate at which each jumps.
         draw: where each jumps to, by keys.
     """
-    pairs = jax.vmap(jax.random.split)(keys)
-    u = per_sample(lambda key: jax.random.uniform(key, x.shape[1:]), pairs[:, 0])
+    keys, others = two_keys(keys)
+    u = per_sample(lambda key: jax.random.uniform(key, x.shape[1:]), keys)
     jumps = (total > 0) & (u < -jnp.expm1(-span * jnp.where(total > 0, total, 1.0)))
-    return jnp.where(jumps, draw(pairs[:, 1]).astype(x.dtype), x)
+    return jnp.where(jumps, draw(others).astype(x.dtype), x)
 
 
 def chosen(u: Array, weights: Array) -> Array:

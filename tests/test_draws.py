@@ -52,6 +52,7 @@ TABLE = {
         {**WITH_X0, "t": jnp.linspace(0, 0.5, 16), "r": jnp.full(16, 0.5)},
     ),
     "noise": (draws.noise(sources.normal()), BATCH),
+    "by_block": (draws.by_block(paths.mixture(), 3), {**BATCH, "x1": X1.astype(int)}),
     "chain": (draws.chain(draws.source(sources.normal()), draws.times(times.uniform())), BATCH),
     "standard": (FULL, BATCH),
 }

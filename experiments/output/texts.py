@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from experiments.output.generate import Samples
 from experiments.setup import build, dataset
 from experiments.setup.components import component
+from experiments.setup.learns import block_of
 from experiments.setup.tokens import vocabulary_of
 from jaxflow import draws, losses, metrics, times
 from jaxflow.types import Params
@@ -194,6 +195,10 @@ def bound(config: ConfigDict, params: Params) -> dict[str, float]:
         source=component("source", config.source),
         times=times.stratified(times.uniform()),
     )
+    block = block_of(config)
+    if block:
+        own = draws.by_block(path, block, times=times.stratified(times.uniform()))
+        draw = draws.chain(draw, own)
     batch = draw(jax.random.key(config.seed), _whole(config, held))
     loss = losses.generalised_kl(build.network(config), path)
     run = jax.jit(lambda params, rows: loss(params, None, rows)[1]["per_example"])

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from experiments.setup import dataset
 from experiments.setup.components import bound, component
-from experiments.setup.learns import learns_map, learns_tokens, parts_of
+from experiments.setup.learns import block_of, learns_map, learns_tokens, parts_of
 from experiments.setup.optimizers import averages, optimizer
 from experiments.setup.teacher import Teacher, config_of_teacher, parameter_of
 from jaxflow import draws, losses, networks, training, velocities
@@ -87,8 +87,11 @@ def flow_draw(config: ConfigDict) -> Draw:
         times=times(config),
         drop=drop,
     )
-    rate = config.self_condition.rate
-    return draws.chain(usual, draws.self_condition(rate)) if rate else usual
+    rate, block = config.self_condition.rate, block_of(config)
+    others = [draws.self_condition(rate)] if rate else []
+    if block:
+        others.append(draws.by_block(path(config), block, times=times(config)))
+    return draws.chain(usual, *others) if others else usual
 
 
 def times(config: ConfigDict) -> Times:
@@ -174,7 +177,8 @@ def _conditions(config: ConfigDict, batch: Batch) -> dict[str, Any]:
     n = len(batch["x1"])
     second = {"r": jnp.zeros(n)} if learns_map(config) else {}
     told = {"guidance": jnp.ones((n, 3))} if config.guided.most else {}
-    return {**batch["cond"], **second, **told}
+    before = {"clean": jnp.asarray(batch["x1"])} if block_of(config) else {}
+    return {**batch["cond"], **second, **told, **before}
 
 
 def shapes(config: ConfigDict, batch: Batch) -> Params:
@@ -281,7 +285,7 @@ def sampler(config: ConfigDict) -> Callable[..., Solution]:
 
     One that takes `keys` needs them where its method draws noise.
     """
-    return bound("sampler", _spec(config.sampler), path=path(config))
+    return bound("sampler", _spec(config.sampler), path=path(config), block=block_of(config))
 
 
 def precision(config: ConfigDict) -> str:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from experiments.setup.components import component
 from jaxflow.losses import flow_maps
 from jaxflow.losses.flow_maps.distribution_matching import PARTS
 
 __all__ = [
+    "block_of",
     "is_of_one_step",
     "learns_map",
     "learns_tokens",
@@ -24,7 +26,7 @@ NO_VELOCITY = (
     "moment_matching",
 )
 
-OF_TOKENS = ("mixture", "metric")  # paths
+OF_TOKENS = ("mixture", "metric", "gidd")  # paths
 
 
 def learns_map(config: ConfigDict) -> bool:
@@ -44,6 +46,11 @@ def learns_velocity(config: ConfigDict) -> bool:
 def learns_tokens(config: ConfigDict) -> bool:
     """Whether the network learns the posterior of tokens, by its logits."""
     return config.path.name in OF_TOKENS
+
+
+def block_of(config: ConfigDict) -> int | None:
+    """How many tokens are generated at a time, where the network is one of blocks of them."""
+    return getattr(component("network", config.network), "block", None)
 
 
 def is_of_one_step(config: ConfigDict) -> bool:

@@ -3,8 +3,9 @@
 from ml_collections import ConfigDict
 
 from experiments.setup import dataset
-from experiments.setup.components import TABLES, component
+from experiments.setup.components import component
 from experiments.setup.learns import learns_map, learns_velocity
+from experiments.setup.tables import TABLES
 from experiments.setup.teacher import config_of_teacher, parameter_of
 
 __all__ = ["check_teacher"]

@@ -10,8 +10,8 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments.setup.components import TABLES
 from experiments.setup.snapshot import read_config
+from experiments.setup.tables import TABLES
 from jaxflow.records import record
 from jaxflow.types import Key, Network, Params, Velocity
 from jaxflow.velocities.network import NetworkVelocity

@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.setup.components import component
-from experiments.setup.learns import learns_tokens
+from experiments.setup.learns import block_of, learns_tokens
 
 __all__ = ["check_of_numbers", "check_tokens", "vocabulary_of"]
 
@@ -13,7 +13,7 @@ __all__ = ["check_of_numbers", "check_tokens", "vocabulary_of"]
 NEEDED = {
     "source": ("mask", "tokens", "uniform_tokens"),
     "loss": ("cross_entropy", "generalised_kl"),
-    "sampler": ("jumps", "first_hitting", "entropy_bounded"),
+    "sampler": ("jumps", "first_hitting", "entropy_bounded", "by_block"),
 }
 
 
@@ -55,6 +55,7 @@ def check_tokens(config: ConfigDict) -> None:
             "'transformer', or 'discrete' for pixels"
         )
     _check_source(config, size)
+    _check_blocks(config)
     vocabulary = vocabulary_of(config)
     if vocabulary is not None and vocabulary.size != size:
         raise ValueError(
@@ -73,6 +74,16 @@ def check_of_numbers(config: ConfigDict, command: str) -> None:
         raise ValueError(
             f"{command} is of flows of real numbers, and this run learned tokens: sample and "
             "evaluate are of both"
+        )
+
+
+def _check_blocks(config: ConfigDict) -> None:
+    of_blocks = block_of(config) is not None
+    if of_blocks != (config.sampler.name == "by_block"):
+        remedy = "'by_block'" if of_blocks else "'jumps'"
+        raise ValueError(
+            f"config.network ({config.network.name!r}) is {'one' if of_blocks else 'none'} of "
+            f"blocks of tokens, but config.sampler.name is {config.sampler.name!r}: take {remedy}"
         )
 
 

@@ -6,6 +6,7 @@ so that every layout trains the same run. `held` is what a loss may read too: th
 averages and what is frozen, so that a draw may encode its data by a frozen network.
 """
 
+from jaxflow.draws.by_block import by_block
 from jaxflow.draws.chain import as_draw, chain
 from jaxflow.draws.drop import drop
 from jaxflow.draws.groups import groups
@@ -20,6 +21,7 @@ from jaxflow.draws.standard import standard
 
 __all__ = [
     "as_draw",
+    "by_block",
     "chain",
     "couple",
     "drop",

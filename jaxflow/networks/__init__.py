@@ -9,6 +9,7 @@ a scale of 1.
 """
 
 from jaxflow.networks.adapters import equinox, function, linen, nnx, select, self_conditioned
+from jaxflow.networks.block_transformer import BlockTransformer
 from jaxflow.networks.discrete import Discrete
 from jaxflow.networks.dit import DiT, dit
 from jaxflow.networks.embeddings import (
@@ -26,6 +27,7 @@ from jaxflow.networks.transformer import Transformer, transformer
 from jaxflow.networks.unet import UNet
 
 __all__ = [
+    "BlockTransformer",
     "ConcatMLP",
     "DiT",
     "Discrete",

@@ -39,8 +39,12 @@ _policies = {
 }
 
 
-def blocks(depth: int, remat: str | None, unroll: int) -> Any:
-    """So many blocks, their parameters stacked, in a scan: a module of the fields of one."""
+def blocks(depth: int, remat: str | None, unroll: int, *, memory: bool = False) -> Any:
+    """So many blocks, their parameters stacked, in a scan: a module of the fields of one.
+
+    With a memory, called `(h, c, mask, places, (keys, values))`, both led by the blocks, and
+    returning those of `h` as well; see `jaxflow.networks.layers.Attention`.
+    """
     prevent_cse = unroll > 1
     if remat is None:
         block = regathering(_Block, prevent_cse=prevent_cse)
@@ -50,7 +54,7 @@ def blocks(depth: int, remat: str | None, unroll: int) -> Any:
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=cast(Any, nn.broadcast),
+        in_axes=cast(Any, (nn.broadcast,) * 3 + (0,) if memory else nn.broadcast),
         length=depth,
         unroll=unroll,
     )
@@ -89,16 +93,26 @@ class _Block(nn.Module):
     rotary: bool = False
 
     @nn.compact
-    def __call__(self, h: Tokens, c: Float[Array, "batch *tokens told"]) -> tuple[Tokens, None]:
+    def __call__(
+        self,
+        h: Tokens,
+        c: Float[Array, "batch *tokens told"],
+        mask: Array | None = None,
+        places: Array | None = None,
+        memory: tuple[Array, Array] | None = None,
+    ) -> tuple[Tokens, Any]:
         width = h.shape[-1]
         modulation = dense(6 * width, dtype=self.dtype, kernel_init=zeros, name="modulation")(c)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation, 6, axis=-1)
         y = modulate(layer_norm(h), shift_1, scale_1)
-        y = Attention(self.heads, self.attention, self.dtype, rotary=self.rotary, name="attention")(
-            y
+        attention = Attention(
+            self.heads, self.attention, self.dtype, rotary=self.rotary, name="attention"
         )
+        y, own = attention(y, mask, places, memory), None
+        if memory is not None:
+            y, own = y
         h = h + for_tokens(gate_1) * y
         y = modulate(layer_norm(h), shift_2, scale_2)
         y = nn.gelu(column(4 * width, dtype=self.dtype, name="expand")(y))
         y = row(width, dtype=self.dtype, name="contract")(y)
-        return h + for_tokens(gate_2) * y, None
+        return h + for_tokens(gate_2) * y, own

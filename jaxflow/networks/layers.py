@@ -20,7 +20,7 @@ from flax.linen.dtypes import promote_dtype
 from jaxflow.arrays import at_least_float32
 from jaxflow.networks.initialisers import normal, ones, xavier, zeros
 from jaxflow.sharding import all_but_gathered, gathered, gathers_here, keeps_gathered
-from jaxflow.types import AnyArray, Array, Float
+from jaxflow.types import AnyArray, Array, Float, Int
 
 __all__ = [
     "Attention",
@@ -199,6 +199,10 @@ class Attention(nn.Module):
     for cuDNN's takes half precision alone. The columns of the `qkv` kernel lie head by head, so
     that a cut between heads cuts the kernel. With `rotary` queries and keys are turned by their
     places (`rotated`).
+
+    A `mask`, bools that broadcast to `[batch, heads, queries, keys]`, says what each token sees.
+    With a `memory` of the keys and values of other tokens, `[batch, others, heads, features]`,
+    these come before those of `x`, which are returned too.
     """
 
     heads: int
@@ -208,7 +212,13 @@ class Attention(nn.Module):
     rotary: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        mask: Array | None = None,
+        places: Array | None = None,
+        memory: tuple[Array, Array] | None = None,
+    ) -> Any:
         batch, tokens, channels = x.shape
         if channels % self.heads:
             raise ValueError(
@@ -218,28 +228,39 @@ class Attention(nn.Module):
         qkv = column(3 * channels, dtype=self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, self.heads, 3, -1), 3, 0)
         if self.rotary:
-            q, k = rotated(q), rotated(k)
+            q, k = rotated(q, places), rotated(k, places)
+        own = k, v
+        if memory is not None:
+            k, v = (
+                jnp.concatenate([m, o.astype(m.dtype)], 1) for m, o in zip(memory, own, strict=True)
+            )
         attention: Any = jax.nn.dot_product_attention
         bits = jnp.finfo(q.dtype).bits
         if bits == 64:
-            h = _in_float64(q, k, v)
+            h = _in_float64(q, k, v, mask)
         else:
-            h = attention(q, k, v, implementation=self.implementation if bits < 32 else None)
+            by = self.implementation if bits < 32 else None
+            h = attention(q, k, v, mask=mask, implementation=by)
         h = h.reshape(batch, tokens, channels)
-        return row(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)
+        h = row(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)
+        return h if memory is None else (h, own)
 
 
-def _in_float64(q: Array, k: Array, v: Array) -> Array:
+def _in_float64(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     """Attention whose softmax is of float64 too, where JAX's is of float32."""
     scores = jnp.einsum("bqhf,bkhf->bhqk", q, k) / np.sqrt(q.shape[-1])
-    return jnp.einsum("bhqk,bkhf->bqhf", jax.nn.softmax(scores, axis=-1), v)
+    shares = jax.nn.softmax(scores, axis=-1, where=mask)
+    return jnp.einsum("bhqk,bkhf->bqhf", shares, v)
 
 
-def rotated(x: Float[Array, "batch tokens heads features"]) -> Array:
+def rotated(
+    x: Float[Array, "batch tokens heads features"], places: Int[AnyArray, "tokens"] | None = None
+) -> Array:
     """Pairs of features turned by angles that grow with the place, at rates of 1 down to 1e-4.
 
     The product of a query and a key so turned depends on how far apart they are alone (Su et al.,
     2021, RoFormer, arXiv:2104.09864, eq. 16 and 34, the pairs being halves of the features).
+    Places are those of the tokens' order where None.
 
     Raises:
         ValueError: for an odd number of features.
@@ -247,8 +268,13 @@ def rotated(x: Float[Array, "batch tokens heads features"]) -> Array:
     half, odd = divmod(x.shape[-1], 2)
     if odd:
         raise ValueError(f"rotary places need an even number of features a head; got {x.shape[-1]}")
-    angles = np.arange(x.shape[1])[:, None] * 10000.0 ** (-np.arange(half) / half)
-    cosine, sine = (jnp.asarray(f(angles), jnp.float32)[:, None] for f in (np.cos, np.sin))
+    rates = 10000.0 ** (-np.arange(half) / half)
+    if places is None:
+        angles: Any = np.arange(x.shape[1])[:, None] * rates
+        cosine, sine = (jnp.asarray(f(angles), jnp.float32)[:, None] for f in (np.cos, np.sin))
+    else:
+        angles = places[:, None] * rates.astype(np.float32)
+        cosine, sine = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
     a, b = jnp.split(at_least_float32(x), 2, axis=-1)
     turned = jnp.concatenate([a * cosine - b * sine, a * sine + b * cosine], axis=-1)
     return turned.astype(x.dtype)

@@ -22,7 +22,7 @@ from jaxflow.networks.layers import check_fields, dense, layer_norm, modulate, t
 from jaxflow.sharding import gathered
 from jaxflow.types import AnyArray, Array, Float, Int, Labels, Time
 
-__all__ = ["Transformer", "transformer"]
+__all__ = ["Transformer", "check_heads", "inward", "outward", "transformer"]
 
 
 class Transformer(nn.Module):
@@ -79,29 +79,11 @@ class Transformer(nn.Module):
         check_one_time(t, x)
         c = Conditioning(self.condition, self.num_classes, name="conditioning")
         c = nn.silu(c(t, x, label, None, guidance))
-        embed = token_table(self.vocabulary, self.width, self.dtype, "tokens")
-        if x.ndim == 2:
-            h = embed(x).astype(self.dtype or c.dtype)
-        else:
-            table = gathered(embed.embedding.astype(self.dtype or x.dtype), table=True)
-            h = jnp.einsum("blv,vw->blw", x.astype(table.dtype), table[: self.vocabulary])
+        h, table = inward(self, x, c.dtype)
         h = blocks(self.depth, self.remat, self.unroll)(
             self.heads, self.dtype, self.attention, rotary=True, name="blocks"
         )(h, c)[0]
-        modulation = dense(2 * self.width, kernel_init=zeros, name="modulation")(c)
-        shift, scale = jnp.split(modulation, 2, axis=-1)
-        h = modulate(layer_norm(at_least_float32(h)), shift, scale)
-        if not self.tied:
-            return dense(self.vocabulary, kernel_init=zeros, name="outward")(h)
-        h = dense(self.width, kernel_init=zeros, name="outward")(h)
-        table = gathered(embed.embedding.astype(self.dtype or h.dtype), table=True)
-        logits = jnp.einsum(
-            "blw,vw->blv",
-            h.astype(table.dtype),
-            table[: self.vocabulary],
-            preferred_element_type=h.dtype,
-        )
-        return logits + gathered(self.param("bias", zeros, (self.vocabulary,)))
+        return outward(self, h, c, table)
 
     def _check(self, x: Any) -> None:
         hard = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
@@ -111,12 +93,48 @@ class Transformer(nn.Module):
                 f"x is {x.dtype} of shape {x.shape}: a Transformer takes tokens, whole numbers "
                 f"[batch, length], or soft ones, real numbers [batch, length, {self.vocabulary}]"
             )
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(
-                f"{self.heads} heads share {self.width} channels: each needs an even number of "
-                "them, for rotary places"
-            )
+        check_heads(self)
         check_remat(self.remat)
+
+
+def check_heads(module: Any) -> None:
+    """Refuse a share of channels for each head that rotary places cannot turn.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    if module.width % module.heads or (module.width // module.heads) % 2:
+        raise ValueError(
+            f"{module.heads} heads share {module.width} channels: each needs an even number of "
+            "them, for rotary places"
+        )
+
+
+def inward(module: Any, x: Any, dtype: Any) -> tuple[Array, nn.Embed]:
+    """Tokens, or soft ones, as vectors, in the module's `dtype` or else this; and their table."""
+    table = token_table(module.vocabulary, module.width, module.dtype, "tokens")
+    if x.ndim == 2:
+        return table(x).astype(module.dtype or dtype), table
+    vectors = gathered(table.embedding.astype(module.dtype or x.dtype), table=True)
+    return jnp.einsum("blv,vw->blw", x.astype(vectors.dtype), vectors[: module.vocabulary]), table
+
+
+def outward(module: Any, h: Array, c: Array, table: nn.Embed) -> Float[Array, "batch length v"]:
+    """Logits of each place, by the tokens' own vectors where `module.tied`."""
+    modulation = dense(2 * module.width, kernel_init=zeros, name="modulation")(c)
+    shift, scale = jnp.split(modulation, 2, axis=-1)
+    h = modulate(layer_norm(at_least_float32(h)), shift, scale)
+    if not module.tied:
+        return dense(module.vocabulary, kernel_init=zeros, name="outward")(h)
+    h = dense(module.width, kernel_init=zeros, name="outward")(h)
+    vectors = gathered(table.embedding.astype(module.dtype or h.dtype), table=True)
+    logits = jnp.einsum(
+        "blw,vw->blv",
+        h.astype(vectors.dtype),
+        vectors[: module.vocabulary],
+        preferred_element_type=h.dtype,
+    )
+    return logits + gathered(module.param("bias", zeros, (module.vocabulary,)))
 
 
 _sizes = {

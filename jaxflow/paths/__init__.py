@@ -16,6 +16,7 @@ from jaxflow.paths.affine import (
 from jaxflow.paths.diffusion import drift, log_snr, squared_diffusion, time_of_log_snr
 from jaxflow.paths.fisher import Fisher, fisher
 from jaxflow.paths.fitted import fitted
+from jaxflow.paths.gidd import Gidd, gidd
 from jaxflow.paths.interpolant import Interpolant, bridge, interpolant
 from jaxflow.paths.knots import discrete, monotone
 from jaxflow.paths.metric import Metric, levels, metric
@@ -27,6 +28,7 @@ from jaxflow.paths.start import start
 __all__ = [
     "Affine",
     "Fisher",
+    "Gidd",
     "Interpolant",
     "Metric",
     "Mixture",
@@ -40,6 +42,7 @@ __all__ = [
     "fisher",
     "fitted",
     "gammas",
+    "gidd",
     "interpolant",
     "inverse_cosine",
     "kappas",

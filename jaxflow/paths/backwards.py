@@ -26,7 +26,10 @@ and the divergence of (1) from the model's is, $z_y = \kappa e_y / M_y$,
     $h(z) = (1 + z) \log(1 + z) / z - 1$
 
 Because the noising is Markov its integral is, at the exact posterior, the entropy of the data: the
-bound is tight, where that of rates which only share the marginals is not.
+bound is tight, where that of rates which only share the marginals is not. Where the law of the
+noise changes in time, $\pi_t$ in the place of $q$ but for the law $q_t$ of what comes in, (1) and
+(4) have the factor $q_t(x) / \pi_t(x)$ more, and (2) the law of all that came in from $s$ to $t$
+(`jaxflow.paths.gidd`).
 
 Austin et al., Structured Denoising Diffusion Models in Discrete State-Spaces, 2021,
 arXiv:2107.03006, for (2); Lou et al., 2023, arXiv:2310.16834, and Schiff et al., Simple Guidance
@@ -38,20 +41,42 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, event_shape, per_sample
+from jaxflow.arrays import at_least_float32, per_sample
+from jaxflow.records import record
 from jaxflow.tokens import at_token, log_normaliser
 from jaxflow.types import Array, Data, Keys
 
-__all__ = ["denoised", "divergence"]
+__all__ = ["Noise", "denoised", "divergence", "noise_of"]
 
 _LEAST = 1e-18  # whose square is a number in float32
 
 
-def divergence(law: Any, kappa: Array, x: Data, x1: Data, logits: Array) -> Array:
+@record
+class Noise:
+    """The law of tokens that are noise: of the one that stands, of the vocabulary, of the mask.
+
+    `own [batch, *event]`; `letters` and `mask` broadcast to `[batch, *event, vocabulary]` and to
+    `[batch, *event]`.
+    """
+
+    own: Array
+    letters: Array
+    mask: Array
+
+
+def noise_of(law: Any, x: Data, vocabulary: int) -> Noise:
+    """That of a source of independent tokens."""
+    weights = jnp.exp(law.log_weights)
+    missing = vocabulary + 1 - weights.shape[-1]
+    weights = jnp.pad(weights, (*[(0, 0)] * (weights.ndim - 1), (0, missing)))
+    return Noise(jnp.exp(law.log_probs(x)), weights[..., :-1], weights[..., -1])
+
+
+def divergence(noise: Noise, kappa: Array, x: Data, x1: Data, logits: Array) -> Array:
     r"""The sum of (4), token by token, for tokens that may be noise.
 
     Args:
-        law: of the source, `sources.tokens(weights)`.
+        noise: the law of those that are.
         kappa: the share of data at each token, `[batch, *event]`.
         x: where they stand.
         x1: their data.
@@ -60,7 +85,7 @@ def divergence(law: Any, kappa: Array, x: Data, x1: Data, logits: Array) -> Arra
     vocabulary, right = logits.shape[-1], x == x1
     normaliser = log_normaliser(logits)
     own = jnp.exp(at_token(logits, x) - normaliser)
-    held = kappa + (1 - kappa) * jnp.exp(law.log_probs(x))
+    held = kappa + (1 - kappa) * noise.own
     stays = 1 - kappa * own / held
     shift = (1 - kappa) * (own - right) / held
 
@@ -71,14 +96,11 @@ def divergence(law: Any, kappa: Array, x: Data, x1: Data, logits: Array) -> Arra
         return apart * _h(k * apart / jnp.maximum(mean, _LEAST))
 
     places = jnp.arange(vocabulary)
-    noise = jnp.exp(law.log_weights)
-    noise = jnp.pad(noise, (*[(0, 0)] * (noise.ndim - 1), (0, vocabulary + 1 - noise.shape[-1])))
     said = jnp.exp(at_least_float32(logits) - normaliser[..., None])
-    each = term(noise[..., :-1], said, places == x1[..., None], 1)
+    each = term(noise.letters, said, places == x1[..., None], 1)
     total = jnp.sum(jnp.where(places == x[..., None], 0.0, each), axis=-1)
-    mask = noise[..., -1]
-    beyond = term(mask, jnp.zeros_like(kappa), 0.0, 0)
-    return total + jnp.where((x == vocabulary) | (mask == 0), 0.0, beyond)
+    beyond = term(noise.mask, jnp.zeros_like(kappa), 0.0, 0)
+    return total + jnp.where((x == vocabulary) | (noise.mask == 0), 0.0, beyond)
 
 
 def _h(z: Array) -> Array:
@@ -89,21 +111,31 @@ def _h(z: Array) -> Array:
     return jnp.where(small, z / 2 - z**2 / 6 + z**3 / 12, jnp.where(z <= -1, -1.0, far))
 
 
-def denoised(law: Any, now: Array, then: Array, keys: Keys, x: Data, x1: Data) -> Data:
+def denoised(
+    keys: Keys,
+    x: Data,
+    x1: Data,
+    noise: Data,
+    *,
+    then: Array,
+    kept: Array,
+    came: Array,
+    own: Array,
+) -> Data:
     """A draw of (2): the data, what stands, or noise anew.
 
     Args:
-        law: of the source.
-        now, then: the shares of data at both times, `[batch, *event]`.
         keys: `[batch]`.
-        x: where tokens stand now.
+        x: where tokens stand.
         x1: their data.
+        noise: draws of the noise at `s`.
+        then: the share of data at `s`, `[batch, *event]`.
+        kept: the share $a$ of the tokens at `s` that noising leaves as they are.
+        came: the share of them that it turns into the token of `x`.
+        own: the probability of that token among the noise at `s`.
     """
-    pairs = jax.vmap(jax.random.split)(keys)
-    u = per_sample(lambda key: jax.random.uniform(key, x.shape[1:]), pairs[:, 0])
-    noise = law.sample(pairs[:, 1], event_shape(x)).astype(x.dtype)
-    a, q = now / then, jnp.exp(law.log_probs(x))
-    data = then * ((1 - a) * q + a * (x == x1))
-    stays, anew = a * (1 - then) * q, (1 - a) * (1 - then) * q
+    u = per_sample(lambda key: jax.random.uniform(key, x.shape[1:]), keys)
+    data = then * (came + kept * (x == x1))
+    stays, anew = kept * (1 - then) * own, came * (1 - then)
     u = u * (data + stays + anew)
     return jnp.where(u < data, x1, jnp.where(u < data + stays, x, noise))

@@ -141,7 +141,7 @@ def is_affine(path: Path | None) -> bool:
 
 def is_of_tokens(path: Any) -> bool:
     """Whether the path is one of tokens, whose samples jump."""
-    return hasattr(path, "log_rates")
+    return hasattr(path, "divergence")
 
 
 def nonzero_interval(schedule: Schedule, divisor: str) -> Interval:

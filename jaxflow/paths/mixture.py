@@ -36,9 +36,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflow.arrays import at_least_float32, expand, per_sample
+from jaxflow.arrays import at_least_float32, event_shape, expand, per_sample, two_keys
 from jaxflow.checks import check_made
-from jaxflow.paths.backwards import denoised, divergence
+from jaxflow.paths.backwards import denoised, divergence, noise_of
 from jaxflow.paths.kappas import Kappa, as_kappa, linear
 from jaxflow.records import record
 from jaxflow.tokens import at_token, but, drawn, leapt, log_normaliser
@@ -151,14 +151,20 @@ class Mixture:
         Raises:
             ValueError: where the source is not known, or does not have independent tokens.
         """
-        return denoised(self.law, self.kappa_at(t, x), self.kappa_at(s, x), keys, x, x1)
+        keys, others = two_keys(keys)
+        noise = self.law.sample(others, event_shape(x)).astype(x.dtype)
+        then, own = self.kappa_at(s, x), jnp.exp(self.law.log_probs(x))
+        kept = self.kappa_at(t, x) / then
+        share = {"then": then, "kept": kept, "came": (1 - kept) * own, "own": own}
+        return denoised(keys, x, x1, noise, **share)
 
     def divergence(self, t: Time, x: Data, x1: Data, logits: Logits) -> OfTokens:
         """(6), token by token, in nats by time; of tokens that begin as others that are drawn, that
         of noising run backwards (`jaxflow.paths.backwards`), which is tight.
         """
         if hasattr(self.source, "log_weights"):
-            apart = divergence(self.law, self.kappa_at(t, x), x, x1, logits)
+            noise = noise_of(self.law, x, logits.shape[-1])
+            apart = divergence(noise, self.kappa_at(t, x), x, x1, logits)
             return self.clock_rate(t, x) * jnp.where(self.known(x), 0.0, apart)
         normaliser, right = log_normaliser(logits), x == x1
         missed = jnp.where(right, 0.0, normaliser - at_token(logits, x1))

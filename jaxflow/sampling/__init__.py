@@ -3,6 +3,7 @@
 from jaxflow.sampling import diffusions, grids, leaps
 from jaxflow.sampling.adaptive import adaptive
 from jaxflow.sampling.bespoke import Bespoke, bespoke
+from jaxflow.sampling.by_block import by_block
 from jaxflow.sampling.diagnostics import path_cost
 from jaxflow.sampling.entropy_bounded import entropy_bounded
 from jaxflow.sampling.first_hitting import first_hitting
@@ -39,6 +40,7 @@ __all__ = [
     "ab3",
     "adaptive",
     "bespoke",
+    "by_block",
     "churn",
     "corrected",
     "ddim",

@@ -22,7 +22,7 @@ from jaxflow.sampling.precision import computing
 from jaxflow.types import AnyArray, Array, Data, Keys, Method, Path, Solution, Velocity
 from jaxflow.velocities.function import as_velocity
 
-__all__ = ["jumps"]
+__all__ = ["check_rising", "jumps", "walked"]
 
 
 def jumps(
@@ -77,15 +77,25 @@ def jumps(
     posterior = as_velocity(logits)
     check_made("method", method)
     cond = check_start(path, x0, keys, given, cond)
-    times = check_order(grid)
-    if times[0] > times[-1]:
-        raise ValueError(f"tokens are sampled towards the data: let the grid rise; got {grid}")
+    times = check_rising(grid)
     posterior, products = computing(posterior, precision)
     arguments = traceable((posterior, path, euler() if method is None else method))
     with products:
         return _jumps(
             *arguments, x0, times, keys, cond, given, to_end=bool(times[-1] == 1), save=save
         )
+
+
+def check_rising(grid: ArrayLike | Sequence[float]) -> Any:
+    """The times of a grid that rises.
+
+    Raises:
+        ValueError: for one that does not, or leaves [0, 1].
+    """
+    times = check_order(grid)
+    if times[0] > times[-1]:
+        raise ValueError(f"tokens are sampled towards the data: let the grid rise; got {grid}")
+    return times
 
 
 @partial(jax.jit, static_argnames=("to_end", "save"))
@@ -102,9 +112,20 @@ def _jumps(
     to_end: bool,
     save: bool,
 ) -> Solution:
-    n, process = len(x0), Process(path, posterior, cond, given)
-    given_grid = jnp.asarray(grid, jnp.float32)
-    times = jnp.broadcast_to(given_grid[:, None], (len(grid), n))
+    process = Process(path, posterior, cond, given)
+    x, xs, calls = walked(process, method, jnp.asarray(x0), grid, keys, to_end=to_end, save=save)
+    times = jnp.asarray(grid, jnp.float32) if save else None
+    success = jnp.all(x >= 0, axis=tuple(range(1, x.ndim)))
+    nfe = jnp.full((len(x),), calls, jnp.int32)
+    return Solution(x, times, xs, nfe, success)
+
+
+def walked(
+    process: Process, method: Method, x0: Data, grid: Array, keys: Keys, *, to_end: bool, save: bool
+) -> tuple[Data, Any, int]:
+    """The end of the grid, all that is saved, and the calls, for use inside of jit."""
+    n = len(x0)
+    times = jnp.broadcast_to(jnp.asarray(grid, jnp.float32)[:, None], (len(grid), n))
 
     def step(carry: tuple[Data, Any], at: tuple[Array, Array, Array]) -> tuple[Any, Any]:
         x, memory = carry
@@ -115,8 +136,7 @@ def _jumps(
 
     walked = times[:-1] if to_end else times
     steps = len(walked) - 1
-    x = jnp.asarray(x0)
-    carry = x, method.init(process, times[0], x)
+    carry = x0, method.init(process, times[0], x0)
     (x, _), xs = jax.lax.scan(step, carry, (walked[:-1], walked[1:], jnp.arange(steps)))
     calls = steps * method.calls
     if to_end:
@@ -125,6 +145,4 @@ def _jumps(
         calls += 1
     if save:
         xs = jnp.concatenate([x0[None], xs, *([x[None]] if to_end else [])])
-    success = jnp.all(x >= 0, axis=tuple(range(1, x.ndim)))
-    nfe = jnp.full((n,), calls, jnp.int32)
-    return Solution(x, given_grid if save else None, xs, nfe, success)
+    return x, xs, calls

@@ -23,6 +23,7 @@ from jaxflow.velocities.guidance import (
     tilted,
     zero_star,
 )
+from jaxflow.velocities.in_blocks import in_blocks
 from jaxflow.velocities.marginal import posterior_mean, score
 from jaxflow.velocities.network import from_network
 from jaxflow.velocities.preconditioned import preconditioned
@@ -49,6 +50,7 @@ __all__ = [
     "gaussian_mixture",
     "geometric",
     "guided_by",
+    "in_blocks",
     "magnitude_aware",
     "plain",
     "posterior_mean",

@@ -6,7 +6,8 @@ from ml_collections import ConfigDict
 
 from experiments.setup import build, dataset
 from experiments.setup.check import check
-from experiments.setup.components import TABLES, component
+from experiments.setup.components import component
+from experiments.setup.tables import TABLES
 from jaxflow import paths
 from jaxflow.paths import gammas, schedules
 

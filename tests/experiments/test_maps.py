@@ -16,8 +16,8 @@ from experiments.output.generate import average, generator
 from experiments.run import loop, workdir
 from experiments.setup import build, dataset
 from experiments.setup.check import check, check_parts
-from experiments.setup.components import TABLES
 from experiments.setup.learns import parts_of
+from experiments.setup.tables import TABLES
 from jaxflow import draws, losses, networks, paths, sampling, times, velocities
 from tests.experiments.conftest import tiny_digits
 from tests.networks.small import perturbed

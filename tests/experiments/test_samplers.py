@@ -9,7 +9,7 @@ from configs import two_moons
 from experiments.output.generate import generator
 from experiments.setup import build
 from experiments.setup.check import check_parts
-from experiments.setup.components import TABLES
+from experiments.setup.tables import TABLES
 from jaxflow import paths, sampling
 from jaxflow.velocities import gaussian_mixture
 

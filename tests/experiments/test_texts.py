@@ -112,6 +112,14 @@ def test_perplexity_under_a_reference(stored: Path) -> None:
             "take one of cross_entropy, generalised_kl",
         ),
         ({"sampler.name": "fixed_step"}, "take one of jumps, first_hitting"),
+        ({"sampler.name": "by_block"}, "none of blocks of tokens.*take 'jumps'"),
+        (
+            {
+                "source": {"name": "uniform_tokens", "kwargs": {"vocabulary": 27}},
+                "path": {"name": "gidd", "kwargs": {}},
+            },
+            "begins at masks",
+        ),
         ({"path": {"name": "linear", "kwargs": {}}}, "is of real numbers"),
         ({"source.kwargs.token": 26}, r"set config\.source\.kwargs\.token=27"),
         (
@@ -143,6 +151,30 @@ def test_a_config_is_of_tokens_throughout(change: dict, match: str, stored: Path
     with pytest.raises(ValueError, match=match) as refused:
         check_parts(config)
     assert "\n" not in str(refused.value)
+
+
+def in_blocks(config: ConfigDict) -> ConfigDict:
+    with config.unlocked(), config.ignore_type():
+        config.network.name, config.network.kwargs.block = "block_transformer", 16
+        config.sampler.name = "by_block"
+    return config
+
+
+def test_blocks_of_tokens_by_their_config(stored: Path) -> None:
+    config = in_blocks(of_text(stored))
+    config.evaluation.likelihoods = 40
+    check_parts(config)
+    params = build.parameters(config, jax.random.key(0))
+    samples = generator(config, 4)(params, 0, 4)
+    assert samples.success.all()
+    assert samples.nfe.tolist() == [4 * 3] * 4
+    found = texts.bound(config, params)
+    assert abs(found["bits_per_token"] - np.log2(27)) < 4 * found["bits_per_token_standard_error"]
+    with pytest.raises(ValueError, match="blocks of tokens one after the other"):
+        movies.followed(config, params, 0, 2, 3)
+    config.sampler.name = "jumps"
+    with pytest.raises(ValueError, match="take 'by_block'"):
+        check_parts(config)
 
 
 @pytest.mark.parametrize(

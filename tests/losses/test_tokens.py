@@ -28,8 +28,11 @@ PATHS = (
     "uniform",
     "marginal",
     "hybrid",
+    "gidd",
+    "gidd, late",
     "metric",
 )
+WITH_MASKS = ("mask", "hybrid", "gidd")
 
 
 def path_of(name):
@@ -46,13 +49,15 @@ def path_of(name):
             kappas.polynomial(2.0), source=sources.tokens(np.array([0.5, 0.2, 0.3]))
         ),
         "hybrid": lambda: paths.mixture(source=sources.tokens(np.array([0.1, 0.2, 0.1, 0.6]))),
+        "gidd": lambda: paths.gidd(0.2, source=mask),
+        "gidd, late": lambda: paths.gidd(0.4, 2.0, source=mask),
         "metric": lambda: paths.metric(DISTANCES, a=1.0),
     }[name]()
 
 
 def all_of(name):
     """The sequences that a path may have, `[states, length]`."""
-    symbols = VOCABULARY + name.startswith(("mask", "hybrid"))
+    symbols = VOCABULARY + name.startswith(WITH_MASKS)
     return np.array(list(itertools.product(range(symbols), repeat=LENGTH)))
 
 
@@ -98,7 +103,8 @@ def _bound(network, params, path, states, until):
         shares = law * jnp.repeat(LAW.ravel(), len(states))
         return jnp.sum(jnp.where(shares > 0, shares * apart, 0.0))
 
-    return until * jnp.sum(SHARES * jax.vmap(at)(until * jnp.asarray(0.5 + NODES)))
+    roots = jnp.asarray(0.5 + NODES)  # of times, as some paths begin as a root of time
+    return until * jnp.sum(2 * SHARES * roots * jax.vmap(at)(until * roots**2))
 
 
 def any_order(params):
@@ -207,7 +213,7 @@ def test_conditional_rates_carry_the_conditional_law(x64):
     """The Kolmogorov equation of one token given its data, for every path."""
     for name in PATHS:
         path = path_of(name)
-        symbols = VOCABULARY + name.startswith(("mask", "hybrid"))
+        symbols = VOCABULARY + name.startswith(WITH_MASKS)
         x = jnp.broadcast_to(jnp.arange(symbols)[:, None], (symbols, LENGTH))
         for data, time in itertools.product(range(VOCABULARY), (0.1, 0.7)):
             x1 = jnp.full_like(x, data)

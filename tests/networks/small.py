@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflow.networks import MLP, ConcatMLP, Discrete, DiT, Transformer, UNet, linen
+from jaxflow.networks import (
+    MLP,
+    BlockTransformer,
+    ConcatMLP,
+    Discrete,
+    DiT,
+    Transformer,
+    UNet,
+    linen,
+)
 
 KEY = jax.random.key(0)
 IMAGE = (4, 4, 3)
@@ -19,6 +28,10 @@ SMALL = {
     "dit": (DiT(patch=2, width=16, depth=2, heads=2, num_classes=4), IMAGE),
     "transformer": (Transformer(5, width=16, depth=2, heads=2, num_classes=4), (6,)),
     "discrete": (Discrete(DiT(patch=2, width=16, depth=1, heads=2), 5, features=4), (4, 4, 2)),
+    "block_transformer": (
+        BlockTransformer(5, 3, width=16, depth=2, heads=2, num_classes=4),
+        (6,),
+    ),
     "transformer_untied": (Transformer(5, width=16, depth=1, heads=2, tied=False), (6,)),
 }
 
@@ -28,6 +41,8 @@ def inputs(name):
     cond = {"label": jnp.array([0, 4])} if getattr(module, "num_classes", None) else {}
     if reads_tokens(module):
         x = jax.random.randint(jax.random.key(2), (2, *event), 0, module.vocabulary + 1)
+        if hasattr(module, "block"):
+            cond["clean"] = (x + 1) % module.vocabulary
     else:
         x = jax.random.normal(jax.random.key(2), (2, *event))
     return jnp.array([0.2, 0.7]), x, cond

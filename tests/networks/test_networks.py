@@ -125,6 +125,7 @@ SHAPES = {
     "dit": 3_281_028_201,
     "discrete": 95_766_140,
     "transformer": 3_561_496_533,
+    "block_transformer": 3_561_496_533,
     "transformer_untied": 2_895_267_451,
 }
 

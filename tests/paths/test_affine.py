@@ -47,6 +47,7 @@ TABLE = {
     "bridge": [],
     "mixture": [],  # of tokens: tests/losses/test_tokens.py, tests/sampling/test_jumps.py
     "metric": [],
+    "gidd": [],
     "fisher": [],  # tests/paths/test_fisher.py
 }
 OF_A_PATH = {"drift", "levels", "log_snr", "squared_diffusion", "start", "time_of_log_snr"}

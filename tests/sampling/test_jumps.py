@@ -30,17 +30,19 @@ def _paths():
         "uniform": paths.mixture(source=sources.tokens(np.ones(VOCABULARY))),
         "marginal": paths.mixture(paths.kappas.cosine(), source=sources.tokens(WEIGHTS)),
         "hybrid": paths.mixture(source=sources.tokens(WITH_MASK)),
+        "gidd": paths.gidd(0.3, 1.5, source=sources.mask(VOCABULARY)),
         "metric": paths.metric(DISTANCES, a=1.0),
     }
 
 
 PATHS = tuple(_paths())
+OF_ONE_NOISE = tuple(name for name in PATHS if name != "gidd")
 
 
 @cache
 def states(name):
     """All sequences, `[states, length]`."""
-    symbols = VOCABULARY + (name in ("mask", "hybrid"))
+    symbols = VOCABULARY + (name in ("mask", "hybrid", "gidd"))
     return np.array(list(itertools.product(range(symbols), repeat=LENGTH)))
 
 
@@ -58,9 +60,16 @@ class Exact:
             "marginal": WEIGHTS,
             "hybrid": WITH_MASK,
             "metric": np.full(VOCABULARY, 1 / VOCABULARY),
-        }[name]
+        }.get(name)
+
+    def mixed(self, t):
+        """Of the path of masks and other noise: the shares of data and of each symbol of noise."""
+        b = 0.3 / 0.7 * 2**1.5 * (t * (1 - t)) ** 0.75
+        return t / (1 + b), np.append(np.full(VOCABULARY, b / VOCABULARY), 1 - t) / (1 + b)
 
     def kappa(self, t):
+        if self.name == "gidd":
+            return self.mixed(t)[0]
         return 1 - np.cos(np.pi / 2 * t) if self.name == "marginal" else t
 
     def clock(self, t):
@@ -74,6 +83,8 @@ class Exact:
             weights = np.exp(-self.clock(t) * DISTANCES)
             return weights / weights.sum(1, keepdims=True)
         data = np.eye(VOCABULARY, self.symbols)
+        if self.name == "gidd":
+            return self.kappa(t) * data + self.mixed(t)[1]
         return self.kappa(t) * data + (1 - self.kappa(t)) * self.noise
 
     def law(self, t):
@@ -188,9 +199,13 @@ def ancestral(exact, t, s):
     now, then = exact.kappa(t), exact.kappa(s)
     a, kernel = now / then, 0
     eye = np.eye(exact.symbols)
-    forwards = a * eye + (1 - a) * exact.noise  # [at s, at t]
+    if exact.name == "gidd":
+        anew = exact.mixed(t)[1] - a * exact.mixed(s)[1]
+    else:
+        anew = (1 - a) * exact.noise
+    forwards = a * eye + anew  # [at s, at t]
     for data in range(VOCABULARY):
-        given = then * eye[data] + (1 - then) * exact.noise
+        given = exact.given_data(s)[data]
         joint = forwards[:, exact.states] * given[:, None, None]
         total = joint.sum(0)
         share = np.moveaxis(joint / np.where(total > 0, total, 1.0), 0, -1)
@@ -218,8 +233,8 @@ def remasking(exact, t, s):
 
 OF_NOISE = ("mask", "uniform", "marginal")  # and with the hybrid where it is another case
 LEAPS = {
-    "euler": (leaps.euler(), euler, PATHS),
-    "ancestral": (leaps.ancestral(), ancestral, ("uniform", "marginal", "hybrid")),
+    "euler": (leaps.euler(), euler, OF_ONE_NOISE),
+    "ancestral": (leaps.ancestral(), ancestral, ("uniform", "marginal", "hybrid", "gidd")),
     "tau_leaping": (leaps.tau_leaping(), tau_leaping, (*OF_NOISE, "metric")),
     "trapezoidal": (leaps.trapezoidal(), trapezoidal, (*OF_NOISE, "metric")),
     "forth_and_back": (leaps.forth_and_back(0.5), forth_and_back, (*OF_NOISE, "hybrid")),
@@ -235,7 +250,7 @@ def test_every_leap_is_in_the_table():
     assert set(leaps.__all__) == set(LEAPS) | OTHERS
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", OF_ONE_NOISE)
 @pytest.mark.parametrize("t", [0.02, 0.3, 0.8])
 def test_kolmogorov(name, t, x64):
     """The rates of a path, with the exact posterior in them, carry its marginals."""
@@ -547,7 +562,7 @@ class Conditional(Exact):
         return np.stack([joint.sum(2), joint.sum(1)], axis=1)
 
 
-@pytest.mark.parametrize("name", ["mask", "uniform", "marginal", "hybrid"])
+@pytest.mark.parametrize("name", ["mask", "uniform", "marginal", "hybrid", "gidd"])
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_ancestral_sampling_of_tokens_that_are_independent_is_exact(name, n):
     """On any grid, and so of one token."""

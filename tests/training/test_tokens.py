@@ -28,6 +28,9 @@ SOURCES = {
 PARTS = networks.MixedTransformer({"text": VOCABULARY}, width=32, depth=2, heads=4)
 
 
+OF_BLOCKS = networks.BlockTransformer(VOCABULARY, 4, width=32, depth=2, heads=4, num_classes=3)
+
+
 class Problem(NamedTuple):
     """A loss with its draw, a batch for it, and where parameters begin."""
 
@@ -68,6 +71,18 @@ def of_parts():
     return Problem(PARTS, losses.mixed(network, path, each), draw, batch, begun(network, x1))
 
 
+@functools.cache
+def of_blocks():
+    path, network = paths.mixture(source=SOURCES["mask"]), networks.linen(OF_BLOCKS)
+    draw = draws.chain(
+        draws.standard(path, drop=draws.drop(0.2, {"label": 3})),
+        draws.by_block(path, 4, times=times.stratified(times.uniform())),
+    )
+    batch = {"x1": TOKENS, "cond": {"label": LABEL}, "mask": MASK}
+    params = begun(network, TOKENS, label=LABEL, clean=TOKENS)
+    return Problem(OF_BLOCKS, losses.generalised_kl(network, path), draw, batch, params)
+
+
 def gradient_of(problem, over, mode="jit", microbatches=1):
     run = trainer(
         problem.loss,
@@ -85,7 +100,8 @@ def gradient_of(problem, over, mode="jit", microbatches=1):
 
 @functools.cache
 def problem_of(name, *loss):
-    return of_parts() if name == "parts" else of_tokens(name, *loss)
+    whole = {"parts": of_parts, "blocks": of_blocks}
+    return whole[name]() if name in whole else of_tokens(name, *loss)
 
 
 @functools.cache
@@ -104,12 +120,16 @@ CASES = {
     "tensor by fsdp": (("mask", "generalised_kl"), "tensor", {"tensor": 2, "fsdp": 2}, "jit", 1),
     "parts, fsdp": (("parts",), "fsdp", {}, "jit", 1),
     "parts, tensor by fsdp": (("parts",), "tensor", {"tensor": 2, "fsdp": 2}, "jit", 2),
+    "blocks, tensor by fsdp": (("blocks",), "tensor", {"tensor": 2, "fsdp": 2}, "jit", 2),
     **{mode: (("mask", "generalised_kl"), "data", {}, mode, 2) for mode in MODES},
 }
 
 
 @pytest.mark.parametrize(
-    "name", some_fast(CASES, ("fsdp", "tensor by fsdp", "parts, fsdp", "shard_map"))
+    "name",
+    some_fast(
+        CASES, ("fsdp", "tensor by fsdp", "parts, fsdp", "blocks, tensor by fsdp", "shard_map")
+    ),
 )
 def test_gradients_are_those_of_one_device(name, x64):
     problem, kind, axes, mode, microbatches = CASES[name]

@@ -35,6 +35,16 @@ class Linen:
             return self
         return Linen(self.module.clone(dtype=dtype))
 
+    @property
+    def block(self) -> int | None:
+        """How many tokens are generated at a time, where the module tells (`BlockTransformer`)."""
+        return getattr(self.module, "block", None)
+
+    def empty(self, batch: int, length: int, dtype: Any) -> Any:
+        """The memory of a module of blocks, before it has read any."""
+        module: Any = self.module
+        return module.empty(batch, length, dtype)
+
     def init(self, key: Key, t: Any, x: Sample, **cond: Any) -> Params:
         """Parameters for data of these shapes, without compiling the forward pass.
 

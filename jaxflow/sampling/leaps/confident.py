@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxflow.arrays import as_floats, event_shape, event_sum, per_sample
+from jaxflow.arrays import as_floats, event_shape, event_sum, per_sample, two_keys
 from jaxflow.checks import check_made
 from jaxflow.records import traceable
-from jaxflow.sampling.leaps.process import Process, check_masks, two_keys
+from jaxflow.sampling.leaps.process import Process, check_masks
 from jaxflow.sampling.methods.moves import made
 from jaxflow.tokens import at_token, log_normaliser
 from jaxflow.types import Array, Data, Keys, Method, Time

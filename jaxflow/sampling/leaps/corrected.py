@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 
-from jaxflow.arrays import as_floats
+from jaxflow.arrays import as_floats, two_keys
 from jaxflow.checks import check_made
 from jaxflow.records import record, static
 from jaxflow.sampling.leaps.forth_and_back import leapt_both_ways
-from jaxflow.sampling.leaps.process import Process, two_keys
+from jaxflow.sampling.leaps.process import Process
 from jaxflow.types import Array, Data, Keys, Method, Time
 
 __all__ = ["corrected"]

@@ -16,7 +16,8 @@ the rates by it,
 
 from typing import Any
 
-from jaxflow.sampling.leaps.process import Process, mixture_of, two_keys
+from jaxflow.arrays import two_keys
+from jaxflow.sampling.leaps.process import Process, check_rates
 from jaxflow.sampling.methods.moves import made, no_memory
 from jaxflow.types import Data, Keys, Method, Time
 
@@ -34,6 +35,7 @@ def _euler(
 def _tau_leaping(
     process: Process, t: Time, s: Time, x: Data, memory: Any, keys: Keys
 ) -> tuple[Data, Any]:
+    check_rates(process.path, "tau_leaping")
     span = process.span(t, s, x)
     return process.keep(x, process.path.tau_leap(keys, span, t, x, process(t, x))), memory
 
@@ -42,9 +44,13 @@ def _ancestral(
     process: Process, t: Time, s: Time, x: Data, memory: Any, keys: Keys
 ) -> tuple[Data, Any]:
     one, other = two_keys(keys)
-    path = mixture_of(process, "ancestral")
+    if not hasattr(process.path, "denoise"):
+        raise ValueError(
+            f"ancestral runs noising backwards, and that of {process.path!r} is not known: take "
+            "euler, tau_leaping or trapezoidal"
+        )
     x1 = process.data(one, x, process(t, x))
-    return process.keep(x, path.denoise(other, t, s, x, x1)), memory
+    return process.keep(x, process.path.denoise(other, t, s, x, x1)), memory
 
 
 def ancestral() -> Method:

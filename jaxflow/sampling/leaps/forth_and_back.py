@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxflow.arrays import at_least_float32, event_shape, expand, per_sample
+from jaxflow.arrays import at_least_float32, event_shape, expand, per_sample, two_keys
 from jaxflow.checks import check_made
 from jaxflow.records import traceable
-from jaxflow.sampling.leaps.process import Process, mixture_of, two_keys
+from jaxflow.sampling.leaps.process import Process, mixture_of
 from jaxflow.sampling.methods.moves import made, no_memory
 from jaxflow.tokens import drawn
 from jaxflow.types import Array, Data, Keys, Method, Time

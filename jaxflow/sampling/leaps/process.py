@@ -2,18 +2,17 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxflow.arrays import check_keys
 from jaxflow.checks import check_batch, check_made
 from jaxflow.paths.ends import is_of_tokens
-from jaxflow.paths.mixture import check_tokens
+from jaxflow.paths.mixture import Mixture, check_tokens
 from jaxflow.records import record
 from jaxflow.tokens import check_logits, drawn
 from jaxflow.types import Array, Data, Keys, Time
 
-__all__ = ["Process", "check_masks", "check_start", "mixture_of", "two_keys"]
+__all__ = ["Process", "check_masks", "check_rates", "check_start", "mixture_of"]
 
 
 @record
@@ -56,18 +55,25 @@ def mixture_of(process: Process, leap: str) -> Any:
         ValueError: for a metric path, or for one whose source is not known.
     """
     path = process.path
-    if getattr(path, "kappa", None) is None or path.source is None:
+    if not isinstance(path, Mixture) or path.source is None:
         raise ValueError(
             f"{leap} is of paths.mixture(kappa, source=...), whose tokens are data or noise; got "
-            f"{path!r}: take euler, tau_leaping or trapezoidal"
+            f"{path!r}: take another leap, as euler"
         )
     return path
 
 
-def two_keys(keys: Keys) -> tuple[Keys, Keys]:
-    """Two keys a sample of each."""
-    pairs = jax.vmap(jax.random.split)(keys)
-    return pairs[:, 0], pairs[:, 1]
+def check_rates(path: Any, leap: str) -> None:
+    """Refuse a path without rates for a leap that holds those of a step's beginning.
+
+    Raises:
+        ValueError: saying so.
+    """
+    if not hasattr(path, "tau_leap"):
+        raise ValueError(
+            f"{leap} holds the rates of a step's beginning, and those of {path!r} are infinite at "
+            "t = 0: take ancestral"
+        )
 
 
 def check_start(path: Any, x0: Any, keys: Keys, given: Any, cond: Any) -> dict[str, Any]:
@@ -87,15 +93,15 @@ def check_start(path: Any, x0: Any, keys: Keys, given: Any, cond: Any) -> dict[s
 
 
 def check_masks(path: Any, sampler: str) -> None:
-    """Refuse a path that does not set out from masks, for a sampler of these alone.
+    """Refuse a path that is not between masks and data, for a sampler of these alone.
 
     Raises:
         ValueError: saying so.
     """
-    if not hasattr(getattr(path, "source", None), "token"):
+    if not (isinstance(path, Mixture) and hasattr(path.source, "token")):
         raise ValueError(
-            f"{path!r} has no mask, and {sampler} is of paths.mixture(kappa, "
-            "source=sources.mask(token)): take jumps by another leap for other sources"
+            f"{path!r} is not between masks and data, and {sampler} is of paths.mixture(kappa, "
+            "source=sources.mask(token)): take jumps by another leap for other paths"
         )
 
 

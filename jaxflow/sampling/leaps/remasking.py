@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxflow.arrays import event_shape, per_sample
+from jaxflow.arrays import event_shape, per_sample, two_keys
 from jaxflow.names import check_known
-from jaxflow.sampling.leaps.process import Process, check_masks, two_keys
+from jaxflow.sampling.leaps.process import Process, check_masks
 from jaxflow.sampling.methods.moves import made, no_memory
 from jaxflow.types import Data, Keys, Method, Time
 

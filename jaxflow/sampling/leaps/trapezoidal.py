@@ -22,7 +22,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxflow.sampling.leaps.process import Process, two_keys
+from jaxflow.arrays import two_keys
+from jaxflow.sampling.leaps.process import Process, check_rates
 from jaxflow.sampling.methods.moves import made, no_memory
 from jaxflow.tokens import drawn_by, leapt
 from jaxflow.types import Array, Data, Keys, Method, Time
@@ -33,6 +34,7 @@ __all__ = ["trapezoidal"]
 def _trapezoidal(
     theta: Array, process: Process, t: Time, s: Time, x: Data, memory: Any, keys: Keys
 ) -> tuple[Data, Any]:
+    check_rates(process.path, "trapezoidal")
     one, other = two_keys(keys)
     middle = t + theta * (s - t)
     first, second = process.span(t, middle, x), process.span(middle, s, x)
