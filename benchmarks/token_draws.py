@@ -26,6 +26,7 @@ from jaxflow.types import Array
 
 LEAPS = {
     "euler": leaps.euler(),
+    "ancestral": leaps.ancestral(),
     "tau_leaping": leaps.tau_leaping(),
     "forth_and_back": leaps.forth_and_back(0.5),
     "remasking": leaps.remasking(0.5),
@@ -60,7 +61,7 @@ def held(batch: int, length: int, vocabulary: int) -> dict[str, float]:
 
     found = {name: size_of(by(method)) for name, method in LEAPS.items()}
     found["first_hitting"] = size_of(sampling.first_hitting)
-    for name in ("euler", "tau_leaping", "forth_and_back"):
+    for name in ("euler", "ancestral", "tau_leaping", "forth_and_back", "trapezoidal"):
         found[f"{name}, an even source"] = size_of(by(LEAPS[name]), even)
     return found
 

@@ -15,6 +15,7 @@ from experiments.output.texts import page_of, unfolding
 from experiments.setup import build
 from experiments.setup.components import component
 from experiments.setup.learns import block_of, learns_tokens
+from experiments.setup.tokens import jumped
 from jaxflow import paths, sampling
 from jaxflow.types import Method, Params
 
@@ -42,7 +43,11 @@ def followed(config: ConfigDict, params: Params, seed: int, num: int, frames: in
     def solve(velocity, index, cond):  # type: ignore[no-untyped-def]
         keys, x0 = begin(jax.random.key(seed), index)
         if learns_tokens(config):
-            given = {"keys": noise_keys(keys), "path": build.path(config), "method": _leap(config)}
+            given = {
+                "keys": noise_keys(keys),
+                "path": jumped(build.path(config)),
+                "method": _leap(config),
+            }
             return sampling.jumps(velocity, x0, times, cond=cond, save=True, **given).xs
         start = paths.start(velocity.path, x0)
         made = sampling.adaptive(velocity, start, times, rtol=TOLERANCE, atol=TOLERANCE, cond=cond)

@@ -20,7 +20,7 @@ from experiments.output.generate import Samples
 from experiments.setup import build, dataset
 from experiments.setup.components import component
 from experiments.setup.learns import block_of
-from experiments.setup.tokens import vocabulary_of
+from experiments.setup.tokens import jumped, vocabulary_of
 from jaxflow import draws, losses, metrics, times
 from jaxflow.types import Params
 
@@ -189,7 +189,7 @@ def bound(config: ConfigDict, params: Params) -> dict[str, float]:
     if not config.evaluation.likelihoods:
         return {}
     held = dataset.examples(config, config.evaluation.split, config.evaluation.likelihoods)
-    path, n = build.path(config), len(held["x1"])
+    path, n = jumped(build.path(config)), len(held["x1"])
     draw = draws.standard(
         path,
         source=component("source", config.source),

@@ -13,6 +13,7 @@ from experiments.setup.components import bound, component
 from experiments.setup.learns import block_of, learns_map, learns_tokens, parts_of
 from experiments.setup.optimizers import averages, optimizer
 from experiments.setup.teacher import Teacher, config_of_teacher, parameter_of
+from experiments.setup.tokens import jumped
 from jaxflow import draws, losses, networks, training, velocities
 from jaxflow.networks.adapters import Linen, SelfConditioned
 from jaxflow.paths.ends import interval_of
@@ -285,16 +286,11 @@ def sampler(config: ConfigDict) -> Callable[..., Solution]:
 
     One that takes `keys` needs them where its method draws noise.
     """
-    return bound("sampler", _spec(config.sampler), path=path(config), block=block_of(config))
+    spec = {key: config.sampler.to_dict()[key] for key in ("name", "kwargs")}
+    return bound("sampler", spec, path=jumped(path(config)), block=block_of(config))
 
 
 def precision(config: ConfigDict) -> str:
     """What networks compute in while samples are drawn."""
     default = inspect.signature(sampler(config)).parameters["precision"].default
     return config.sampler.kwargs.get("precision", default)
-
-
-def _spec(section: ConfigDict) -> dict[str, Any]:
-    """The component of a section that says more than its component."""
-    found = section.to_dict()
-    return {"name": found["name"], "kwargs": found["kwargs"]}

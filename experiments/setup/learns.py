@@ -26,7 +26,7 @@ NO_VELOCITY = (
     "moment_matching",
 )
 
-OF_TOKENS = ("mixture", "metric", "gidd")  # paths
+OF_TOKENS = ("mixture", "metric", "gidd", "duo")  # paths
 
 
 def learns_map(config: ConfigDict) -> bool:

@@ -116,6 +116,7 @@ TABLES: Mapping[str, Table] = {
         "mixture": paths.mixture,
         "metric": paths.metric,
         "gidd": paths.gidd,
+        "duo": paths.duo,
     },
     "distances": {"levels": paths.levels},
     "schedule": {
@@ -149,6 +150,7 @@ TABLES: Mapping[str, Table] = {
         "contrastive": losses.contrastive,
         "cross_entropy": losses.cross_entropy,
         "generalised_kl": losses.generalised_kl,
+        "discrete_consistency": losses.discrete_consistency,
         "consistency_flow_matching": losses.consistency_flow_matching,
         **{name: getattr(flow_maps, name) for name in flow_maps.__all__},
     },

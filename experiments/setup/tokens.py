@@ -6,13 +6,14 @@ from ml_collections import ConfigDict
 
 from experiments.setup.components import component
 from experiments.setup.learns import block_of, learns_tokens
+from jaxflow.types import Path
 
-__all__ = ["check_of_numbers", "check_tokens", "vocabulary_of"]
+__all__ = ["check_of_numbers", "check_tokens", "jumped", "vocabulary_of"]
 
 # What each section may name where tokens are learned, and may not where they are not.
 NEEDED = {
     "source": ("mask", "tokens", "uniform_tokens"),
-    "loss": ("cross_entropy", "generalised_kl"),
+    "loss": ("cross_entropy", "generalised_kl", "discrete_consistency"),
     "sampler": ("jumps", "first_hitting", "entropy_bounded", "by_block"),
 }
 
@@ -43,10 +44,15 @@ def check_tokens(config: ConfigDict) -> None:
             )
     if not of_tokens:
         return
-    if config.coupling.name != "independent" or config.self_condition.rate:
+    if config.coupling.name != "independent":
         raise ValueError(
-            "tokens are paired with noise independently and without self-conditioning: set "
-            "config.coupling.name='independent' and config.self_condition.rate=0.0"
+            "tokens are paired with noise independently: set config.coupling.name='independent'"
+        )
+    if config.self_condition.rate and config.network.name != "transformer":
+        raise ValueError(
+            f"config.self_condition.rate is {config.self_condition.rate}, but config.network "
+            f"({config.network.name!r}) reads no estimate of tokens: take 'transformer', or set it "
+            "to 0.0"
         )
     size = getattr(component("network", config.network), "vocabulary", None)
     if size is None:
@@ -62,6 +68,11 @@ def check_tokens(config: ConfigDict) -> None:
             f"config.network.kwargs.vocabulary is {size}, but the data has {vocabulary.size} "
             f"symbols: set config.network.kwargs.vocabulary={vocabulary.size}, and the source alike"
         )
+
+
+def jumped(path: Path) -> Path:
+    """The path that samples follow: of soft tokens that of the tokens themselves."""
+    return getattr(path, "hard", path)
 
 
 def check_of_numbers(config: ConfigDict, command: str) -> None:

@@ -4,6 +4,8 @@ from jaxflow.losses import weights
 from jaxflow.losses.consistency_flow_matching import consistency_flow_matching
 from jaxflow.losses.contrastive import contrastive
 from jaxflow.losses.cross_entropy import cross_entropy
+from jaxflow.losses.discrete_consistency import discrete_consistency
+from jaxflow.losses.edits import edits
 from jaxflow.losses.flow_and_score import flow_and_score
 from jaxflow.losses.flow_maps import (
     alpha_flow,
@@ -30,8 +32,10 @@ __all__ = [
     "consistency_flow_matching",
     "contrastive",
     "cross_entropy",
+    "discrete_consistency",
     "distribution_matching",
     "drifting",
+    "edits",
     "eulerian",
     "flow_and_score",
     "flow_matching",

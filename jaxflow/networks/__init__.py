@@ -12,6 +12,7 @@ from jaxflow.networks.adapters import equinox, function, linen, nnx, select, sel
 from jaxflow.networks.block_transformer import BlockTransformer
 from jaxflow.networks.discrete import Discrete
 from jaxflow.networks.dit import DiT, dit
+from jaxflow.networks.edit_transformer import EditTransformer
 from jaxflow.networks.embeddings import (
     GuidanceEmbedding,
     LabelEmbedding,
@@ -31,6 +32,7 @@ __all__ = [
     "ConcatMLP",
     "DiT",
     "Discrete",
+    "EditTransformer",
     "GuidanceEmbedding",
     "LabelEmbedding",
     "MLP",

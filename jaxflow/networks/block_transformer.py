@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from jaxflow.networks.blocks import blocks, check_remat, tensor_axes
 from jaxflow.networks.embeddings import Conditioning
 from jaxflow.networks.layers import check_fields
-from jaxflow.networks.transformer import check_heads, inward, outward
+from jaxflow.networks.transformer import check_heads, inward, logits_of, outward
 from jaxflow.types import AnyArray, Array, Int, Labels, Time
 
 __all__ = ["BlockTransformer"]
@@ -115,12 +115,12 @@ class BlockTransformer(nn.Module):
             seen = jnp.arange(memory[0].shape[2]) < start
             mask = jnp.concatenate([seen, jnp.ones(self.block, bool)])[None, None, None]
             h, own = layers(h, c, mask, start + places, memory)
-            return outward(self, h, c, table), own
+            return logits_of(self, outward(self, h, c), table), own
         h, table = inward(self, jnp.concatenate([x, clean], axis=1), c.dtype)
         both = jnp.concatenate([c, told(jnp.ones_like(at), x)], axis=1)
         places = jnp.tile(jnp.arange(x.shape[1]), 2)
         h = layers(h, both, jnp.asarray(sees(x.shape[1], self.block)), places)[0]
-        return outward(self, h[:, : x.shape[1]], c, table)
+        return logits_of(self, outward(self, h[:, : x.shape[1]], c), table)
 
     def _check(self, t: Any, x: Any, clean: Any, memory: Any) -> None:
         if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):

@@ -22,14 +22,15 @@ from jaxflow.networks.layers import check_fields, dense, layer_norm, modulate, t
 from jaxflow.sharding import gathered
 from jaxflow.types import AnyArray, Array, Float, Int, Labels, Time
 
-__all__ = ["Transformer", "check_heads", "inward", "outward", "transformer"]
+__all__ = ["Transformer", "check_heads", "inward", "logits_of", "outward", "transformer"]
 
 
 class Transformer(nn.Module):
     """Logits `[batch, length, vocabulary]` of tokens `[batch, length]`; all alike when initialised.
 
     Tokens run from 0 to `vocabulary`, the last of them the mask. Soft tokens, `[batch, length,
-    vocabulary]` (`paths.fisher`), are read as sums of tokens by these weights.
+    vocabulary]` (`paths.fisher`), are read as sums of tokens by these weights. An `estimate`, its
+    own logits (`self_conditioned`), is read as soft tokens beside `x`.
 
     Attributes:
         vocabulary: tokens that the data is made of.
@@ -74,16 +75,20 @@ class Transformer(nn.Module):
         *,
         label: Labels | None = None,
         guidance: Float[AnyArray, "batch 3"] | None = None,
+        estimate: Float[AnyArray, "batch length vocabulary"] | None = None,
     ) -> Float[Array, "batch length vocabulary"]:
         self._check(x)
         check_one_time(t, x)
         c = Conditioning(self.condition, self.num_classes, name="conditioning")
         c = nn.silu(c(t, x, label, None, guidance))
         h, table = inward(self, x, c.dtype)
+        if estimate is not None:
+            said = soft(self, nn.softmax(at_least_float32(estimate)), table)
+            h = h + dense(self.width, dtype=self.dtype, kernel_init=zeros, name="estimate")(said)
         h = blocks(self.depth, self.remat, self.unroll)(
             self.heads, self.dtype, self.attention, rotary=True, name="blocks"
         )(h, c)[0]
-        return outward(self, h, c, table)
+        return logits_of(self, outward(self, h, c), table)
 
     def _check(self, x: Any) -> None:
         hard = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
@@ -115,18 +120,29 @@ def inward(module: Any, x: Any, dtype: Any) -> tuple[Array, nn.Embed]:
     table = token_table(module.vocabulary, module.width, module.dtype, "tokens")
     if x.ndim == 2:
         return table(x).astype(module.dtype or dtype), table
+    return soft(module, x, table), table
+
+
+def soft(module: Any, x: Array, table: nn.Embed) -> Float[Array, "batch length width"]:
+    """The vectors of tokens, summed by the weights of each place."""
     vectors = gathered(table.embedding.astype(module.dtype or x.dtype), table=True)
-    return jnp.einsum("blv,vw->blw", x.astype(vectors.dtype), vectors[: module.vocabulary]), table
+    return jnp.einsum("blv,vw->blw", x.astype(vectors.dtype), vectors[: module.vocabulary])
 
 
-def outward(module: Any, h: Array, c: Array, table: nn.Embed) -> Float[Array, "batch length v"]:
-    """Logits of each place, by the tokens' own vectors where `module.tied`."""
+def outward(module: Any, h: Array, c: Array) -> Array:
+    """What the last block leaves, normalised and modulated by the condition."""
     modulation = dense(2 * module.width, kernel_init=zeros, name="modulation")(c)
     shift, scale = jnp.split(modulation, 2, axis=-1)
-    h = modulate(layer_norm(at_least_float32(h)), shift, scale)
+    return modulate(layer_norm(at_least_float32(h)), shift, scale)
+
+
+def logits_of(
+    module: Any, h: Array, table: nn.Embed, name: str = "outward", bias: str = "bias"
+) -> Float[Array, "batch length vocabulary"]:
+    """Logits of each place, by the tokens' own vectors where `module.tied`."""
     if not module.tied:
-        return dense(module.vocabulary, kernel_init=zeros, name="outward")(h)
-    h = dense(module.width, kernel_init=zeros, name="outward")(h)
+        return dense(module.vocabulary, kernel_init=zeros, name=name)(h)
+    h = dense(module.width, kernel_init=zeros, name=name)(h)
     vectors = gathered(table.embedding.astype(module.dtype or h.dtype), table=True)
     logits = jnp.einsum(
         "blw,vw->blv",
@@ -134,7 +150,7 @@ def outward(module: Any, h: Array, c: Array, table: nn.Embed) -> Float[Array, "b
         vectors[: module.vocabulary],
         preferred_element_type=h.dtype,
     )
-    return logits + gathered(module.param("bias", zeros, (module.vocabulary,)))
+    return logits + gathered(module.param(bias, zeros, (module.vocabulary,)))
 
 
 _sizes = {

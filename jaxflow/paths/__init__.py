@@ -14,6 +14,9 @@ from jaxflow.paths.affine import (
     vp,
 )
 from jaxflow.paths.diffusion import drift, log_snr, squared_diffusion, time_of_log_snr
+from jaxflow.paths.dirichlet import Dirichlet, dirichlet
+from jaxflow.paths.duo import Duo, duo
+from jaxflow.paths.edits import Edits, edits
 from jaxflow.paths.fisher import Fisher, fisher
 from jaxflow.paths.fitted import fitted
 from jaxflow.paths.gidd import Gidd, gidd
@@ -27,6 +30,9 @@ from jaxflow.paths.start import start
 
 __all__ = [
     "Affine",
+    "Dirichlet",
+    "Duo",
+    "Edits",
     "Fisher",
     "Gidd",
     "Interpolant",
@@ -36,8 +42,11 @@ __all__ = [
     "affine",
     "bridge",
     "cosine",
+    "dirichlet",
     "discrete",
     "drift",
+    "duo",
+    "edits",
     "edm",
     "fisher",
     "fitted",

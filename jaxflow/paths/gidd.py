@@ -163,13 +163,14 @@ def gidd(uniform: float = 0.1, gamma: float = 1.0, *, source: Source) -> Gidd:
 
     >>> from jaxflow import sources
     >>> path = gidd(0.2, source=sources.mask(27))
-    >>> [a.round(3).item() for a in path.shares(jnp.array([0.5]), jnp.zeros((1, 1), int))]
+    >>> [round(a.item(), 3) for a in path.shares(jnp.array([0.5]), jnp.zeros((1, 1), int))]
     [0.4, 0.4, 0.2]
     """
     check_made("source", source)
     if not isinstance(source, Mask):
         raise TypeError(
-            f"gidd begins at masks: give source=sources.mask(vocabulary); got {type(source).__name__}"
+            "gidd begins at masks: give source=sources.mask(vocabulary); got "
+            f"{type(source).__name__}"
         )
     if not 0 < uniform < 1:
         raise ValueError(

@@ -5,6 +5,7 @@ from jaxflow.sampling.adaptive import adaptive
 from jaxflow.sampling.bespoke import Bespoke, bespoke
 from jaxflow.sampling.by_block import by_block
 from jaxflow.sampling.diagnostics import path_cost
+from jaxflow.sampling.edits import edits
 from jaxflow.sampling.entropy_bounded import entropy_bounded
 from jaxflow.sampling.first_hitting import first_hitting
 from jaxflow.sampling.fixed_step import fixed_step
@@ -46,6 +47,7 @@ __all__ = [
     "ddim",
     "diffusions",
     "dpm_solver",
+    "edits",
     "entropy_bounded",
     "euler",
     "euler_maruyama",

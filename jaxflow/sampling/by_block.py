@@ -127,7 +127,7 @@ def _by_block(
         cut = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=block, axis=1)
         stay = None if given is None else cut(jnp.asarray(given))
         process = Process(path, Remembering(posterior, memory, start), cond, stay)
-        x, *_ = walked(process, method, cut(x0), grid, own, to_end=True, save=False)
+        x, _ = walked(process, method, cut(x0), grid, own, to_end=True, save=False)
         return posterior.read(x, memory, start, **cond), x
 
     _, x = jax.lax.scan(step, posterior.empty(x0), block * jnp.arange(count))

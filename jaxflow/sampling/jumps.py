@@ -112,18 +112,55 @@ def _jumps(
     to_end: bool,
     save: bool,
 ) -> Solution:
-    process = Process(path, posterior, cond, given)
-    x, xs, calls = walked(process, method, jnp.asarray(x0), grid, keys, to_end=to_end, save=save)
+    x0 = jnp.asarray(x0)
+
+    def run(part: Any) -> tuple[Data, Any]:
+        x0, keys, cond, given = part
+        process = Process(path, posterior, cond, given)
+        return walked(process, method, x0, grid, keys, to_end=to_end, save=save)
+
+    x, xs = in_groups(run, (x0, keys, cond, given), getattr(method.step, "holds", 1))
+    steps = len(grid) - 1 - to_end
+    calls = steps * method.calls + to_end
     times = jnp.asarray(grid, jnp.float32) if save else None
     success = jnp.all(x >= 0, axis=tuple(range(1, x.ndim)))
     nfe = jnp.full((len(x),), calls, jnp.int32)
     return Solution(x, times, xs, nfe, success)
 
 
+def in_groups(run: Callable[..., Any], samples: Any, groups: int) -> tuple[Data, Any]:
+    """The ends `[batch, ...]` and saves `[times, batch, ...]` of samples, some at a time.
+
+    So that a leap that holds so many arrays of logits holds no more than one of all samples. All at
+    once where the groups are no even ones, or the logits are of these samples together, as those
+    guided by a scale a sample.
+    """
+    n = len(samples[0])
+
+    def split(a: Array) -> Array:
+        return jnp.swapaxes(a.reshape(n // groups, groups, *a.shape[1:]), 0, 1)
+
+    if groups == 1 or n % groups or not _runs(run, jax.tree.map(lambda a: split(a)[0], samples)):
+        return run(samples)
+    x, xs = jax.lax.map(run, jax.tree.map(split, samples))
+    x = jnp.swapaxes(x, 0, 1).reshape(n, *x.shape[2:])
+    if xs is not None:
+        xs = jnp.moveaxis(xs, 0, 2).reshape(xs.shape[1], n, *xs.shape[3:])
+    return x, xs
+
+
+def _runs(run: Callable[..., Any], samples: Any) -> bool:
+    try:
+        jax.eval_shape(run, samples)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def walked(
     process: Process, method: Method, x0: Data, grid: Array, keys: Keys, *, to_end: bool, save: bool
-) -> tuple[Data, Any, int]:
-    """The end of the grid, all that is saved, and the calls, for use inside of jit."""
+) -> tuple[Data, Any]:
+    """The end of the grid, and all that is saved, for use inside of jit."""
     n = len(x0)
     times = jnp.broadcast_to(jnp.asarray(grid, jnp.float32)[:, None], (len(grid), n))
 
@@ -138,11 +175,9 @@ def walked(
     steps = len(walked) - 1
     carry = x0, method.init(process, times[0], x0)
     (x, _), xs = jax.lax.scan(step, carry, (walked[:-1], walked[1:], jnp.arange(steps)))
-    calls = steps * method.calls
     if to_end:
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, steps)
         x = process.data(own, x, process(times[-2], x))
-        calls += 1
     if save:
         xs = jnp.concatenate([x0[None], xs, *([x[None]] if to_end else [])])
-    return x, xs, calls
+    return x, xs

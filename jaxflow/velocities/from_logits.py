@@ -40,7 +40,7 @@ def from_logits(logits: Velocity | Callable[..., Any], path: Path) -> Velocity:
 
     Args:
         logits: `(t, x, **cond) -> logits [batch, *event, vocabulary]`, of points `x` of that shape.
-        path: `paths.fisher`, that the network was trained on.
+        path: `paths.fisher` or `paths.dirichlet`, that the network was trained on.
 
     Raises:
         ValueError: for a path of another kind; and, called, for logits of another shape.
@@ -48,6 +48,7 @@ def from_logits(logits: Velocity | Callable[..., Any], path: Path) -> Velocity:
     check_made("path", path)
     if not hasattr(path, "velocity"):
         raise ValueError(
-            f"{path!r} has no velocity of logits: soft tokens are of paths.fisher(vocabulary)"
+            f"{path!r} has no velocity of logits: soft tokens are of paths.fisher(vocabulary) "
+            "or paths.dirichlet(vocabulary)"
         )
     return FromLogits(as_velocity(logits), traceable(path))

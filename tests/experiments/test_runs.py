@@ -37,6 +37,7 @@ SMALL = {
     "text8_mask": {"width": 16, "depth": 1},
     "tinyshakespeare": {"width": 16, "depth": 1},
     "text8_uniform": {"width": 16, "depth": 1},
+    "text8_blocks": {"width": 16, "depth": 1},
     "two_moons": {"width": 8, "depth": 1},
 }
 

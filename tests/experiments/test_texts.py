@@ -103,6 +103,9 @@ def test_perplexity_under_a_reference(stored: Path) -> None:
             texts.reference_of(wrong)
 
 
+OF_PIXELS = {"network": {"name": "dit", "kwargs": {"patch": 2}}, "vocabulary": 27}
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -134,6 +137,10 @@ def test_perplexity_under_a_reference(stored: Path) -> None:
             {"network": {"name": "mlp", "kwargs": {}}},
             "gives no logits of tokens",
         ),
+        (
+            {"self_condition.rate": 0.5, "network.name": "discrete", "network.kwargs": OF_PIXELS},
+            "reads no estimate of tokens",
+        ),
         ({"coupling.name": "optimal_transport"}, r"config\.coupling\.name='independent'"),
         ({"data.source.kwargs.split": "trian"}, "no split 'trian'"),
         ({"sampler.kwargs.method.name": "heun"}, "'heun'.*known are ancestral"),
@@ -151,6 +158,36 @@ def test_a_config_is_of_tokens_throughout(change: dict, match: str, stored: Path
     with pytest.raises(ValueError, match=match) as refused:
         check_parts(config)
     assert "\n" not in str(refused.value)
+
+
+def test_soft_tokens_of_gaussian_noise_by_their_config(stored: Path) -> None:
+    """Trained on soft ones; sampled from and measured as tokens."""
+    config = of_text(stored, "text8_uniform")
+    config.evaluation.likelihoods = 40
+    with config.unlocked():
+        config.path = ConfigDict({"name": "duo", "kwargs": {"temperature": 0.1}})
+    check_parts(config)
+    params = build.parameters(config, jax.random.key(0))
+    assert generator(config, 4)(params, 0, 4).success.all()
+    assert np.isfinite(texts.bound(config, params)["bits_per_token"])
+    draw, loss = build.draw(config), build.loss(config)
+    batch = draw(jax.random.key(1), {"x1": jax.numpy.zeros((2, 64), int), "cond": {}})
+    assert np.isfinite(loss(params, None, batch)[0])
+    with config.unlocked():
+        config.loss = ConfigDict({"name": "discrete_consistency", "kwargs": {}})
+    with pytest.raises(ValueError, match=r"temperature=0\.0"):
+        check_parts(config)
+    config.path.kwargs.temperature = 0.0
+    check_parts(config)
+
+
+def test_tokens_that_are_read_again_by_their_config(stored: Path) -> None:
+    config = of_text(stored)
+    config.self_condition.rate = 0.5
+    check_parts(config)
+    params = build.parameters(config, jax.random.key(0))
+    assert "estimate" in params
+    assert generator(config, 4)(params, 0, 4).success.all()
 
 
 def in_blocks(config: ConfigDict) -> ConfigDict:

@@ -19,6 +19,8 @@ def test_every_factory_is_known():
         "consistency_flow_matching",
         "contrastive",
         "cross_entropy",
+        "discrete_consistency",
+        "edits",
         "flow_and_score",
         "flow_matching",
         "generalised_kl",

@@ -133,3 +133,26 @@ def test_image_networks_read_an_estimate_beside_the_image(name):
 def test_an_estimate_of_another_size_is_told():
     with pytest.raises(ValueError, match="differs in channels at most"):
         beside(jnp.ones((2, 4, 4, 3)), jnp.ones((2, 4, 2, 3)))
+
+
+def test_tokens_by_the_logits_of_the_first_pass():
+    """Without a coin the estimate is even; with one the second pass reads what the first said."""
+    module = networks.Transformer(5, width=8, depth=1, heads=2, condition=8)
+    inner, x = networks.linen(module), jnp.arange(24).reshape(4, 6) % 6
+    network = networks.self_conditioned(inner)
+    params = perturbed(network.init(jax.random.key(0), T, x))
+    first = inner(params, T, x, estimate=jnp.zeros((4, 6, 5)))
+    second = inner(params, T, x, estimate=first)
+    np.testing.assert_allclose(network(params, T, x), second, rtol=1e-6)
+    assert np.max(abs(first - second)) > 1e-4
+    coins = jnp.array([True, False, True, False])
+    found = network(params, T, x, estimated=coins)
+    wanted = jnp.where(coins[:, None, None], second, first)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    path, keys = paths.mixture(source=sources.mask(5)), jax.random.split(jax.random.key(1), 4)
+    logits = velocities.from_network(network, params)
+    start, grid = path.source.sample(keys, (6,)), sampling.grids.uniform(3)
+    made = sampling.jumps(logits, start, grid, keys=keys, path=path)
+    assert made.success.all()
+    with pytest.raises(ValueError, match="has no vocabulary"):
+        networks.self_conditioned(linear)(PARAMS, T, x)

@@ -48,6 +48,9 @@ TABLE = {
     "mixture": [],  # of tokens: tests/losses/test_tokens.py, tests/sampling/test_jumps.py
     "metric": [],
     "gidd": [],
+    "edits": [],  # tests/paths/test_edits.py
+    "duo": [],  # tests/paths/test_duo.py
+    "dirichlet": [],  # tests/paths/test_dirichlet.py
     "fisher": [],  # tests/paths/test_fisher.py
 }
 OF_A_PATH = {"drift", "levels", "log_snr", "squared_diffusion", "start", "time_of_log_snr"}

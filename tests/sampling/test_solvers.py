@@ -24,9 +24,9 @@ def test_every_method_and_grid_is_in_a_table():
 
     assert public(methods) == {name.split(".")[0] for name in METHODS}
     assert public(sampling) == {
-        *public(methods), "adaptive", "bespoke", "by_block", "entropy_bounded", "first_hitting", "fixed_step",
-        "flow_map", "exact", "hutchinson", "jumps", "lagrangian_residual", "log_prob", "mixed",
-        "path_cost", "sde", "semigroup_residual",
+        *public(methods), "adaptive", "bespoke", "by_block", "edits", "entropy_bounded", "exact",
+        "first_hitting", "fixed_step", "flow_map", "hutchinson", "jumps", "lagrangian_residual",
+        "log_prob", "mixed", "path_cost", "sde", "semigroup_residual",
     }  # fmt: skip
 
 

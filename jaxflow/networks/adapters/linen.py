@@ -40,6 +40,11 @@ class Linen:
         """How many tokens are generated at a time, where the module tells (`BlockTransformer`)."""
         return getattr(self.module, "block", None)
 
+    @property
+    def vocabulary(self) -> int | None:
+        """How many tokens the module tells apart, where it is of tokens."""
+        return getattr(self.module, "vocabulary", None)
+
     def empty(self, batch: int, length: int, dtype: Any) -> Any:
         """The memory of a module of blocks, before it has read any."""
         module: Any = self.module

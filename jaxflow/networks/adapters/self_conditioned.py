@@ -52,12 +52,30 @@ class SelfConditioned:
             coins = jnp.asarray(estimated)
             estimate = jax.lax.stop_gradient(estimate)
             estimate = jax.tree.map(lambda a: jnp.where(_rows(coins, a), a, 0), estimate)
-        estimate = jax.tree.map(lambda a, b: a.astype(jnp.result_type(b)), estimate, x)
+        estimate = jax.tree.map(lambda a, b: a.astype(_kind(b)), estimate, x)
         return self.network(params, t, x, key=key, estimate=estimate, **cond)
 
     def _first(self, x: Sample, cond: dict[str, Any]) -> dict[str, Any]:
         others = {name: value for name, value in cond.items() if name != "estimated"}
-        return {**others, "estimate": jax.tree.map(jnp.zeros_like, x)}
+        return {**others, "estimate": jax.tree.map(self._none, x)}
+
+    def _none(self, x: Any) -> Any:
+        """Zeros as `x`; of tokens, logits that tell none from another."""
+        if jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            return jnp.zeros_like(x)
+        size = getattr(self.network, "vocabulary", None)
+        if size is None:
+            raise ValueError(
+                f"x is {jnp.result_type(x)}, tokens, and {self.network!r} has no vocabulary, by "
+                "which the logits of an estimate are known: that of a networks.Transformer has"
+            )
+        return jnp.zeros((*jnp.shape(x), size))
+
+
+def _kind(x: Any) -> Any:
+    """What an estimate of `x` is read as: of tokens their logits, real numbers."""
+    kind = jnp.result_type(x)
+    return kind if jnp.issubdtype(kind, jnp.floating) else jnp.result_type(jnp.float32)
 
 
 def _rows(coins: Any, a: Any) -> Any:
@@ -74,7 +92,7 @@ def self_conditioned(network: Network) -> SelfConditioned:
 
     Args:
         network: takes a condition `estimate`, of the shape of `x`: an output of its own, in the
-            kind that it predicts, or zeros.
+            kind that it predicts, or zeros. Of tokens those are logits.
 
     Raises:
         TypeError: for a module that is no network yet.

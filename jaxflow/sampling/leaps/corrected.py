@@ -28,6 +28,11 @@ class Corrected:
     size: Array
     steps: int = static()
 
+    @property
+    def holds(self) -> int:
+        """Arrays of logits at once, those of the method."""
+        return getattr(self.method.step, "holds", 1)
+
     def __call__(
         self, process: Process, t: Time, s: Time, x: Data, memory: Any, keys: Keys
     ) -> tuple[Data, Any]:

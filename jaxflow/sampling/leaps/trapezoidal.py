@@ -14,7 +14,8 @@ less than $(\alpha - 1) / \alpha$ of itself, a half for $\theta = 1/2$, it is cu
 what is lost is of first order.
 
 The rates of both calls are formed block by block as a token is drawn: a leap holds both arrays of
-logits, and no third.
+logits, and no third, and `jumps` carries half of the samples at a time, so that both are as large
+as one of all.
 """
 
 from typing import Any
@@ -23,36 +24,45 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxflow.arrays import two_keys
+from jaxflow.records import record
 from jaxflow.sampling.leaps.process import Process, check_rates
-from jaxflow.sampling.methods.moves import made, no_memory
+from jaxflow.sampling.methods.moves import no_memory
 from jaxflow.tokens import drawn_by, leapt
 from jaxflow.types import Array, Data, Keys, Method, Time
 
 __all__ = ["trapezoidal"]
 
 
-def _trapezoidal(
-    theta: Array, process: Process, t: Time, s: Time, x: Data, memory: Any, keys: Keys
-) -> tuple[Data, Any]:
-    check_rates(process.path, "trapezoidal")
-    one, other = two_keys(keys)
-    middle = t + theta * (s - t)
-    first, second = process.span(t, middle, x), process.span(middle, s, x)
-    share = first / (first + second)
-    alpha = (1 / (2 * share * (1 - share)))[..., None]
-    here = process(t, x)
-    y = process.keep(x, process.path.tau_leap(one, first, t, x, here))
-    here, rates_here = process.path.rates_by_block(t, x, here)
-    there, rates = process.path.rates_by_block(middle, y, process(middle, y))
-    same = (x == y)[..., None]
+@record
+class Trapezoidal:
+    """A step, (1) and (2)."""
 
-    def weigh(places: Array, there: Array, here: Array) -> Array:
-        gone = (alpha - 1) * jnp.where(same, rates_here(places, here), 0.0)
-        return jnp.maximum(alpha * rates(places, there) - gone, 0.0)
+    theta: Array
 
-    other, own = two_keys(other)
-    token, total = drawn_by(own, weigh, there, here)
-    return process.keep(x, leapt(other, second, y, total, lambda _: token)), memory
+    holds = 2
+
+    def __call__(
+        self, process: Process, t: Time, s: Time, x: Data, memory: Any, keys: Keys
+    ) -> tuple[Data, Any]:
+        check_rates(process.path, "trapezoidal")
+        one, other = two_keys(keys)
+        middle = t + self.theta * (s - t)
+        first, second = process.span(t, middle, x), process.span(middle, s, x)
+        share = first / (first + second)
+        alpha = (1 / (2 * share * (1 - share)))[..., None]
+        here = process(t, x)
+        y = process.keep(x, process.path.tau_leap(one, first, t, x, here))
+        here, rates_here = process.path.rates_by_block(t, x, here)
+        there, rates = process.path.rates_by_block(middle, y, process(middle, y))
+        same = (x == y)[..., None]
+
+        def weigh(places: Array, there: Array, here: Array) -> Array:
+            gone = (alpha - 1) * jnp.where(same, rates_here(places, here), 0.0)
+            return jnp.maximum(alpha * rates(places, there) - gone, 0.0)
+
+        other, own = two_keys(other)
+        token, total = drawn_by(own, weigh, there, here)
+        return process.keep(x, leapt(other, second, y, total, lambda _: token)), memory
 
 
 def trapezoidal(theta: float = 0.5) -> Method:
@@ -72,4 +82,4 @@ def trapezoidal(theta: float = 0.5) -> Method:
     """
     if not 0 < theta < 1:
         raise ValueError(f"trapezoidal needs 0 < theta < 1, a share of the step; got {theta}")
-    return made(no_memory, Partial(_trapezoidal, jnp.float32(theta)), calls=2, order=2)
+    return Method(Partial(no_memory), Trapezoidal(jnp.float32(theta)), calls=2, order=2)

@@ -26,7 +26,12 @@ __all__ = ["by_part", "common", "data_rate", "held_inside", "velocity_of_score"]
 
 
 def by_part(function: Callable[..., Any], path: Any, t: Any, x: Any, *fields: Any) -> Any:
-    """`function(path, t, x, *fields)` of each part of a sample, with its own path and times."""
+    """`function(path, t, x, *fields)` of each part of a sample, with its own path and times.
+
+    Of one array of which several things are said, as the edits of a sequence, of each of these.
+    """
+    if not isinstance(x, Mapping) and fields and isinstance(fields[0], Mapping):
+        return jax.tree.map(lambda *values: function(path, t, x, *values), *fields)
     if not isinstance(x, Mapping):
         return jax.tree.map(lambda x, *values: function(path, t, x, *values), x, *fields)
     paths = getattr(path, "parts", None) or dict.fromkeys(x, path)
