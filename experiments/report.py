@@ -4,13 +4,13 @@
 
 The page is one file that needs no server and asks no other host. What `evaluate` and `frontier`
 found is shown where it is there. `--num` draws of held-out data give the loss by time; ways of
-samples are followed for 256 samples, or for `--num` where that is less.
+samples are followed for 256 samples, or for `--num` where that is less. Tokens have no ways.
 """
 
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,8 +28,7 @@ from experiments.run.reporting import console, counting
 from experiments.setup import build, dataset
 from experiments.setup.check import check_parts
 from experiments.setup.components import component
-from experiments.setup.learns import learns_velocity
-from experiments.setup.tokens import check_of_numbers
+from experiments.setup.learns import block_of, learns_tokens, learns_velocity
 from jaxflow.types import Path
 
 _CONFIG = command.config_of_run()
@@ -47,7 +46,6 @@ def main() -> None:
     if output.suffix != ".html":
         raise ValueError(f"--output={output} must end in .html")
     check_parts(config)
-    check_of_numbers(config, "report")
     if jax.process_count() > 1:
         raise ValueError("the report is written by one process: start it on one machine")
     dataset.check_held_out(config)
@@ -77,6 +75,7 @@ def _found(config: ConfigDict, folder: epath.Path, num: int) -> Found:
         starts=_json(folder / "starts.json", commands.train),
         diagnosis=_json(folder / "diagnosis.json", commands.train),
         endless=dataset.is_distribution(config),
+        of_tokens=learns_tokens(config),
         **_measured(config, folder, num),
     )
 
@@ -99,13 +98,19 @@ def _measured(config: ConfigDict, folder: epath.Path, num: int) -> dict[str, Any
         "straightness": lambda: buckets.straightness(config, read.params, few),
         "saturation": lambda: buckets.saturation(config, read.params, few),
     }
-    of_flows = names[:3]
+    known = _known(config, names)
     with counting("measuring", len(names)) as update:
         for done, (name, measure) in enumerate(measures.items()):
-            known = name not in of_flows or learns_velocity(config)
-            found[name] = measure() if known else None
+            found[name] = measure() if name in known else None
             update(done + 1)
     return found
+
+
+def _known(config: ConfigDict, names: Sequence[str]) -> Sequence[str]:
+    """What there is to measure of what the run learns."""
+    if learns_tokens(config):
+        return () if block_of(config) else ("losses",)
+    return names if learns_velocity(config) else names[3:]
 
 
 def _commands(folder: epath.Path, own: Setting | None, guidance: float, path: Path) -> Commands:

@@ -43,6 +43,7 @@ class Found(NamedTuple):
     starts: Mapping[str, Any] | None
     diagnosis: Mapping[str, Any] | None
     endless: bool
+    of_tokens: bool = False
 
 
 def seconds_spent(lines: Sequence[Mapping[str, Any]]) -> float:

@@ -7,7 +7,7 @@ from experiments.output.found import Found
 from experiments.output.markup import Html, prose, tag
 from jaxflow.losses import flow_maps
 
-__all__ = ["REMEDIES", "Remedy", "advice", "verdicts_of"]
+__all__ = ["REMEDIES", "REMEDIES_OF_TOKENS", "Remedy", "advice", "verdicts_of"]
 
 
 class Remedy(NamedTuple):
@@ -79,11 +79,29 @@ REMEDIES = {
 }
 
 
+REMEDIES_OF_TOKENS = {
+    "copies": Remedy(
+        "The longest run of symbols that samples share with the training text is above 1.5 times "
+        "that of held-out text.",
+        "Stop earlier, `config.steps`. More text; a smaller `config.network.kwargs.width`.",
+    ),
+    "diverging or spiking loss": REMEDIES["diverging or spiking loss"],
+    "misspelt": Remedy(
+        "The share of words of samples that the training text has is below that of held-out text "
+        "by more than 0.1.",
+        "More calls, `config.sampler.kwargs.grid.kwargs.n`, or a surer sampler: "
+        "`config.sampler.kwargs.method` as confident or trapezoidal, `config.sampler.guidance` as "
+        "temperature or top_p (docs/tokens.md has them side by side). If 64 calls do not help, "
+        "train longer, `config.steps`, with a larger `config.network.kwargs.width`.",
+    ),
+}
+
+
 def advice(found: Found) -> Html:
     """The table of symptoms."""
     verdicts = verdicts_of(found)
     rows = []
-    for name, remedy in REMEDIES.items():
+    for name, remedy in (REMEDIES_OF_TOKENS if found.of_tokens else REMEDIES).items():
         state, told = verdicts[name]
         kind = "verdict seen" if state == symptoms.SEEN else "verdict"
         here = tag("td", tag("strong", state), tag("br"), prose(told), class_=kind)
@@ -94,9 +112,16 @@ def advice(found: Found) -> Html:
 
 
 def verdicts_of(found: Found) -> dict[str, symptoms.Verdict]:
-    """By the names of `REMEDIES`."""
+    """By the names of `REMEDIES`, or of `REMEDIES_OF_TOKENS`."""
     train, evaluate = (f"`{c}`" for c in (found.commands.train, found.commands.evaluate))
     rows = None if found.evaluation is None else found.evaluation.get("rows")
+    diverging = symptoms.diverging(found.lines, found.diagnosis is not None, train)
+    if found.of_tokens:
+        return {
+            "copies": symptoms.copied(rows, evaluate),
+            "diverging or spiking loss": diverging,
+            "misspelt": symptoms.misspelt(rows, evaluate),
+        }
     pixels = found.saturation or (None, None)
     own, guided = f"`{found.commands.frontier_of_own}`", f"`{found.commands.frontier_guided}`"
     guidance = found.config["sampler"]["guidance"]
@@ -107,9 +132,7 @@ def verdicts_of(found: Found) -> dict[str, symptoms.Verdict]:
         "too few calls": symptoms.too_few_calls(found.points, found.own, own),
         "guidance too strong": symptoms.over_guided(scale, found.points, *pixels, guided),
         "memorisation": symptoms.memorised(rows, found.endless, evaluate),
-        "diverging or spiking loss": symptoms.diverging(
-            found.lines, found.diagnosis is not None, train
-        ),
+        "diverging or spiking loss": diverging,
         "steps of a flow map disagree": symptoms.disagreeing(
             found.lines, found.config["loss"]["name"] in flow_maps.__all__, train
         ),

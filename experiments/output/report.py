@@ -30,7 +30,8 @@ class Section(NamedTuple):
 
 def document(found: Found) -> str:
     """The whole page."""
-    made = [section(found) for section in SECTIONS]
+    sections = [s for s in SECTIONS if not (found.of_tokens and s in OF_FLOWS)]
+    made = [section(found) for section in sections]
     links = tag("nav", *(tag("a", s.title, href=f"#{s.anchor}") for s in made))
     parts = [
         tag(
@@ -141,6 +142,8 @@ def _times(found: Found) -> Section:
         "has not learned a time. And the root mean square of samples on their way and of the path "
         "of training: where they part, the flow drifts from its path."
     )
+    if found.of_tokens:
+        return _times_of_tokens(found)
     if found.losses is None or found.norms is None:
         return Section("times", "Loss and norm by time", line, _missing(found.commands.train))
     others = found.losses.gaussian or [None] * len(found.losses.network)
@@ -156,6 +159,23 @@ def _times(found: Found) -> Section:
         tag("details", tag("summary", "The numbers of the loss"), table(head, rows)),
     )
     return Section("times", "Loss and norm by time", line, body)
+
+
+def _times_of_tokens(found: Found) -> Section:
+    line = (
+        "The loss of the average parameters on held-out data by time, in nats a token, in ten bins "
+        "with standard errors. Where the loss is the bound on the evidence, its mean is the figure "
+        "that evaluate tells in bits."
+    )
+    if found.losses is None:
+        return Section("times", "Loss by time", line, _missing(found.commands.train))
+    rows = [
+        (f"{b.low:.1f} to {b.high:.1f}", b.count, b.mean, b.standard_error)
+        for b in found.losses.network
+    ]
+    numbers = table(("t", "examples", "loss", "standard error"), rows)
+    drawn = _svg(charts.draw_bins(found.losses), "Loss by time")
+    return Section("times", "Loss by time", line, tag("div", drawn, numbers))
 
 
 def _straightness(found: Found) -> Section:
@@ -259,3 +279,4 @@ SECTIONS = (
     _config,
     _advice,
 )
+OF_FLOWS = (_straightness, _frontier)

@@ -19,11 +19,13 @@ __all__ = [
     "NOT_SEEN",
     "SEEN",
     "Verdict",
+    "copied",
     "disagreeing",
     "diverging",
     "drifting",
     "high_at_the_ends",
     "memorised",
+    "misspelt",
     "over_guided",
     "too_few_calls",
     "underfit",
@@ -41,6 +43,8 @@ SPIKE = 1.0
 RISE = 0.5
 APART = 0.1
 BEFORE = 10
+COPIED = 1.5
+MISSPELT = 0.1
 
 Rows = Mapping[str, Mapping[str, float]]
 
@@ -142,9 +146,7 @@ def memorised(rows: Rows | None, endless: bool, command: str) -> Verdict:
     """
     if endless:
         return Verdict(NOT_SEEN, "a distribution has no training set to remember")
-    key = "nearest training example"
-    own = (rows or {}).get("samples", {}).get(key)
-    held = (rows or {}).get("held-out data", {}).get(key)
+    own, held = _of_both(rows, "nearest training example")
     if own is None or held is None:
         return Verdict(NOT_MEASURED, command)
     return _when(own < NEAR * held, f"{own:.4g}, of held-out data {held:.4g}")
@@ -196,6 +198,29 @@ def underfit(rows: Rows | None, command: str) -> Verdict:
     if accuracy is None:
         return Verdict(NOT_MEASURED, command)
     return _when(accuracy >= TOLD_APART, f"two-sample accuracy {accuracy:.3f}, at best 0.5")
+
+
+def copied(rows: Rows | None, command: str) -> Verdict:
+    """Seen where samples share a longer run with the training text than 1.5 times held-out text."""
+    own, held = _of_both(rows, "longest copy")
+    if own is None or held is None:
+        return Verdict(NOT_MEASURED, command)
+    told = f"{own:.4g} symbols in the mean, of held-out text {held:.4g}"
+    return _when(own > COPIED * held, told)
+
+
+def misspelt(rows: Rows | None, command: str) -> Verdict:
+    """Seen where fewer words of samples are known than of held-out text, by more than 0.1."""
+    own, held = _of_both(rows, "spelled")
+    if own is None or held is None:
+        return Verdict(NOT_MEASURED, f"where the data has words: {command}")
+    return _when(held - own > MISSPELT, f"{own:.3f} of the words, of held-out text {held:.3f}")
+
+
+def _of_both(rows: Rows | None, name: str) -> tuple[float | None, float | None]:
+    """Of samples and of held-out data."""
+    known = rows or {}
+    return known.get("samples", {}).get(name), known.get("held-out data", {}).get(name)
 
 
 def _alike(a: Setting, b: Setting) -> bool:

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits
+from configs import digits, text8_mask
 from experiments.output import buckets, charts, symptoms
 from experiments.output.buckets import Bin, Estimate, Losses, Norms, Saturation, in_bins
 from experiments.output.found import Commands, Found, seconds_spent
 from experiments.output.frontier import Point, Setting
 from experiments.output.maps import NAMES
 from experiments.output.markup import VOID, tag
-from experiments.output.remedies import REMEDIES, verdicts_of
+from experiments.output.remedies import REMEDIES, REMEDIES_OF_TOKENS, verdicts_of
 from experiments.output.report import SECTIONS, chosen, document
 from experiments.setup import build, dataset
 from jaxflow import data, velocities
@@ -361,6 +361,38 @@ def test_every_symptom_has_a_remedy_in_keys_that_there_are():
                 found = found[part]
     page = Read(document(whole())).sections["advice"]
     assert page.count("seen") >= len(REMEDIES)
+
+
+def of_text(copied, spelled):
+    row = {"longest copy": 10.0, "spelled": 0.95}
+    rows = {"samples": {"longest copy": copied, "spelled": spelled}, "held-out data": row}
+    config = json.loads(text8_mask.get_config().to_json())
+    losses = Losses(bins((0.1, 0.1)).network, None, None)
+    return whole()._replace(
+        config=config, of_tokens=True, losses=losses, norms=None, straightness=None,
+        saturation=None, frontier=None, evaluation={"step": 120, "rows": rows},
+    )  # fmt: skip
+
+
+def test_a_page_of_tokens_tells_what_there_is_of_them():
+    """Losses in nats by time, no ways that could be straight, and symptoms of their own."""
+    page = Read(document(of_text(12.0, 0.9))).sections
+    assert set(page) == ANCHORS - {"straightness", "frontier"}
+    assert "nats a token" in page["times"]
+    assert not any("This makes it" in text for text in page.values())
+    for copied, spelled, seen in ((12.0, 0.9, set()), (16.0, 0.8, {"copies", "misspelt"})):
+        verdicts = verdicts_of(of_text(copied, spelled))
+        assert verdicts.keys() == REMEDIES_OF_TOKENS.keys()
+        found = {n for n in ("copies", "misspelt") if verdicts[n].state == symptoms.SEEN}
+        assert found == seen
+    unknown = verdicts_of(of_text(12.0, None))["misspelt"]
+    assert unknown.state == symptoms.NOT_MEASURED
+    config = text8_mask.get_config().to_dict()
+    for remedy in REMEDIES_OF_TOKENS.values():
+        for key in re.findall(r"`config\.([\w.]+)`", remedy.attempt):
+            found = config
+            for part in key.split("."):
+                found = found[part]
 
 
 def test_markup_is_escaped_unless_it_is_markup():

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments.output import figures, movies, texts
+from experiments.output import buckets, figures, movies, texts
 from experiments.output.generate import generator
 from experiments.setup import build
 from experiments.setup.check import check_parts
@@ -248,6 +248,18 @@ def test_every_sampler_by_its_config(sampler: dict, stored: Path) -> None:
     assert (samples.x < 27).all()
 
 
+def test_losses_by_time_of_a_run_of_tokens(stored: Path) -> None:
+    """Of a network that says nothing yet, for which every masked token costs log(27)."""
+    config = of_text(stored)
+    params = build.parameters(config, jax.random.key(0))
+    found = buckets.losses_by_time(config, params, 40)
+    assert sum(b.count for b in found.network) == 40
+    for b in found.network:
+        if b.count > 1:
+            assert abs(b.mean - np.log(27)) < 5 * b.standard_error + 0.3
+    assert found.gaussian is None
+
+
 def test_commands_of_real_numbers_say_so(stored: Path) -> None:
     with pytest.raises(ValueError, match="frontier is of flows of real numbers"):
         check_of_numbers(of_text(stored), "frontier")
@@ -285,7 +297,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(stored: Path, tmp_path: Path) ->
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["text8_mask", "text8_uniform"])
+@pytest.mark.parametrize("name", ["text8_mask", "text8_uniform", "text8_blocks"])
 def test_a_prompt_and_what_is_filled_in(name: str, stored: Path) -> None:
     config = of_text(stored, name)
     params = build.parameters(config, jax.random.key(0))

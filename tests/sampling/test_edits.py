@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 from jax.tree_util import Partial
 
-from jaxflow import paths, sampling
+from jaxflow import paths, sampling, velocities
 from jaxflow.paths.edits import DELETE, INSERT, SUBSTITUTE
 from tests.sequences import CASES, edited, padded, unpadded
 
@@ -174,6 +174,21 @@ def test_rates_beyond_one_and_what_cannot_be_inserted():
     assert jnp.all(found.success[5:])
     assert jnp.all(found.x[5:] != 0)
     assert abs(jnp.sum(found.x[5:] == 1) - 2 * n) < 4 * np.sqrt(n)
+
+
+def test_guidance_is_of_each_thing_that_is_said():
+    """Rates and laws to a power: their logarithms are combined, each with its own."""
+
+    def said(t, x, label):
+        log_rates = jnp.ones((len(x), x.shape[1] + 1, 3)) * label[:, None, None]
+        logits = label[:, None, None] * jnp.arange(2.0) * jnp.ones((len(x), x.shape[1] + 1, 1))
+        return {"log_rates": log_rates, "insert": logits, "substitute": 2 * logits}
+
+    guided = velocities.classifier_free(said, scale=3.0, null={"label": 1.0})
+    t, x, label = jnp.full(2, 0.5), jnp.array([[0, 2], [1, 1]]), jnp.array([2.0, 0.0])
+    found, wanted = guided(t, x, label=label), said(t, x, 3 * label - 2)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6)
 
 
 def test_refusals(unchecked):
