@@ -13,7 +13,7 @@ from experiments.setup.components import bound, component
 from experiments.setup.learns import block_of, learns_map, learns_tokens, parts_of
 from experiments.setup.optimizers import averages, optimizer
 from experiments.setup.teacher import Teacher, config_of_teacher, parameter_of
-from experiments.setup.tokens import jumped
+from experiments.setup.tokens import is_told, jumped
 from jaxflow import draws, losses, networks, training, velocities
 from jaxflow.networks.adapters import Linen, SelfConditioned
 from jaxflow.paths.ends import interval_of
@@ -32,6 +32,7 @@ from jaxflow.types import (
     Velocity,
 )
 from jaxflow.velocities.flow_map import Instantaneous, NetworkFlowMap
+from jaxflow.velocities.informed import Informed
 from jaxflow.velocities.preconditioned import Preconditioned
 
 
@@ -52,15 +53,17 @@ def path(config: ConfigDict) -> Path:
     return component("path", config.path, source=component("source", config.source))
 
 
-def network(config: ConfigDict) -> Linen | Preconditioned | SelfConditioned:
+def network(config: ConfigDict) -> Linen | Preconditioned | SelfConditioned | Informed:
     """The network, as a pure function with `.init`, in what the config wraps it in.
 
-    Where it is preconditioned and reads its own estimate, that is one of the data.
+    Where it is preconditioned and reads its own estimate, that is one of the data. Of tokens that
+    begin as others it says what the others tell of each.
     """
     found: Any = networks.linen(component("network", config.network))
     if config.preconditioned.sigma_data:
         found = velocities.preconditioned(found, path(config), config.preconditioned.sigma_data)
-    return networks.self_conditioned(found) if config.self_condition.rate else found
+    found = networks.self_conditioned(found) if config.self_condition.rate else found
+    return velocities.informed(found, path(config)) if is_told(config, path(config)) else found
 
 
 def draw(config: ConfigDict) -> Draw:

@@ -8,7 +8,7 @@ from experiments.setup.components import component
 from experiments.setup.learns import block_of, learns_tokens
 from jaxflow.types import Path
 
-__all__ = ["check_of_numbers", "check_tokens", "jumped", "vocabulary_of"]
+__all__ = ["check_of_numbers", "check_tokens", "is_told", "jumped", "vocabulary_of"]
 
 # What each section may name where tokens are learned, and may not where they are not.
 NEEDED = {
@@ -73,6 +73,12 @@ def check_tokens(config: ConfigDict) -> None:
 def jumped(path: Path) -> Path:
     """The path that samples follow: of soft tokens that of the tokens themselves."""
     return getattr(path, "hard", path)
+
+
+def is_told(config: ConfigDict, path: Any) -> bool:
+    """Whether a token tells of its data what is known, and masks do not: of noisy ones."""
+    of_masks = config.path.name == "mixture" and config.source.name == "mask"
+    return hasattr(path, "own_odds") and not (of_masks or block_of(config))
 
 
 def check_of_numbers(config: ConfigDict, command: str) -> None:

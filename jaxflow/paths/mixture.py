@@ -51,6 +51,7 @@ OfTokens = Float[Array, "batch *event"]
 ByBlock = tuple[Logits, Callable[[Array, Logits], Logits]]
 
 _LAST = 1.0 - 1e-5
+_LEAST = 1e-12
 
 
 @record
@@ -172,6 +173,15 @@ class Mixture:
         apart = jnp.where(self.known(x), 0.0, missed + right - kept)
         return self.clock_rate(t, x) * apart
 
+    def own_odds(self, t: Time, x: Data) -> OfTokens:
+        """How much likelier each token is where it is the data than where other data is, a
+        logarithm; 0 for one that is the data's for certain.
+
+        Raises:
+            ValueError: where the law of the source's tokens is not known.
+        """
+        return own_odds(self.kappa_at(t, x), jnp.exp(self.law.log_probs(x)))
+
     def kappa_at(self, t: Time, x: Data) -> OfTokens:
         """The share of data at each token's time."""
         return jnp.broadcast_to(self.kappa(expand(at_least_float32(t), x)), x.shape)
@@ -223,6 +233,13 @@ def mixture(kappa: Any = None, *, source: Source | None = None) -> Mixture:
     check_made("kappa", kappa)
     check_made("source", source)
     return Mixture(linear() if kappa is None else as_kappa(kappa), source)
+
+
+def own_odds(kappa: Array, noise: Array) -> Array:
+    """`log(1 + kappa / ((1 - kappa) noise))`, finite at `kappa = 1`, and 0 without noise."""
+    some = noise > 0
+    missing = jnp.maximum((1 - kappa) * jnp.where(some, noise, 1.0), _LEAST)
+    return jnp.where(some, jnp.log1p(kappa / missing), 0.0)
 
 
 def uniform_numbers(key: Key, x: Data) -> Float[Array, "batch *event"]:

@@ -24,6 +24,7 @@ from jaxflow.velocities.guidance import (
     zero_star,
 )
 from jaxflow.velocities.in_blocks import in_blocks
+from jaxflow.velocities.informed import informed
 from jaxflow.velocities.marginal import posterior_mean, score
 from jaxflow.velocities.network import from_network
 from jaxflow.velocities.preconditioned import preconditioned
@@ -51,6 +52,7 @@ __all__ = [
     "geometric",
     "guided_by",
     "in_blocks",
+    "informed",
     "magnitude_aware",
     "plain",
     "posterior_mean",

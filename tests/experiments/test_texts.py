@@ -181,6 +181,15 @@ def test_soft_tokens_of_gaussian_noise_by_their_config(stored: Path) -> None:
     check_parts(config)
 
 
+def test_a_network_that_says_nothing_trusts_what_it_sees_as_its_time_says(stored: Path) -> None:
+    """From letters drawn evenly too its bound is that of even letters."""
+    config = of_text(stored, "text8_uniform")
+    config.evaluation.likelihoods = 200
+    found = texts.bound(config, build.parameters(config, jax.random.key(0)))
+    spread = found["bits_per_token_standard_error"]
+    assert abs(found["bits_per_token"] - np.log2(27)) < 4 * spread < 2
+
+
 def test_tokens_that_are_read_again_by_their_config(stored: Path) -> None:
     config = of_text(stored)
     config.self_condition.rate = 0.5

@@ -157,8 +157,16 @@ TABLE = {
     "convert": Row(jnp.asarray, converted),
 }
 # Of two names and a path, which holds nothing; and of tokens, in tests/sampling/test_jumps.py and
-# test_by_block.py and tests/paths/test_fisher.py.
-OTHERS = {"conversion_interval", "from_logits", "in_blocks", "tilted", "token_law", "top_p"}
+# test_by_block.py, tests/paths/test_fisher.py and test_informed.py.
+OTHERS = {
+    "conversion_interval",
+    "from_logits",
+    "in_blocks",
+    "informed",
+    "tilted",
+    "token_law",
+    "top_p",
+}
 
 T, X = jnp.array([0.0, 0.3, 0.7, 1.0]), jax.random.normal(jax.random.key(0), (4, 2, 3))
 COND = {"label": jnp.array([1.0, -2.0, 0.5, 3.0])}
