@@ -36,7 +36,7 @@ class DiscreteConsistency:
     """The loss (1) of a network of logits on a path of Gaussian noise."""
 
     network: Network
-    path: Duo
+    path: Any
     step: float = static()
 
     gathers = gathering("network")
@@ -55,8 +55,9 @@ class DiscreteConsistency:
                 "loss a Held, as the trainer does, with an average called 'ema'"
             )
         sample, logits = predicted(self.network, self.path, params, key, batch)
+        t: Any = sample.t
         end = interval_of(self.path)[1]
-        s = jnp.minimum(sample.t + self.step, end)
+        s = jnp.minimum(t + self.step, end)
         later = {**batch, "t": s}
         average = jax.lax.stop_gradient(held.ema)
         _, said = jax.lax.stop_gradient(predicted(self.network, self.path, average, None, later))

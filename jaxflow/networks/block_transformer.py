@@ -89,40 +89,39 @@ class BlockTransformer(nn.Module):
         memory: Memory | None = None,
         start: ArrayLike | None = None,
     ) -> Any:
-        self._check(t, x, clean, memory)
-        count = x.shape[1] // self.block
-        at = (
-            jnp.broadcast_to(t[:, None], (len(t), count))
-            if jnp.ndim(t) == 1
-            else t[:, :: self.block]
-        )
+        self._check(t, x, clean, memory, start)
+        count, times = x.shape[1] // self.block, jnp.asarray(t)
+        if times.ndim == 1:
+            times = jnp.broadcast_to(times[:, None], (len(x), count))
+        else:
+            times = times[:, :: self.block]
         conditioning = Conditioning(self.condition, self.num_classes, name="conditioning")
 
-        def told(t: Array, x: Any) -> Array:
+        def told(times: Array) -> Array:
             """One vector a token, of a time a block."""
             each = None if label is None else jnp.repeat(label, count)
-            of_block = nn.silu(conditioning(t.reshape(-1), x.reshape(-1, self.block), each))
-            of_block = of_block.reshape(len(x), count, -1)
-            return jnp.repeat(of_block, self.block, axis=1)
+            c = conditioning(times.reshape(-1), x.reshape(-1, self.block), each)
+            return jnp.repeat(nn.silu(c).reshape(len(x), count, -1), self.block, axis=1)
 
-        c = told(at, x)
+        c = told(times)
         layers = blocks(self.depth, self.remat, self.unroll, memory=memory is not None)(
             self.heads, self.dtype, self.attention, rotary=True, name="blocks"
         )
         if memory is not None:
             h, table = inward(self, x, c.dtype)
-            places = jnp.arange(self.block)
-            seen = jnp.arange(memory[0].shape[2]) < start
+            first = jnp.asarray(start)
+            seen = jnp.arange(memory[0].shape[2]) < first
             mask = jnp.concatenate([seen, jnp.ones(self.block, bool)])[None, None, None]
-            h, own = layers(h, c, mask, start + places, memory)
+            h, own = layers(h, c, mask, first + jnp.arange(self.block), memory)
             return logits_of(self, outward(self, h, c), table), own
-        h, table = inward(self, jnp.concatenate([x, clean], axis=1), c.dtype)
-        both = jnp.concatenate([c, told(jnp.ones_like(at), x)], axis=1)
-        places = jnp.tile(jnp.arange(x.shape[1]), 2)
-        h = layers(h, both, jnp.asarray(sees(x.shape[1], self.block)), places)[0]
+        both = jnp.concatenate([jnp.asarray(x), jnp.asarray(clean)], axis=1)
+        h, table = inward(self, both, c.dtype)
+        mask, places = sees(x.shape[1], self.block), jnp.tile(jnp.arange(x.shape[1]), 2)
+        both = jnp.concatenate([c, told(jnp.ones_like(times))], axis=1)
+        h = layers(h, both, jnp.asarray(mask), places)[0]
         return logits_of(self, outward(self, h[:, : x.shape[1]], c), table)
 
-    def _check(self, t: Any, x: Any, clean: Any, memory: Any) -> None:
+    def _check(self, t: Any, x: Any, clean: Any, memory: Any, start: Any) -> None:
         if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
             raise ValueError(
                 f"x is {x.dtype} of shape {x.shape}: a BlockTransformer takes tokens, whole "
@@ -136,6 +135,8 @@ class BlockTransformer(nn.Module):
                 f"t has shape {jnp.shape(t)} for tokens of shape {x.shape}: it is [batch], or one "
                 "time a token, alike in each block, as draws.by_block draws them"
             )
+        if memory is not None and start is None:
+            raise ValueError("start is missing: the place of the block's first token")
         if memory is None and (clean is None or jnp.shape(clean) != x.shape):
             found = "missing" if clean is None else f"of shape {jnp.shape(clean)}"
             raise ValueError(

@@ -24,9 +24,9 @@ from scipy.special import log_ndtr
 
 from jaxflow.arrays import at_least_float32, per_sample
 from jaxflow.checks import check_made
-from jaxflow.paths.mixture import Mixture, check_tokens, mixture
+from jaxflow.paths.mixture import Mixture, check_latent, check_tokens, mixture
 from jaxflow.records import record, static
-from jaxflow.types import Array, Data, Dependent, Float, Key, PathSample, Source, Time
+from jaxflow.types import Array, Data, Float, Key, PathSample, Source, Time
 
 __all__ = ["Duo", "duo"]
 
@@ -70,14 +70,9 @@ class Duo:
             ValueError: where `z` is missing or of another shape, or tokens are not whole numbers.
         """
         check_tokens(x0, x1)
-        wanted = (*jnp.shape(x1), self.vocabulary)
-        if z is None or isinstance(z, Dependent) or jnp.shape(z) != wanted:
-            raise ValueError(
-                f"z is the Gaussian noise {wanted} of each token: give z=path.latent(key, x0), or "
-                "complete the batch by draws.standard(path)"
-            )
-        ratio = self.ratio(t, x1)[..., None]
-        w = ratio * jax.nn.one_hot(x1, self.vocabulary, dtype=z.dtype) + z
+        check_latent(z, x1, self.vocabulary)
+        ratio, noise = self.ratio(t, x1)[..., None], jnp.asarray(z)
+        w = ratio * jax.nn.one_hot(x1, self.vocabulary, dtype=noise.dtype) + noise
         if self.temperature:
             x = jax.nn.softmax(w / (self.temperature * jnp.sqrt(1 + ratio**2)), axis=-1)
         else:

@@ -59,9 +59,10 @@ class Gidd:
             ValueError: where `z` is missing or of another shape, or tokens are not whole numbers.
         """
         check_tokens(x0, x1)
-        check_latent(None if z is None else z[..., 0], x1)
-        noise = jnp.where(x0 == self.source.token, self._noise_by(z[..., 1:], t, x0), x0)
-        x = jnp.where(z[..., 0] < self.kappa_at(t, x1), x1, noise)
+        check_latent(z, x1, 3)
+        u = jnp.asarray(z)
+        noise = jnp.where(x0 == self.source.token, self._noise_by(u[..., 1:], t, x0), x0)
+        x = jnp.where(u[..., 0] < self.kappa_at(t, x1), x1, noise)
         return PathSample(at_least_float32(t), x, None, x0, x1)
 
     def log_prob(self, t: Time, x: Data, x1: Data) -> OfTokens:

@@ -261,8 +261,8 @@ def check_tokens(*xs: Any) -> None:
         raise ValueError(f"x0 and x1 have shapes {[jnp.shape(x) for x in xs]}: give them alike")
 
 
-def check_latent(z: Any, x: Data) -> None:
-    """Refuse a point of a path without its uniform numbers.
+def check_latent(z: Any, x: Data, *each: int) -> None:
+    """Refuse a point of a path without its random numbers, of a shape `each` a token.
 
     Raises:
         ValueError: saying where they come from.
@@ -272,5 +272,6 @@ def check_latent(z: Any, x: Data) -> None:
             "a path of tokens draws which of them are data: give z=path.latent(key, x0), or "
             "complete the batch by draws.standard(path)"
         )
-    if jnp.shape(z) != jnp.shape(x):
-        raise ValueError(f"z has shape {jnp.shape(z)}, but the tokens {jnp.shape(x)}")
+    if jnp.shape(z) != (*jnp.shape(x), *each):
+        wanted = f" and {each} of it a token" if each else ""
+        raise ValueError(f"z has shape {jnp.shape(z)}, but the tokens {jnp.shape(x)}{wanted}")

@@ -122,7 +122,7 @@ def _by_block(
     x0, block = jnp.asarray(x0), posterior.block
     count = x0.shape[1] // block
 
-    def step(memory: Any, start: Array) -> tuple[Any, Array]:
+    def step(memory: Any, start: Array) -> tuple[Any, Any]:
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, start)
         cut = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=block, axis=1)
         stay = None if given is None else cut(jnp.asarray(given))
