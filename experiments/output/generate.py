@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from experiments.output.pictures import is_image
 from experiments.setup import build, dataset
 from experiments.setup.components import component
+from experiments.setup.tokens import hardened
 from jaxflow import paths
 from jaxflow.training import processes
 from jaxflow.training.checkpoint import Read, read_params
@@ -185,7 +186,7 @@ def _compiled(config: ConfigDict, mesh: Mesh, given: np.ndarray | None = None) -
             more = {**more, "given": jnp.broadcast_to(given >= 0, x0.shape)}
         start = paths.start(velocity.path, x0)
         solution = sample(velocity, start, cond=cond, **more)
-        return x0, solution.x, solution.nfe, solution.success
+        return x0, hardened(config, solution.x), solution.nfe, solution.success
 
     whole, split = PartitionSpec(), PartitionSpec("data")
     mapped = jax.shard_map(

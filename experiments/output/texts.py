@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from experiments.output.generate import Samples
 from experiments.setup import build, dataset
 from experiments.setup.components import component
-from experiments.setup.learns import block_of
+from experiments.setup.learns import are_soft, block_of
 from experiments.setup.tokens import jumped, vocabulary_of
 from jaxflow import draws, losses, metrics, times
 from jaxflow.types import Params
@@ -75,6 +75,11 @@ def given_of(config: ConfigDict, prompt: str | None, infill: str | None) -> np.n
     if prompt is not None and infill is not None:
         raise ValueError(
             "give a --prompt, or --infill with a _ for each token to be drawn, not both"
+        )
+    if are_soft(config):
+        raise ValueError(
+            f"config.path ({config.path.name!r}) is of soft tokens, which flow together: prompts "
+            "are of tokens that jump, config.path.name='mixture'"
         )
     vocabulary = vocabulary_of(config)
     if vocabulary is None:
@@ -184,9 +189,9 @@ def _figures(
 def bound(config: ConfigDict, params: Params) -> dict[str, float]:
     """Bits a token of held-out data, at most, with their standard error; and a character of text.
 
-    Of `evaluation.likelihoods` sequences, nothing where that is 0.
+    Of `evaluation.likelihoods` sequences, nothing where that is 0 or tokens are soft.
     """
-    if not config.evaluation.likelihoods:
+    if not config.evaluation.likelihoods or are_soft(config):
         return {}
     held = dataset.examples(config, config.evaluation.split, config.evaluation.likelihoods)
     path, n = jumped(build.path(config)), len(held["x1"])

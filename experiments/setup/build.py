@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from experiments.setup import dataset
 from experiments.setup.components import bound, component
-from experiments.setup.learns import block_of, learns_map, learns_tokens, parts_of
+from experiments.setup.learns import are_soft, block_of, learns_map, learns_tokens, parts_of
 from experiments.setup.optimizers import averages, optimizer
 from experiments.setup.teacher import Teacher, config_of_teacher, parameter_of
 from experiments.setup.tokens import is_told, jumped
@@ -224,12 +224,13 @@ def initial_state(
 
 def learned(config: ConfigDict, params: Params) -> Velocity:
     """The velocity that was trained, without guidance; of a flow map that at equal times, and of
-    tokens their logits.
+    tokens that jump their logits.
     """
     if learns_map(config):
         return _flow_map(config, network(config), params).velocity
     if learns_tokens(config):
-        return velocities.from_network(network(config), params)
+        logits = velocities.from_network(network(config), params)
+        return velocities.from_logits(logits, path(config)) if are_soft(config) else logits
     trained: Any = loss(config)
     return velocities.from_network(
         network(config), params, path=path(config), prediction=trained.prediction

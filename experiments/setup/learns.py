@@ -9,6 +9,7 @@ from jaxflow.losses import flow_maps
 from jaxflow.losses.flow_maps.distribution_matching import PARTS
 
 __all__ = [
+    "are_soft",
     "block_of",
     "is_of_one_step",
     "learns_map",
@@ -26,7 +27,7 @@ NO_VELOCITY = (
     "moment_matching",
 )
 
-OF_TOKENS = ("mixture", "metric", "gidd", "duo")  # paths
+OF_JUMPS, OF_SOFT = ("mixture", "metric", "gidd", "duo"), ("fisher", "dirichlet")  # paths
 
 
 def learns_map(config: ConfigDict) -> bool:
@@ -45,7 +46,12 @@ def learns_velocity(config: ConfigDict) -> bool:
 
 def learns_tokens(config: ConfigDict) -> bool:
     """Whether the network learns the posterior of tokens, by its logits."""
-    return config.path.name in OF_TOKENS
+    return config.path.name in (*OF_JUMPS, *OF_SOFT)
+
+
+def are_soft(config: ConfigDict) -> bool:
+    """Whether its tokens are points that flow, and no symbols that jump."""
+    return config.path.name in OF_SOFT
 
 
 def block_of(config: ConfigDict) -> int | None:

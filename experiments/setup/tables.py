@@ -23,6 +23,8 @@ from jaxflow import (
 from jaxflow.data import datasets, toy, transforms
 from jaxflow.losses import flow_maps
 from jaxflow.paths import gammas, kappas, schedules
+from jaxflow.paths.dirichlet import Simplex
+from jaxflow.paths.fisher import Orthant
 from jaxflow.sampling import leaps, methods
 
 __all__ = ["TABLES"]
@@ -80,7 +82,8 @@ TABLES: Mapping[str, Table] = {
     "source": {
         name: getattr(sources, name)
         for name in ("normal", "uniform", "mask", "tokens", "uniform_tokens")
-    },
+    }
+    | {"orthant": Orthant, "simplex": Simplex},
     "coupling": {
         "independent": couplings.independent,
         "optimal_transport": couplings.optimal_transport,
@@ -117,6 +120,8 @@ TABLES: Mapping[str, Table] = {
         "metric": paths.metric,
         "gidd": paths.gidd,
         "duo": paths.duo,
+        "fisher": paths.fisher,
+        "dirichlet": paths.dirichlet,
     },
     "distances": {"levels": paths.levels},
     "schedule": {

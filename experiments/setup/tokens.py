@@ -2,19 +2,25 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from experiments.setup.components import component
-from experiments.setup.learns import block_of, learns_tokens
+from experiments.setup.learns import are_soft, block_of, learns_tokens
 from jaxflow.types import Path
 
-__all__ = ["check_of_numbers", "check_tokens", "is_told", "jumped", "vocabulary_of"]
+__all__ = ["check_of_numbers", "check_tokens", "hardened", "is_told", "jumped", "vocabulary_of"]
 
 # What each section may name where tokens are learned, and may not where they are not.
 NEEDED = {
     "source": ("mask", "tokens", "uniform_tokens"),
     "loss": ("cross_entropy", "generalised_kl", "discrete_consistency"),
     "sampler": ("jumps", "first_hitting", "entropy_bounded", "by_block"),
+}
+NEEDED_OF_SOFT = {
+    "source": ("orthant", "simplex"),
+    "loss": ("cross_entropy",),
+    "sampler": ("fixed_step", "adaptive"),
 }
 
 
@@ -29,20 +35,8 @@ def check_tokens(config: ConfigDict) -> None:
     Raises:
         ValueError: naming the section, or both numbers.
     """
-    of_tokens = learns_tokens(config)
-    for section, names in NEEDED.items():
-        name = config[section].name
-        if (name in names) != of_tokens:
-            kind = "of tokens" if of_tokens else "of real numbers"
-            known = ", ".join(names)
-            remedy = (
-                f"take one of {known}" if of_tokens else "config.path.name='mixture' is of them"
-            )
-            raise ValueError(
-                f"config.{section}.name is {name!r}, but config.path ({config.path.name!r}) is "
-                f"{kind}: {remedy}"
-            )
-    if not of_tokens:
+    _check_sections(config)
+    if not learns_tokens(config):
         return
     if config.coupling.name != "independent":
         raise ValueError(
@@ -75,6 +69,29 @@ def jumped(path: Path) -> Path:
     return getattr(path, "hard", path)
 
 
+def _check_sections(config: ConfigDict) -> None:
+    of_tokens = learns_tokens(config)
+    needed = NEEDED_OF_SOFT if are_soft(config) else NEEDED
+    for section, names in needed.items():
+        name = config[section].name
+        if (name in names) != of_tokens:
+            kind = "of tokens" if of_tokens else "of real numbers"
+            kind = "of soft tokens" if are_soft(config) else kind
+            known = ", ".join(names)
+            remedy = (
+                f"take one of {known}" if of_tokens else "config.path.name='mixture' is of them"
+            )
+            raise ValueError(
+                f"config.{section}.name is {name!r}, but config.path ({config.path.name!r}) is "
+                f"{kind}: {remedy}"
+            )
+
+
+def hardened(config: ConfigDict, x: Any) -> Any:
+    """The tokens of samples: of soft ones those of the largest weight."""
+    return jnp.argmax(x, axis=-1).astype(jnp.int32) if are_soft(config) else x
+
+
 def is_told(config: ConfigDict, path: Any) -> bool:
     """Whether a token tells of its data what is known, and masks do not: of noisy ones."""
     of_masks = config.path.name == "mixture" and config.source.name == "mask"
@@ -105,7 +122,15 @@ def _check_blocks(config: ConfigDict) -> None:
 
 
 def _check_source(config: ConfigDict, size: int) -> None:
-    source = component("source", config.source)
+    source: Any = component("source", config.source)
+    if are_soft(config):
+        wanted: Any = component("path", config.path)
+        if source != wanted.source or wanted.vocabulary != size:
+            raise ValueError(
+                f"config.source is {source!r}, config.path of {wanted.vocabulary} tokens from "
+                f"{wanted.source!r}, and config.network.kwargs.vocabulary {size}: give all alike"
+            )
+        return
     if config.path.name == "metric" and config.source.name != "uniform_tokens":
         raise ValueError(
             f"config.source.name is {config.source.name!r}, but a metric path begins at tokens "

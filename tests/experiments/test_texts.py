@@ -181,6 +181,42 @@ def test_soft_tokens_of_gaussian_noise_by_their_config(stored: Path) -> None:
     check_parts(config)
 
 
+@pytest.mark.parametrize(("name", "source"), [("fisher", "orthant"), ("dirichlet", "simplex")])
+def test_soft_tokens_by_their_config(name: str, source: str, stored: Path, tmp_path: Path) -> None:
+    """They flow by a solver of real numbers, and what is written are tokens."""
+    config = of_text(stored)
+    size = {"vocabulary": 27}
+    grid = {"name": "uniform", "kwargs": {"n": 2}}
+    with config.unlocked(), config.ignore_type():
+        config.path = ConfigDict({"name": name, "kwargs": size})
+        config.source = ConfigDict({"name": source, "kwargs": size})
+        config.loss = ConfigDict({"name": "cross_entropy", "kwargs": {}})
+        config.sampler.name, config.sampler.kwargs = "fixed_step", ConfigDict({"grid": grid})
+    check_parts(config)
+    params = build.parameters(config, jax.random.key(0))
+    samples = generator(config, 4)(params, 0, 4)
+    assert samples.success.all()
+    assert samples.x.shape == (4, 64)
+    assert samples.x.dtype == np.int32
+    assert len(set(texts.texts_of(config, samples.x))) == 4
+    assert texts.bound(config, params) == {}
+    assert buckets.losses_by_time(config, params, 20).gaussian is None
+    trained = run(config, tmp_path)
+    assert np.isfinite(trained.metrics["loss"])
+    for wrong, match in (
+        (lambda: texts.given_of(config, "the ", None), "soft tokens, which flow together"),
+        (lambda: movies.followed(config, params, 0, 2, 3), "nor of soft tokens"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            wrong()
+    config.source.kwargs.vocabulary = 26
+    with pytest.raises(ValueError, match="give all alike"):
+        check_parts(config)
+    config.sampler.name = "jumps"
+    with pytest.raises(ValueError, match="is of soft tokens: take one of fixed_step, adaptive"):
+        check_parts(config)
+
+
 def test_a_network_that_says_nothing_trusts_what_it_sees_as_its_time_says(stored: Path) -> None:
     """From letters drawn evenly too its bound is that of even letters."""
     config = of_text(stored, "text8_uniform")
@@ -216,7 +252,7 @@ def test_blocks_of_tokens_by_their_config(stored: Path) -> None:
     assert samples.nfe.tolist() == [4 * 3] * 4
     found = texts.bound(config, params)
     assert abs(found["bits_per_token"] - np.log2(27)) < 4 * found["bits_per_token_standard_error"]
-    with pytest.raises(ValueError, match="blocks of tokens one after the other"):
+    with pytest.raises(ValueError, match="not of blocks one after the other"):
         movies.followed(config, params, 0, 2, 3)
     config.sampler.name = "jumps"
     with pytest.raises(ValueError, match="take 'by_block'"):
