@@ -14,7 +14,7 @@ from experiments.output.pictures import grid_of, is_image
 from experiments.output.texts import page_of, unfolding
 from experiments.setup import build
 from experiments.setup.components import component
-from experiments.setup.learns import are_soft, block_of, learns_tokens
+from experiments.setup.learns import are_edited, are_soft, block_of, learns_tokens
 from experiments.setup.tokens import jumped
 from jaxflow import paths, sampling
 from jaxflow.types import Method, Params
@@ -32,10 +32,10 @@ def followed(config: ConfigDict, params: Params, seed: int, num: int, frames: in
     whatever the sampler; tokens jump by its leap, or Euler's, a frame a step. Also their times,
     `[frames]`.
     """
-    if block_of(config) or are_soft(config):
+    if block_of(config) or are_soft(config) or are_edited(config):
         raise ValueError(
             "a movie of text is of whole samples whose tokens jump: not of blocks one after the "
-            "other, nor of soft tokens"
+            "other, nor of soft tokens, nor of edits"
         )
     velocity, begin = build.velocity(config, params), starts(config)
     times = np.linspace(0, 1, frames)

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from experiments.output.generate import Samples
 from experiments.setup import build, dataset
 from experiments.setup.components import component
-from experiments.setup.learns import are_soft, block_of
+from experiments.setup.learns import are_edited, are_soft, block_of
 from experiments.setup.tokens import jumped, vocabulary_of
 from jaxflow import draws, losses, metrics, times
 from jaxflow.types import Params
@@ -54,7 +54,7 @@ def texts_of(config: ConfigDict, x: np.ndarray) -> list[str]:
     vocabulary = vocabulary_of(config)
     if vocabulary is None:
         return [" ".join(map(str, row)) for row in x]
-    return [vocabulary.decode(row) for row in x]
+    return [vocabulary.decode(row[row < vocabulary.size]) for row in x]
 
 
 def given_of(config: ConfigDict, prompt: str | None, infill: str | None) -> np.ndarray | None:
@@ -76,10 +76,11 @@ def given_of(config: ConfigDict, prompt: str | None, infill: str | None) -> np.n
         raise ValueError(
             "give a --prompt, or --infill with a _ for each token to be drawn, not both"
         )
-    if are_soft(config):
+    if are_soft(config) or are_edited(config):
+        kind = "of soft tokens, which flow together" if are_soft(config) else "of edits"
         raise ValueError(
-            f"config.path ({config.path.name!r}) is of soft tokens, which flow together: prompts "
-            "are of tokens that jump, config.path.name='mixture'"
+            f"config.path ({config.path.name!r}) is {kind}: prompts are of tokens that jump, "
+            "config.path.name='mixture'"
         )
     vocabulary = vocabulary_of(config)
     if vocabulary is None:
@@ -143,6 +144,8 @@ def compare(
     of triples of tokens from those of the training text; and the perplexity that under a reference,
     where there is one.
     """
+    if are_edited(config):
+        return _of_pieces(config, samples.x)
     train = dataset.examples(config, config.data.source.kwargs.split)["x1"].ravel()
     held = dataset.examples(config, config.evaluation.split, len(samples.x))["x1"]
     vocabulary = vocabulary_of(config)
@@ -152,6 +155,22 @@ def compare(
     if reference is not None:
         for name, x in contenders.items():
             rows[name]["perplexity"] = metrics.perplexity(texts_of(config, x), reference)
+    return rows
+
+
+def _of_pieces(config: ConfigDict, x: np.ndarray) -> dict[str, dict[str, float]]:
+    """How long they are, how many the training text has, and how many are none of the others."""
+    split = config.data.source.kwargs.split
+    known = set(texts_of(config, dataset.examples(config, split)["x1"]))
+    held = dataset.examples(config, config.evaluation.split, len(x))["x1"]
+    rows = {}
+    for name, part in {"samples": x, "held-out data": held}.items():
+        found = texts_of(config, part)
+        rows[name] = {
+            "symbols": float(np.mean([len(piece) for piece in found])),
+            "known": float(np.mean([piece in known for piece in found])),
+            "different": len(set(found)) / len(found),
+        }
     return rows
 
 
@@ -194,6 +213,8 @@ def bound(config: ConfigDict, params: Params) -> dict[str, float]:
     if not config.evaluation.likelihoods or are_soft(config):
         return {}
     held = dataset.examples(config, config.evaluation.split, config.evaluation.likelihoods)
+    if are_edited(config):
+        return _bound_of_pieces(config, params, held)
     path, n = jumped(build.path(config)), len(held["x1"])
     draw = draws.standard(
         path,
@@ -223,6 +244,27 @@ def bound(config: ConfigDict, params: Params) -> dict[str, float]:
         letters = sum(map(len, texts_of(config, held["x1"])))
         found["bits_per_character"] = found["bits_per_token"] * held["x1"].size / max(letters, 1)
     return found
+
+
+def _bound_of_pieces(
+    config: ConfigDict, params: Params, held: dict[str, np.ndarray]
+) -> dict[str, float]:
+    path, vocabulary = build.path(config), config.network.kwargs.vocabulary
+    draw = draws.standard(path, times=times.stratified(times.uniform()))
+    batch = draw(jax.random.key(config.seed), _whole(config, held))
+    loss = losses.edits(build.network(config), path)
+    run = jax.jit(lambda params, rows: loss(params, None, rows)[1]["per_example"])
+    n = len(held["x1"])
+    each = [
+        np.asarray(run(params, jax.tree.map(lambda a, i=i: a[i : i + BATCH], batch)))
+        for i in range(0, n, BATCH)
+    ]
+    bits = np.concatenate(each).astype(np.float64) / math.log(2)
+    return {
+        "bits_per_sequence": float(bits.mean()),
+        "bits_per_sequence_standard_error": float(bits.std() / math.sqrt(n)),
+        "bits_per_token": float(bits.sum() / np.sum(held["x1"] < vocabulary)),
+    }
 
 
 def _whole(config: ConfigDict, held: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from jaxflow.losses import flow_maps
 from jaxflow.losses.flow_maps.distribution_matching import PARTS
 
 __all__ = [
+    "are_edited",
     "are_soft",
     "block_of",
     "is_of_one_step",
@@ -27,7 +28,8 @@ NO_VELOCITY = (
     "moment_matching",
 )
 
-OF_JUMPS, OF_SOFT = ("mixture", "metric", "gidd", "duo"), ("fisher", "dirichlet")  # paths
+# Paths of tokens.
+OF_JUMPS, OF_SOFT, OF_EDITS = ("mixture", "metric", "gidd", "duo"), ("fisher", "dirichlet"), "edits"
 
 
 def learns_map(config: ConfigDict) -> bool:
@@ -45,13 +47,18 @@ def learns_velocity(config: ConfigDict) -> bool:
 
 
 def learns_tokens(config: ConfigDict) -> bool:
-    """Whether the network learns the posterior of tokens, by its logits."""
-    return config.path.name in (*OF_JUMPS, *OF_SOFT)
+    """Whether the network learns of tokens: their posterior by its logits, or their edits."""
+    return config.path.name in (*OF_JUMPS, *OF_SOFT, OF_EDITS)
 
 
 def are_soft(config: ConfigDict) -> bool:
     """Whether its tokens are points that flow, and no symbols that jump."""
     return config.path.name in OF_SOFT
+
+
+def are_edited(config: ConfigDict) -> bool:
+    """Whether its tokens are those of sequences of different lengths, padded at their end."""
+    return config.path.name == OF_EDITS
 
 
 def block_of(config: ConfigDict) -> int | None:

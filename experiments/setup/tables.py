@@ -71,6 +71,7 @@ TABLES: Mapping[str, Table] = {
         "digits": datasets.digits,
         "tfds": datasets.tfds,
         "text": data.text,
+        "pieces": data.pieces,
         **{name: getattr(toy, name) for name in toy.__all__ if name[0].islower()},
     },
     "transforms": {
@@ -120,6 +121,7 @@ TABLES: Mapping[str, Table] = {
         "metric": paths.metric,
         "gidd": paths.gidd,
         "duo": paths.duo,
+        "edits": paths.edits,
         "fisher": paths.fisher,
         "dirichlet": paths.dirichlet,
     },
@@ -148,6 +150,7 @@ TABLES: Mapping[str, Table] = {
         "dit": networks.DiT,
         "transformer": networks.Transformer,
         "block_transformer": networks.BlockTransformer,
+        "edit_transformer": networks.EditTransformer,
         "discrete": networks.Discrete,
     },
     "loss": {
@@ -156,6 +159,7 @@ TABLES: Mapping[str, Table] = {
         "cross_entropy": losses.cross_entropy,
         "generalised_kl": losses.generalised_kl,
         "discrete_consistency": losses.discrete_consistency,
+        "edits": losses.edits,
         "consistency_flow_matching": losses.consistency_flow_matching,
         **{name: getattr(flow_maps, name) for name in flow_maps.__all__},
     },
@@ -184,6 +188,7 @@ TABLES: Mapping[str, Table] = {
         "first_hitting": sampling.first_hitting,
         "entropy_bounded": sampling.entropy_bounded,
         "by_block": sampling.by_block,
+        "edits": sampling.edits,
     },
     "grid": {
         "uniform": sampling.grids.uniform,

@@ -1,12 +1,14 @@
 """Whether a config of tokens is one of tokens throughout, and what their vocabulary is."""
 
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from experiments.setup.components import component
-from experiments.setup.learns import are_soft, block_of, learns_tokens
+from experiments.setup.learns import are_edited, are_soft, block_of, learns_tokens
 from jaxflow.types import Path
 
 __all__ = ["check_of_numbers", "check_tokens", "hardened", "is_told", "jumped", "vocabulary_of"]
@@ -24,6 +26,15 @@ NEEDED_OF_SOFT = {
 }
 
 
+NEEDED_OF_EDITS = {
+    "data.source": ("pieces",),
+    "source": ("mask",),
+    "network": ("edit_transformer",),
+    "loss": ("edits",),
+    "sampler": ("edits",),
+}
+
+
 def vocabulary_of(config: ConfigDict) -> Any | None:
     """How the data's text is written as tokens; None for data that is no text."""
     return getattr(component("data.source", config.data.source), "vocabulary", None)
@@ -36,6 +47,11 @@ def check_tokens(config: ConfigDict) -> None:
         ValueError: naming the section, or both numbers.
     """
     _check_sections(config)
+    if config.data.source.name == "pieces" and not are_edited(config):
+        raise ValueError(
+            "config.data.source.name is 'pieces', sequences of different lengths, which are of "
+            f"config.path.name='edits', and not {config.path.name!r}: take 'text' for windows"
+        )
     if not learns_tokens(config):
         return
     if config.coupling.name != "independent":
@@ -72,11 +88,13 @@ def jumped(path: Path) -> Path:
 def _check_sections(config: ConfigDict) -> None:
     of_tokens = learns_tokens(config)
     needed = NEEDED_OF_SOFT if are_soft(config) else NEEDED
+    needed = NEEDED_OF_EDITS if are_edited(config) else needed
     for section, names in needed.items():
-        name = config[section].name
+        name = reduce(getitem, section.split("."), config).name
         if (name in names) != of_tokens:
             kind = "of tokens" if of_tokens else "of real numbers"
             kind = "of soft tokens" if are_soft(config) else kind
+            kind = "of edits" if are_edited(config) else kind
             known = ", ".join(names)
             remedy = (
                 f"take one of {known}" if of_tokens else "config.path.name='mixture' is of them"

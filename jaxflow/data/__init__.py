@@ -12,6 +12,7 @@ from jaxflow.data.checks import check, check_finite
 from jaxflow.data.datasets import Arrays, Dataset, arrays, digits, load, tfds
 from jaxflow.data.device import Fresh, OnDevice, on_device, stream
 from jaxflow.data.pairs import Pairs, pairs
+from jaxflow.data.pieces import Pieces, pieces
 from jaxflow.data.pipeline import Batches, pipeline
 from jaxflow.data.store import store
 from jaxflow.data.text import Text, store_text, text, vocabulary_of
@@ -24,6 +25,7 @@ __all__ = [
     "Dataset",
     "Fresh",
     "Pairs",
+    "Pieces",
     "Text",
     "arrays",
     "check",
@@ -32,6 +34,7 @@ __all__ = [
     "load",
     "on_device",
     "pairs",
+    "pieces",
     "pipeline",
     "store",
     "store_text",

@@ -38,6 +38,7 @@ SMALL = {
     "tinyshakespeare": {"width": 16, "depth": 1},
     "text8_uniform": {"width": 16, "depth": 1},
     "text8_blocks": {"width": 16, "depth": 1},
+    "text8_words": {"width": 16, "depth": 1},
     "two_moons": {"width": 8, "depth": 1},
 }
 
@@ -85,7 +86,7 @@ def test_every_config_trains_and_samples(
     monkeypatch.setattr(duties, "PICTURED", 8)
     config = tiny(importlib.import_module(f"configs.{name}").get_config(), steps=2)
     config.network.kwargs.update(SMALL[name])
-    if config.data.source.name in ("tfds", "text"):
+    if config.data.source.name in ("tfds", "text", "pieces"):
         config.data.source.kwargs.data_dir = str(stored)
     if config.sampler.name == "adaptive":
         config.sampler.kwargs.update({"rtol": 0.1, "atol": 0.1})

@@ -217,6 +217,39 @@ def test_soft_tokens_by_their_config(name: str, source: str, stored: Path, tmp_p
         check_parts(config)
 
 
+def test_pieces_by_their_config(stored: Path) -> None:
+    """Words by edits: padded, told as text without padding, with figures of their own."""
+    config = of_text(stored, "text8_words")
+    config.evaluation.likelihoods = 40
+    config.sampler.kwargs.grid.kwargs.n = 8
+    check_parts(config)
+    params = build.parameters(config, jax.random.key(0))
+    samples = generator(config, 12)(params, 0, 12)
+    assert samples.x.shape == (12, 12)
+    shown = texts.texts_of(config, samples.x)
+    assert [len(piece) for piece in shown] == np.sum(samples.x < 27, axis=1).tolist()
+    assert len({len(piece) for piece in shown}) > 1
+    rows = texts.compare(config, samples)
+    assert rows["held-out data"]["symbols"] > 1
+    assert 0 <= rows["samples"]["known"] <= 1
+    found = texts.bound(config, params)
+    assert found["bits_per_sequence"] > found["bits_per_token"] > 0
+    assert buckets.losses_by_time(config, params, 20).gaussian is None
+    for wrong, match in (
+        (lambda: texts.given_of(config, "the", None), "is of edits: prompts are of tokens"),
+        (lambda: movies.followed(config, params, 0, 2, 3), "nor of edits"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            wrong()
+    config.sampler.name = "jumps"
+    with pytest.raises(ValueError, match=r"config\.sampler\.name is 'jumps'.*is of edits: take"):
+        check_parts(config)
+    config = of_text(stored)
+    config.data.source.name = "pieces"
+    with pytest.raises(ValueError, match=r"take 'text' for windows|takes no 'stride'"):
+        check_parts(config)
+
+
 def test_a_network_that_says_nothing_trusts_what_it_sees_as_its_time_says(stored: Path) -> None:
     """From letters drawn evenly too its bound is that of even letters."""
     config = of_text(stored, "text8_uniform")
