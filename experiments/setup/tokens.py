@@ -124,8 +124,8 @@ def check_of_numbers(config: ConfigDict, command: str) -> None:
     """
     if learns_tokens(config):
         raise ValueError(
-            f"{command} is of flows of real numbers, and this run learned tokens: sample and "
-            "evaluate are of both"
+            f"{command} is of flows of real numbers, and this run learned tokens: sample, evaluate "
+            "and report are of both, and python -m benchmarks.text samplers compares samplers"
         )
 
 
