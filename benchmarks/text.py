@@ -113,8 +113,14 @@ def samplers(folder: epath.Path, calls: Sequence[int], num: int) -> None:
 
 def _sections(config: ConfigDict, calls: Sequence[int]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The samplers' sections: those of grids, and of masks those without one."""
-    masks = config.source.name == "mask"
-    for row in (*EVERY, *(OF_MASKS if masks else OF_OTHERS)):
+    if config.sampler.name not in ("jumps", "first_hitting", "entropy_bounded"):
+        raise ValueError(
+            f"config.sampler.name is {config.sampler.name!r}: what is compared here are leaps of "
+            "whole sequences of tokens, those of 'jumps'"
+        )
+    held = config.path.name != "gidd"  # whose rates may be held over a step
+    masks = held and config.source.name == "mask"
+    for row in (*(EVERY if held else ()), *(OF_MASKS if masks else OF_OTHERS)):
         for n in calls:
             grid = {"name": "uniform", "kwargs": {"n": (n - 1) // row.calls_a_step + 1}}
             yield row.title, {"name": row.name, "kwargs": {"grid": grid, **row.kwargs}}
