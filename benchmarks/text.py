@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from benchmarks.report import markdown
-from experiments.output import texts
+from experiments.output import bounds, texts
 from experiments.output.generate import generator
 from experiments.run import workdir
 from experiments.setup import dataset
@@ -78,7 +78,7 @@ def curve(folder: epath.Path, minutes: Sequence[float]) -> None:
     run, rows = generator(config, 1), []
     for step in sorted({min(kept, key=lambda s, m=m: abs(at[s] - m)) for m in minutes}):
         params = read_params(folder / "checkpoints", step=step).params
-        found = texts.bound(config, params)
+        found = bounds.bound(config, params)
         sample = texts.texts_of(config, run.rows(params, 0, 0, 1).x)[0]
         bits = (found["bits_per_character"], found["bits_per_token_standard_error"])
         rows.append((f"{at[step]:.1f}", str(step), "{:.3f} ± {:.3f}".format(*bits), f"`{sample}`"))

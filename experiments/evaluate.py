@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from experiments.output import figures, texts
+from experiments.output import bounds, figures, texts
 from experiments.output.figures import LIKELIHOODS_IN, Row
 from experiments.output.generate import average, generator, spread
 from experiments.run import command, workdir
@@ -55,7 +55,7 @@ def main() -> None:
         "network_calls": float(samples.nfe.mean() * samples.evaluations),
         "failed": int((~samples.success).sum()),
     }
-    bits = (texts.bound if of_tokens else figures.likelihood)(config, read.params)
+    bits = (bounds.bound if of_tokens else figures.likelihood)(config, read.params)
     _print(rows, {**cost, **bits})
     computed = {
         "samples": build.precision(config),

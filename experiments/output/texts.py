@@ -1,31 +1,22 @@
-"""Samples of tokens as text: written out, drawn, and held against the data.
-
-Bits are those of the bound on the evidence that a path has in closed form: at least what the text
-costs under the model, each sequence at a time of its own, the times spread evenly over all.
-"""
+"""Samples of tokens as text: written out, drawn, and held against the data."""
 
 import importlib
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments.output.generate import Samples
-from experiments.setup import build, dataset
-from experiments.setup.components import component
-from experiments.setup.learns import are_edited, are_soft, block_of
-from experiments.setup.tokens import jumped, vocabulary_of
-from jaxflow import draws, losses, metrics, times
-from jaxflow.types import Params
+from experiments.setup import dataset
+from experiments.setup.learns import are_edited, are_soft
+from experiments.setup.tokens import vocabulary_of
+from jaxflow import metrics
 
 __all__ = [
-    "bound",
     "compare",
     "draw_text",
     "given_of",
@@ -41,7 +32,6 @@ ACROSS = 96  # letters a line
 LINES = 40
 SIZE = 14
 COPIES = 32
-BATCH = 64
 
 
 def is_tokens(x: np.ndarray) -> bool:
@@ -203,70 +193,3 @@ def _figures(
         row["spelled"] = metrics.spelling_rate(texts_of(config, x), known)
     row["longest copy"] = float(np.mean(metrics.longest_copy(x[:COPIES], train)))
     return row
-
-
-def bound(config: ConfigDict, params: Params) -> dict[str, float]:
-    """Bits a token of held-out data, at most, with their standard error; and a character of text.
-
-    Of `evaluation.likelihoods` sequences, nothing where that is 0 or tokens are soft.
-    """
-    if not config.evaluation.likelihoods or are_soft(config):
-        return {}
-    held = dataset.examples(config, config.evaluation.split, config.evaluation.likelihoods)
-    if are_edited(config):
-        return _bound_of_pieces(config, params, held)
-    path, n = jumped(build.path(config)), len(held["x1"])
-    draw = draws.standard(
-        path,
-        source=component("source", config.source),
-        times=times.stratified(times.uniform()),
-    )
-    block = block_of(config)
-    if block:
-        own = draws.by_block(path, block, times=times.stratified(times.uniform()))
-        draw = draws.chain(draw, own)
-    batch = draw(jax.random.key(config.seed), _whole(config, held))
-    loss = losses.generalised_kl(build.network(config), path)
-    run = jax.jit(lambda params, rows: loss(params, None, rows)[1]["per_example"])
-    order = np.random.default_rng(config.seed).permutation(n)
-    batch = jax.tree.map(lambda a: a[order], batch)
-    each = [
-        np.asarray(run(params, jax.tree.map(lambda a, i=i: a[i : i + BATCH], batch)))
-        for i in range(0, n, BATCH)
-    ]
-    bits = np.concatenate(each).astype(np.float64) / math.log(2)
-    found = {
-        "bits_per_token": float(bits.mean()),
-        "bits_per_token_standard_error": float(bits.std() / math.sqrt(n)),
-    }
-    vocabulary = vocabulary_of(config)
-    if vocabulary is not None:
-        letters = sum(map(len, texts_of(config, held["x1"])))
-        found["bits_per_character"] = found["bits_per_token"] * held["x1"].size / max(letters, 1)
-    return found
-
-
-def _bound_of_pieces(
-    config: ConfigDict, params: Params, held: dict[str, np.ndarray]
-) -> dict[str, float]:
-    path, vocabulary = build.path(config), config.network.kwargs.vocabulary
-    draw = draws.standard(path, times=times.stratified(times.uniform()))
-    batch = draw(jax.random.key(config.seed), _whole(config, held))
-    loss = losses.edits(build.network(config), path)
-    run = jax.jit(lambda params, rows: loss(params, None, rows)[1]["per_example"])
-    n = len(held["x1"])
-    each = [
-        np.asarray(run(params, jax.tree.map(lambda a, i=i: a[i : i + BATCH], batch)))
-        for i in range(0, n, BATCH)
-    ]
-    bits = np.concatenate(each).astype(np.float64) / math.log(2)
-    return {
-        "bits_per_sequence": float(bits.mean()),
-        "bits_per_sequence_standard_error": float(bits.std() / math.sqrt(n)),
-        "bits_per_token": float(bits.sum() / np.sum(held["x1"] < vocabulary)),
-    }
-
-
-def _whole(config: ConfigDict, held: dict[str, np.ndarray]) -> dict[str, Any]:
-    cond = {name: jnp.asarray(held[name]) for name in config.data.cond}
-    return {"x1": jnp.asarray(held["x1"]), "cond": cond}

@@ -30,8 +30,8 @@ class ByBlock:
                 f"{self.block}"
             )
         count = x1.shape[1] // self.block
-        t = stretched(key, self.times, len(x1) * count, self.interval).reshape(len(x1), count)
-        t = jnp.repeat(t, self.block, axis=1)
+        t = stretched(key, self.times, len(x1) * count, self.interval)
+        t = jnp.repeat(t.reshape(count, len(x1)).T, self.block, axis=1)  # far apart if stratified
         return {**batch, "t": t, "cond": {**batch.get("cond", {}), "clean": x1}}
 
 

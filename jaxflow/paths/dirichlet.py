@@ -50,6 +50,7 @@ from numpy.polynomial import chebyshev
 
 from jaxflow.arrays import at_least_float32, expand, per_sample
 from jaxflow.checks import check_made
+from jaxflow.paths.fisher import check_soft
 from jaxflow.paths.kappas import Kappa, as_kappa, linear
 from jaxflow.records import record, static
 from jaxflow.types import AnyArray, Array, Float, Keys, PathSample, Time
@@ -107,13 +108,7 @@ class Dirichlet:
             ValueError: for data that is no tokens, or noise that is no points of their simplex.
         """
         x1 = jnp.asarray(x1)
-        if not jnp.issubdtype(x1.dtype, jnp.integer):
-            raise ValueError(f"data is tokens, whole numbers; got {x1.dtype}")
-        if jnp.shape(x0) != (*x1.shape, self.vocabulary):
-            raise ValueError(
-                f"x0 has shape {jnp.shape(x0)} for tokens of shape {x1.shape}: it is a point of "
-                f"the simplex a token, [..., {self.vocabulary}], as path.source draws"
-            )
+        check_soft(x0, x1, self.vocabulary, "simplex")
         t, noise = at_least_float32(t), at_least_float32(x0)
         x = _moved(self.concentration(t, noise), noise, x1)
         a, rate = self._slope(t, noise)

@@ -32,7 +32,7 @@ from jaxflow.paths.kappas import Kappa, as_kappa, linear
 from jaxflow.records import record, static
 from jaxflow.types import Array, Float, Keys, PathSample, Time
 
-__all__ = ["Fisher", "Orthant", "fisher"]
+__all__ = ["Fisher", "Orthant", "check_soft", "fisher"]
 
 Points = Float[Array, "batch *event vocabulary"]
 
@@ -80,13 +80,7 @@ class Fisher:
             ValueError: for data that is no tokens, or noise that is no points of their sphere.
         """
         x1 = jnp.asarray(x1)
-        if not jnp.issubdtype(x1.dtype, jnp.integer):
-            raise ValueError(f"data is tokens, whole numbers; got {x1.dtype}")
-        if jnp.shape(x0) != (*x1.shape, self.vocabulary):
-            raise ValueError(
-                f"x0 has shape {jnp.shape(x0)} for tokens of shape {x1.shape}: it is a point of "
-                f"the sphere a token, [..., {self.vocabulary}], as path.source draws"
-            )
+        check_soft(x0, x1, self.vocabulary, "sphere")
 
         def at(t: Array) -> Points:
             corner = jax.nn.one_hot(x1, self.vocabulary, dtype=x0.dtype)
@@ -114,6 +108,21 @@ class Fisher:
 def _angle(cosine: Array) -> Array:
     """That of a cosine, at least 1e-4, so that its sine divides."""
     return jnp.maximum(jnp.arccos(jnp.clip(cosine, -1.0, 1.0)), 1e-4)
+
+
+def check_soft(x0: Any, x1: Array, vocabulary: int, space: str) -> None:
+    """Refuse what are no tokens and points of a space for each.
+
+    Raises:
+        ValueError: naming what was given.
+    """
+    if not jnp.issubdtype(x1.dtype, jnp.integer):
+        raise ValueError(f"data is tokens, whole numbers; got {x1.dtype}")
+    if jnp.shape(x0) != (*x1.shape, vocabulary):
+        raise ValueError(
+            f"x0 has shape {jnp.shape(x0)} for tokens of shape {x1.shape}: it is a point of the "
+            f"{space} a token, [..., {vocabulary}], as path.source draws"
+        )
 
 
 def fisher(vocabulary: int, kappa: Any = None) -> Fisher:

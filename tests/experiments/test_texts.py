@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments.output import buckets, figures, movies, texts
+from experiments.output import bounds, buckets, figures, movies, texts
 from experiments.output.generate import generator
 from experiments.setup import build
 from experiments.setup.check import check_parts
@@ -36,7 +36,7 @@ def test_what_is_told_of_samples(stored: Path, tmp_path: Path) -> None:
     rows = texts.compare(config, samples)
     assert list(rows) == ["samples", "held-out data"]
     assert rows["held-out data"]["unigram bits"] == pytest.approx(np.log2(27), abs=0.1)
-    found = texts.bound(config, params)
+    found = bounds.bound(config, params)
     # A network that says nothing yet costs log2(27) bits a token, whatever is masked.
     spread = found["bits_per_token_standard_error"]
     assert abs(found["bits_per_token"] - np.log2(27)) < 4 * spread
@@ -61,7 +61,7 @@ def test_pixels_that_are_tokens_are_told_as_images(stored: Path) -> None:
     rows = figures.compare(config, samples)
     assert rows["held-out data"]["Frechet in pixels"] == 0
     assert rows["samples"]["Frechet in pixels"] > 0
-    found = texts.bound(config, params)
+    found = bounds.bound(config, params)
     assert abs(found["bits_per_token"] - 8) < 4 * found["bits_per_token_standard_error"]
     assert "bits_per_character" not in found
 
@@ -169,7 +169,7 @@ def test_soft_tokens_of_gaussian_noise_by_their_config(stored: Path) -> None:
     check_parts(config)
     params = build.parameters(config, jax.random.key(0))
     assert generator(config, 4)(params, 0, 4).success.all()
-    assert np.isfinite(texts.bound(config, params)["bits_per_token"])
+    assert np.isfinite(bounds.bound(config, params)["bits_per_token"])
     draw, loss = build.draw(config), build.loss(config)
     batch = draw(jax.random.key(1), {"x1": jax.numpy.zeros((2, 64), int), "cond": {}})
     assert np.isfinite(loss(params, None, batch)[0])
@@ -199,7 +199,7 @@ def test_soft_tokens_by_their_config(name: str, source: str, stored: Path, tmp_p
     assert samples.x.shape == (4, 64)
     assert samples.x.dtype == np.int32
     assert len(set(texts.texts_of(config, samples.x))) == 4
-    assert texts.bound(config, params) == {}
+    assert bounds.bound(config, params) == {}
     assert buckets.losses_by_time(config, params, 20).gaussian is None
     trained = run(config, tmp_path)
     assert np.isfinite(trained.metrics["loss"])
@@ -232,7 +232,7 @@ def test_pieces_by_their_config(stored: Path) -> None:
     rows = texts.compare(config, samples)
     assert rows["held-out data"]["symbols"] > 1
     assert 0 <= rows["samples"]["known"] <= 1
-    found = texts.bound(config, params)
+    found = bounds.bound(config, params)
     assert found["bits_per_sequence"] > found["bits_per_token"] > 0
     assert buckets.losses_by_time(config, params, 20).gaussian is None
     for wrong, match in (
@@ -254,7 +254,7 @@ def test_a_network_that_says_nothing_trusts_what_it_sees_as_its_time_says(stored
     """From letters drawn evenly too its bound is that of even letters."""
     config = of_text(stored, "text8_uniform")
     config.evaluation.likelihoods = 200
-    found = texts.bound(config, build.parameters(config, jax.random.key(0)))
+    found = bounds.bound(config, build.parameters(config, jax.random.key(0)))
     spread = found["bits_per_token_standard_error"]
     assert abs(found["bits_per_token"] - np.log2(27)) < 4 * spread < 2
 
@@ -283,7 +283,7 @@ def test_blocks_of_tokens_by_their_config(stored: Path) -> None:
     samples = generator(config, 4)(params, 0, 4)
     assert samples.success.all()
     assert samples.nfe.tolist() == [4 * 3] * 4
-    found = texts.bound(config, params)
+    found = bounds.bound(config, params)
     assert abs(found["bits_per_token"] - np.log2(27)) < 4 * found["bits_per_token_standard_error"]
     with pytest.raises(ValueError, match="not of blocks one after the other"):
         movies.followed(config, params, 0, 2, 3)

@@ -1,0 +1,73 @@
+"""Bounds on the evidence of runs of tokens, in bits, on held-out data.
+
+They are those that a path has in closed form: at least what the data costs under the model, each
+sequence at a time of its own, the times spread evenly over all.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.output.texts import texts_of
+from experiments.setup import build, dataset
+from experiments.setup.components import component
+from experiments.setup.learns import are_edited, are_soft, block_of
+from experiments.setup.tokens import jumped, vocabulary_of
+from jaxflow import draws, losses, times
+from jaxflow.types import Draw, Loss, Params, Path
+
+__all__ = ["bound"]
+
+BATCH = 64
+
+
+def bound(config: ConfigDict, params: Params) -> dict[str, float]:
+    """Bits a token of held-out data, at most, with their standard error; and a character of text.
+    Of edits, bits a sequence with their standard error, and a token.
+
+    Of `evaluation.likelihoods` sequences, nothing where that is 0 or tokens are soft.
+    """
+    if not config.evaluation.likelihoods or are_soft(config):
+        return {}
+    held = dataset.examples(config, config.evaluation.split, config.evaluation.likelihoods)
+    path, network = jumped(build.path(config)), build.network(config)
+    of_pieces = are_edited(config)
+    loss = (losses.edits if of_pieces else losses.generalised_kl)(network, path)
+    bits = _bits(config, loss, _draw(config, path), params, held)
+    mean, error = float(bits.mean()), float(bits.std() / math.sqrt(len(bits)))
+    if of_pieces:
+        tokens = np.sum(held["x1"] < config.network.kwargs.vocabulary)
+        of_sequence = {"bits_per_sequence": mean, "bits_per_sequence_standard_error": error}
+        return {**of_sequence, "bits_per_token": float(bits.sum() / tokens)}
+    found = {"bits_per_token": mean, "bits_per_token_standard_error": error}
+    if vocabulary_of(config) is not None:
+        letters = sum(map(len, texts_of(config, held["x1"])))
+        found["bits_per_character"] = mean * held["x1"].size / max(letters, 1)
+    return found
+
+
+def _draw(config: ConfigDict, path: Path) -> Draw:
+    evenly, source = times.stratified(times.uniform()), component("source", config.source)
+    draw, block = draws.standard(path, source=source, times=evenly), block_of(config)
+    return draws.chain(draw, draws.by_block(path, block, times=evenly)) if block else draw
+
+
+def _bits(
+    config: ConfigDict, loss: Loss, draw: Draw, params: Params, held: dict[str, np.ndarray]
+) -> np.ndarray:
+    """Of every sequence, in an order of its own, as times rise with the first."""
+    cond = {name: jnp.asarray(held[name]) for name in config.data.cond}
+    batch = draw(jax.random.key(config.seed), {"x1": jnp.asarray(held["x1"]), "cond": cond})
+    run: Any = jax.jit(lambda params, rows: loss(params, None, rows)[1]["per_example"])
+    n = len(held["x1"])
+    order = np.random.default_rng(config.seed).permutation(n)
+    batch = jax.tree.map(lambda a: a[order], batch)
+    each = [
+        np.asarray(run(params, jax.tree.map(lambda a, i=i: a[i : i + BATCH], batch)))
+        for i in range(0, n, BATCH)
+    ]
+    return np.concatenate(each).astype(np.float64) / math.log(2)
