@@ -28,6 +28,7 @@ SOURCES = {
 PARTS = networks.MixedTransformer({"text": VOCABULARY}, width=32, depth=2, heads=4)
 
 
+EDITOR = networks.EditTransformer(VOCABULARY, width=32, depth=2, heads=4, num_classes=3)
 OF_BLOCKS = networks.BlockTransformer(VOCABULARY, 4, width=32, depth=2, heads=4, num_classes=3)
 
 
@@ -83,6 +84,16 @@ def of_blocks():
     return Problem(OF_BLOCKS, losses.generalised_kl(network, path), draw, batch, params)
 
 
+@functools.cache
+def of_edits():
+    path, network = paths.edits(VOCABULARY, source=SOURCES["mask"]), networks.linen(EDITOR)
+    words = np.where(np.arange(LENGTH) < RNG.integers(0, LENGTH, (BATCH, 1)), TOKENS, VOCABULARY)
+    draw = draws.standard(path, drop=draws.drop(0.2, {"label": 3}))
+    params = begun(network, words, label=LABEL)
+    batch = {"x1": words, "cond": {"label": LABEL}}
+    return Problem(EDITOR, losses.edits(network, path), draw, batch, params)
+
+
 def gradient_of(problem, over, mode="jit", microbatches=1):
     run = trainer(
         problem.loss,
@@ -100,7 +111,7 @@ def gradient_of(problem, over, mode="jit", microbatches=1):
 
 @functools.cache
 def problem_of(name, *loss):
-    whole = {"parts": of_parts, "blocks": of_blocks}
+    whole = {"parts": of_parts, "blocks": of_blocks, "edits": of_edits}
     return whole[name]() if name in whole else of_tokens(name, *loss)
 
 
@@ -121,6 +132,8 @@ CASES = {
     "parts, fsdp": (("parts",), "fsdp", {}, "jit", 1),
     "parts, tensor by fsdp": (("parts",), "tensor", {"tensor": 2, "fsdp": 2}, "jit", 2),
     "blocks, tensor by fsdp": (("blocks",), "tensor", {"tensor": 2, "fsdp": 2}, "jit", 2),
+    "edits, fsdp": (("edits",), "fsdp", {}, "jit", 2),
+    "edits, tensor by fsdp": (("edits",), "tensor", {"tensor": 2, "fsdp": 2}, "jit", 1),
     **{mode: (("mask", "generalised_kl"), "data", {}, mode, 2) for mode in MODES},
 }
 
@@ -128,7 +141,15 @@ CASES = {
 @pytest.mark.parametrize(
     "name",
     some_fast(
-        CASES, ("fsdp", "tensor by fsdp", "parts, fsdp", "blocks, tensor by fsdp", "shard_map")
+        CASES,
+        (
+            "fsdp",
+            "tensor by fsdp",
+            "parts, fsdp",
+            "blocks, tensor by fsdp",
+            "edits, tensor by fsdp",
+            "shard_map",
+        ),
     ),
 )
 def test_gradients_are_those_of_one_device(name, x64):
