@@ -113,7 +113,7 @@ def hardened(config: ConfigDict, x: Any) -> Any:
 def is_told(config: ConfigDict, path: Any) -> bool:
     """Whether a token tells of its data what is known, and masks do not: of noisy ones."""
     of_masks = config.path.name == "mixture" and config.source.name == "mask"
-    return hasattr(path, "own_odds") and not (of_masks or block_of(config))
+    return hasattr(path, "log_likelihoods") and not (of_masks or block_of(config))
 
 
 def check_of_numbers(config: ConfigDict, command: str) -> None:

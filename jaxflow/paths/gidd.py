@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxflow.arrays import at_least_float32, event_shape, expand, per_sample, two_keys
 from jaxflow.checks import check_made
 from jaxflow.paths.backwards import Noise, denoised, divergence
-from jaxflow.paths.mixture import check_latent, check_tokens, own_odds
+from jaxflow.paths.mixture import check_latent, check_tokens, likelihoods
 from jaxflow.records import record, static
 from jaxflow.sources import Mask
 from jaxflow.types import Array, Data, Float, Key, Keys, PathSample, Source, Time
@@ -108,10 +108,11 @@ class Gidd:
         each = jnp.where(y == x[..., None], 0.0, share[..., None] * there / kappa)
         return each - (y == x[..., None]) * jnp.sum(each, axis=-1, keepdims=True)
 
-    def own_odds(self, t: Time, x: Data) -> OfTokens:
+    def log_likelihoods(self, t: Time, x: Data, vocabulary: int) -> Float[Array, "..."]:
         """As of `Mixture`."""
         kappa = self.kappa_at(t, x)
-        return own_odds(kappa, self._noise(t, x) / jnp.maximum(1 - kappa, 1e-12))
+        noise = self._noise(t, x) / jnp.maximum(1 - kappa, 1e-12)
+        return likelihoods(kappa, noise, x, vocabulary)
 
     def kappa_at(self, t: Time, x: Data) -> OfTokens:
         """The share of data at each token's time."""

@@ -94,6 +94,14 @@ class Metric:
         """The logarithm of (1), token by token."""
         return at_token(self.log_law(t, x1), x)
 
+    def log_likelihoods(self, t: Time, x: Data, vocabulary: int) -> Logits:
+        """The logarithm of (1) for all data that a token may have: what it tells of its own."""
+        t = jnp.clip(at_least_float32(t), *self.interval)
+        of_time = jax.nn.logsumexp(-self._beta(t)[..., None, None] * self.distances, axis=-2)
+        near = -self.clock(t, x)[..., None] * self.distances[x]
+        between = (1,) * (near.ndim - of_time.ndim)
+        return near - of_time.reshape(*of_time.shape[:-1], *between, of_time.shape[-1])
+
     def log_rates(self, t: Time, x: Data, logits: Logits) -> Logits:
         """The logarithm of (3) by clock time, for the tokens that `x` does not hold."""
         return jnp.log(self._marginal(t, x, logits))

@@ -173,14 +173,15 @@ class Mixture:
         apart = jnp.where(self.known(x), 0.0, missed + right - kept)
         return self.clock_rate(t, x) * apart
 
-    def own_odds(self, t: Time, x: Data) -> OfTokens:
-        """How much likelier each token is where it is the data than where other data is, a
-        logarithm; 0 for one that is the data's for certain.
+    def log_likelihoods(self, t: Time, x: Data, vocabulary: int) -> Logits:
+        """The logarithm of (1) for all data that a token may have, up to a constant: what it tells
+        of its own data. Nothing of one that is the data's for certain.
 
         Raises:
             ValueError: where the law of the source's tokens is not known.
         """
-        return own_odds(self.kappa_at(t, x), jnp.exp(self.law.log_probs(x)))
+        noise = jnp.exp(self.law.log_probs(x))
+        return likelihoods(self.kappa_at(t, x), noise, x, vocabulary)
 
     def kappa_at(self, t: Time, x: Data) -> OfTokens:
         """The share of data at each token's time."""
@@ -235,11 +236,14 @@ def mixture(kappa: Any = None, *, source: Source | None = None) -> Mixture:
     return Mixture(linear() if kappa is None else as_kappa(kappa), source)
 
 
-def own_odds(kappa: Array, noise: Array) -> Array:
-    """`log(1 + kappa / ((1 - kappa) noise))`, finite at `kappa = 1`, and 0 without noise."""
+def likelihoods(kappa: Array, noise: Array, x: Data, vocabulary: int) -> Logits:
+    """`log(1 + kappa / ((1 - kappa) noise))` at the token itself, finite at `kappa = 1`, and 0
+    without noise and elsewhere.
+    """
     some = noise > 0
     missing = jnp.maximum((1 - kappa) * jnp.where(some, noise, 1.0), _LEAST)
-    return jnp.where(some, jnp.log1p(kappa / missing), 0.0)
+    own = jnp.where(some, jnp.log1p(kappa / missing), 0.0)
+    return jnp.where(jnp.arange(vocabulary) == jnp.asarray(x)[..., None], own[..., None], 0.0)
 
 
 def uniform_numbers(key: Key, x: Data) -> Float[Array, "batch *event"]:

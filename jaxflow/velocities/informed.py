@@ -9,14 +9,12 @@ token, but at $y = x^i$, whose logit is raised by
 
 (2) $\log \left[ 1 + \frac{\kappa_t}{(1 - \kappa_t)\, q(x^i)} \right]$
 
-So a network begins with posteriors that trust a token as much as its time says, and need not learn
-to. Of masks, which tell nothing, it is the network itself.
+and of a metric path it falls with the distance to it. So a network begins with posteriors that
+trust a token as much as its time says, and need not learn to. Of masks, which tell nothing, it is
+the network itself.
 """
 
 from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 from jaxflow.arrays import at_least_float32
 from jaxflow.checks import check_made, check_network
@@ -60,17 +58,16 @@ class Informed:
         self, params: Params, t: Any, x: Any, *, key: Key | None = None, **cond: Any
     ) -> Any:
         logits = at_least_float32(self.network(params, t, x, key=key, **cond))
-        places = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-        own = places == jnp.asarray(x)[..., None]
-        return logits + jnp.where(own, self.path.own_odds(t, x)[..., None], 0.0)
+        return logits + self.path.log_likelihoods(t, x, logits.shape[-1])
 
 
 def informed(network: Network, path: Path) -> Informed:
-    """A network whose logits are of what other tokens tell, with (2) added.
+    """A network whose logits are of what other tokens tell, with the second factor of (1) added.
 
     Args:
         network: `(params, t, x, *, key=None, **cond) -> logits [batch, *event, vocabulary]`.
-        path: of the training, `paths.mixture(source=...)` or `paths.gidd(...)`.
+        path: of the training, `paths.mixture(source=...)`, `paths.gidd(...)` or
+            `paths.metric(...)`.
 
     Returns:
         A Network of the posterior, whose parameters are those of the network; for any loss of
@@ -83,6 +80,7 @@ def informed(network: Network, path: Path) -> Informed:
     (1) as Austin et al., Structured Denoising Diffusion Models in Discrete State-Spaces, 2021,
     arXiv:2107.03006, eq. 3, use it for the step backwards.
 
+    >>> import jax, jax.numpy as jnp
     >>> from jaxflow import paths, sources
     >>> path = paths.mixture(source=sources.uniform_tokens(2))
     >>> says_nothing = lambda params, t, x, key=None: jnp.zeros((*x.shape, 2))
@@ -93,10 +91,10 @@ def informed(network: Network, path: Path) -> Informed:
     """
     check_network(network)
     check_made("path", path)
-    if not hasattr(path, "own_odds"):
+    if not hasattr(path, "log_likelihoods"):
         raise ValueError(
-            f"{path!r} does not noise tokens to others of one law: informed is of "
-            "paths.mixture(source=...) and paths.gidd(...)"
+            f"{path!r} is no path whose tokens jump: informed is of paths.mixture(source=...), "
+            "paths.gidd(...) and paths.metric(...)"
         )
     if getattr(path, "source", None) is None:
         raise ValueError(

@@ -17,6 +17,7 @@ PATHS = {
     "hybrid": lambda: paths.mixture(source=sources.tokens(np.array([0.1, 0.2, 0.1, 0.6]))),
     "gidd": lambda: paths.gidd(0.3, source=MASK),
     "mask": lambda: paths.mixture(source=MASK),
+    "metric": lambda: paths.metric(abs(np.arange(3.0)[:, None] - np.arange(3.0)) ** 0.5, a=1.0),
 }
 
 
@@ -33,7 +34,7 @@ def of_others(path, t, x):
 @pytest.mark.parametrize("t", [0.1, 0.7])
 def test_it_is_the_posterior_by_bayes_rule(name, t, x64):
     path = PATHS[name]()
-    symbols = 3 if name in ("uniform", "marginal") else 4
+    symbols = 3 if name in ("uniform", "marginal", "metric") else 4
     x = jnp.array(list(itertools.product(range(symbols), repeat=2)))
     t = jnp.full(len(x), t)
     network = velocities.informed(lambda params, t, x, key=None: of_others(path, t, x), path)
@@ -57,7 +58,7 @@ def test_its_losses_are_finite_at_the_ends(name, key):
 
 def test_refusals():
     network = lambda params, t, x, key=None: x  # noqa: E731
-    with pytest.raises(ValueError, match="does not noise tokens to others of one law"):
-        velocities.informed(network, paths.metric(np.ones((3, 3)) - np.eye(3)))
+    with pytest.raises(ValueError, match="is no path whose tokens jump"):
+        velocities.informed(network, paths.fisher(3))
     with pytest.raises(ValueError, match="build the path with its source"):
         velocities.informed(network, paths.mixture())
