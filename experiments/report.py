@@ -109,7 +109,8 @@ def _measured(config: ConfigDict, folder: epath.Path, num: int) -> dict[str, Any
 def _known(config: ConfigDict, names: Sequence[str]) -> Sequence[str]:
     """What there is to measure of what the run learns."""
     if learns_tokens(config):
-        return () if block_of(config) else ("losses",)
+        apart = block_of(config) or config.loss.name == "discrete_consistency"
+        return () if apart else ("losses",)
     return names if learns_velocity(config) else names[3:]
 
 

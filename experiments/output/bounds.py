@@ -1,10 +1,13 @@
 """Bounds on the evidence of runs of tokens, in bits, on held-out data.
 
 They are those that a path has in closed form: at least what the data costs under the model, each
-sequence at a time of its own, the times spread evenly over all.
+sequence at a time of its own, the times spread evenly over all, with the cross-entropy of what
+noise is left at the end of the path.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +21,10 @@ from experiments.setup.components import component
 from experiments.setup.learns import are_edited, are_soft, block_of
 from experiments.setup.tokens import jumped, vocabulary_of
 from jaxflow import draws, losses, times
+from jaxflow.arrays import event_mean
+from jaxflow.losses.cross_entropy import predicted
+from jaxflow.paths.ends import interval_of
+from jaxflow.tokens import at_token, log_normaliser
 from jaxflow.types import Draw, Loss, Params, Path
 
 __all__ = ["bound"]
@@ -37,7 +44,8 @@ def bound(config: ConfigDict, params: Params) -> dict[str, float]:
     path, network = jumped(build.path(config)), build.network(config)
     of_pieces = are_edited(config)
     loss = (losses.edits if of_pieces else losses.generalised_kl)(network, path)
-    bits = _bits(config, loss, _draw(config, path), params, held)
+    left = None if of_pieces else partial(_left, network, path)
+    bits = _bits(config, loss, left, _draw(config, path), params, held)
     mean, error = float(bits.mean()), float(bits.std() / math.sqrt(len(bits)))
     if of_pieces:
         tokens = np.sum(held["x1"] < config.network.kwargs.vocabulary)
@@ -57,12 +65,24 @@ def _draw(config: ConfigDict, path: Path) -> Draw:
 
 
 def _bits(
-    config: ConfigDict, loss: Loss, draw: Draw, params: Params, held: dict[str, np.ndarray]
+    config: ConfigDict,
+    loss: Loss,
+    left: Callable[..., Any] | None,
+    draw: Draw,
+    params: Params,
+    held: dict[str, np.ndarray],
 ) -> np.ndarray:
-    """Of every sequence, in an order of its own, as times rise with the first."""
+    """Of every sequence, in an order of its own, as times rise with the first; with what `left`
+    costs at the end of the path.
+    """
     cond = {name: jnp.asarray(held[name]) for name in config.data.cond}
     batch = draw(jax.random.key(config.seed), {"x1": jnp.asarray(held["x1"]), "cond": cond})
-    run: Any = jax.jit(lambda params, rows: loss(params, None, rows)[1]["per_example"])
+
+    @jax.jit
+    def run(params: Params, rows: Any) -> Any:
+        nats = loss(params, None, rows)[1]["per_example"]
+        return nats if left is None else nats + left(params, rows)
+
     n = len(held["x1"])
     order = np.random.default_rng(config.seed).permutation(n)
     batch = jax.tree.map(lambda a: a[order], batch)
@@ -71,3 +91,11 @@ def _bits(
         for i in range(0, n, BATCH)
     ]
     return np.concatenate(each).astype(np.float64) / math.log(2)
+
+
+def _left(network: Any, path: Any, params: Params, rows: Any) -> Any:
+    """What the tokens cost that are not known at the end of the path, in nats a token."""
+    at_end = {**rows, "t": jnp.full_like(rows["t"], interval_of(path)[1])}
+    sample, logits = predicted(network, path, params, None, at_end)
+    missed = log_normaliser(logits) - at_token(logits, sample.x1)
+    return event_mean(jnp.where(path.known(sample.x), 0.0, missed))

@@ -38,14 +38,14 @@ def followed(config: ConfigDict, params: Params, seed: int, num: int, frames: in
             "other, nor of soft tokens, nor of edits"
         )
     velocity, begin = build.velocity(config, params), starts(config)
-    times = np.linspace(0, 1, frames)
+    times, path = np.linspace(0, 1, frames), jumped(build.path(config))
 
     def solve(velocity, index, cond):  # type: ignore[no-untyped-def]
         keys, x0 = begin(jax.random.key(seed), index)
         if learns_tokens(config):
             given = {
                 "keys": noise_keys(keys),
-                "path": jumped(build.path(config)),
+                "path": path,
                 "method": _leap(config),
             }
             return sampling.jumps(velocity, x0, times, cond=cond, save=True, **given).xs

@@ -19,6 +19,8 @@ NEEDED = {
     "loss": ("cross_entropy", "generalised_kl", "discrete_consistency"),
     "sampler": ("jumps", "first_hitting", "entropy_bounded", "by_block"),
 }
+OF_MASKS = ("confident", "entropy_bounded", "first_hitting", "remasking")
+OF_MIXTURES = ("ancestral", "by_rates", "corrected", "forth_and_back")
 NEEDED_OF_SOFT = {
     "source": ("orthant", "simplex"),
     "loss": ("cross_entropy",),
@@ -64,6 +66,11 @@ def check_tokens(config: ConfigDict) -> None:
             f"({config.network.name!r}) reads no estimate of tokens: take 'transformer', or set it "
             "to 0.0"
         )
+    if config.network.name == "edit_transformer" and not are_edited(config):
+        raise ValueError(
+            "config.network.name is 'edit_transformer', which says edits, but config.path is "
+            f"{config.path.name!r}: take 'transformer'"
+        )
     size = getattr(component("network", config.network), "vocabulary", None)
     if size is None:
         raise ValueError(
@@ -72,6 +79,7 @@ def check_tokens(config: ConfigDict) -> None:
         )
     _check_source(config, size)
     _check_blocks(config)
+    _check_leap(config)
     vocabulary = vocabulary_of(config)
     if vocabulary is not None and vocabulary.size != size:
         raise ValueError(
@@ -137,6 +145,25 @@ def _check_blocks(config: ConfigDict) -> None:
             f"config.network ({config.network.name!r}) is {'one' if of_blocks else 'none'} of "
             f"blocks of tokens, but config.sampler.name is {config.sampler.name!r}: take {remedy}"
         )
+
+
+def _check_leap(config: ConfigDict) -> None:
+    """Refuse a way of sampling that the path does not have, before a step is trained."""
+    sampler, path = config.sampler.name, config.path.name
+    leap = config.sampler.kwargs.get("method", {}).get("name", "euler")
+    masks = path == "mixture" and config.source.name == "mask"
+    if (sampler in OF_MASKS or leap in OF_MASKS) and not masks:
+        name, of = leap if leap in OF_MASKS else sampler, "masks alone"
+    elif path == "gidd" and leap not in ("ancestral", "euler"):
+        name, of = leap, "paths whose rates may be held, and gidd has ancestral and euler"
+    elif path == "metric" and leap in OF_MIXTURES:
+        name, of = leap, "mixture paths"
+    else:
+        return
+    raise ValueError(
+        f"config.sampler names {name!r}, which is of {of}, but config.path is {path!r} and "
+        f"config.source {config.source.name!r}: take another leap, as 'euler'"
+    )
 
 
 def _check_source(config: ConfigDict, size: int) -> None:

@@ -77,11 +77,14 @@ def cross_entropy(
 
     Raises:
         TypeError: for a network or path that is none.
+        ValueError: for a path of edits.
 
     Gat et al., Discrete Flow Matching, 2024, arXiv:2407.15595.
     """
     check_network(network)
     check_made("path", path)
+    if hasattr(path, "missing"):
+        raise ValueError(f"{path!r} is of edits, whose loss is losses.edits")
     if weight is not None:
         check_made("weight", weight)
     return CrossEntropy(*traceable((network, path, weight)))

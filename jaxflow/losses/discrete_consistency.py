@@ -65,8 +65,9 @@ class DiscreteConsistency:
         data = jax.nn.one_hot(sample.x1, logits.shape[-1], dtype=said.dtype)
         said = jnp.where(expand(s, data) < end, said, data)
         apart = jnp.sum(jax.scipy.special.xlogy(said, said), axis=-1)
-        wide = at_least_float32(logits)
-        apart = apart + log_normaliser(logits) - jnp.sum(said * wide, axis=-1)
+        some = said > 0  # of a logit of minus infinity, 0 times it is none
+        wide = jnp.where(some, at_least_float32(logits), 0.0)
+        apart = apart + log_normaliser(logits) - jnp.sum(jnp.where(some, said, 0.0) * wide, axis=-1)
         per_example = mean_error(apart, mask=batch.get("mask"))
         return jnp.mean(per_example), {"per_example": per_example}
 

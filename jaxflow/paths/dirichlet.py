@@ -156,6 +156,9 @@ class Dirichlet:
         ratio = jnp.where(near, power_series, ratio)
         return s * ratio * jnp.exp(_series(row, angle)) / (1 + a)
 
+    def __repr__(self) -> str:
+        return f"Dirichlet({self.kappa!r}, scale={self.scale}, vocabulary={self.vocabulary})"
+
     def _slope(self, t: Time, x: Points) -> tuple[Array, Array]:
         """The concentration and its slope, held beyond the interval."""
         t = jnp.clip(at_least_float32(t), *self.interval)

@@ -45,6 +45,9 @@ class Duo:
     vocabulary: int = static()
     temperature: float = static()
 
+    def __repr__(self) -> str:
+        return f"Duo({self.hard.kappa!r}, {self.vocabulary} tokens, {self.temperature})"
+
     @property
     def interval(self) -> tuple[float, float]:
         """That of the tokens."""

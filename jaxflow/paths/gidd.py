@@ -34,7 +34,7 @@ __all__ = ["Gidd", "gidd"]
 
 OfTokens = Float[Array, "batch *event"]
 
-_LAST = 1.0 - 1e-5
+_FIRST, _LAST = 1e-6, 1.0 - 1e-5
 
 
 @record
@@ -98,8 +98,11 @@ class Gidd:
         return self._factor(t, x) * divergence(noise, kappa, x, x1, logits)
 
     def rates(self, t: Time, x: Data, x1: Data, vocabulary: int) -> Float[Array, "..."]:
-        """Those of noising run backwards to every token `y`, on the last axis; they sum to zero."""
-        y = jnp.arange(vocabulary)
+        """Those of noising run backwards to every token `y`, on the last axis; they sum to zero.
+
+        At the ends of time those near them.
+        """
+        y, t = jnp.arange(vocabulary), jnp.clip(at_least_float32(t), _FIRST, _LAST)
         kappa, masks, others = (a[..., None] for a in self.shares(t, x))
         letter = jnp.where(y == self.source.token, masks, others / self.source.token)
         there = letter + kappa * (y == x1[..., None])

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxflow.arrays import at_least_float32
 from jaxflow.checks import check_made
 from jaxflow.records import record, static
+from jaxflow.tokens import check_logits
 from jaxflow.types import Array, Data, Network, Params, Velocity
 from jaxflow.velocities.function import as_velocity
 from jaxflow.velocities.network import NetworkVelocity
@@ -65,6 +66,7 @@ class Anew:
     def __call__(self, t: Any, x: Data, memory: Any, start: ArrayLike, **cond: Any) -> Array:
         whole = jax.lax.dynamic_update_slice_in_dim(memory, x, start, 1)
         logits = self.logits(t, whole, clean=memory, **cond)
+        check_logits(logits, whole)
         return jax.lax.dynamic_slice_in_dim(logits, start, self.block, 1)
 
     def read(self, x: Data, memory: Any, start: ArrayLike, **cond: Any) -> Any:

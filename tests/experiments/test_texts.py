@@ -115,6 +115,21 @@ OF_PIXELS = {"network": {"name": "dit", "kwargs": {"patch": 2}}, "vocabulary": 2
             "take one of cross_entropy, generalised_kl",
         ),
         ({"sampler.name": "fixed_step"}, "take one of jumps, first_hitting"),
+        (
+            {
+                "source": {"name": "uniform_tokens", "kwargs": {"vocabulary": 27}},
+                "sampler.kwargs.method.name": "confident",
+            },
+            "names 'confident', which is of masks alone",
+        ),
+        (
+            {
+                "path": {"name": "gidd", "kwargs": {}},
+                "sampler.kwargs.method.name": "tau_leaping",
+            },
+            "gidd has ancestral and euler",
+        ),
+        ({"network.name": "edit_transformer"}, "says edits, but config.path"),
         ({"sampler.name": "by_block"}, "none of blocks of tokens.*take 'jumps'"),
         (
             {
@@ -170,6 +185,7 @@ def test_soft_tokens_of_gaussian_noise_by_their_config(stored: Path) -> None:
     params = build.parameters(config, jax.random.key(0))
     assert generator(config, 4)(params, 0, 4).success.all()
     assert np.isfinite(bounds.bound(config, params)["bits_per_token"])
+    assert movies.followed(config, params, 0, 2, 3)[0].shape == (3, 2, 64)
     draw, loss = build.draw(config), build.loss(config)
     batch = draw(jax.random.key(1), {"x1": jax.numpy.zeros((2, 64), int), "cond": {}})
     assert np.isfinite(loss(params, None, batch)[0])

@@ -215,6 +215,8 @@ def test_conditional_rates_carry_the_conditional_law(x64):
         path = path_of(name)
         symbols = VOCABULARY + name.startswith(WITH_MASKS)
         x = jnp.broadcast_to(jnp.arange(symbols)[:, None], (symbols, LENGTH))
+        ends = path.rates(jnp.array([0.0, 1.0]), x[:2], x[:2], symbols)
+        assert np.all(np.isfinite(ends))
         for data, time in itertools.product(range(VOCABULARY), (0.1, 0.7)):
             x1 = jnp.full_like(x, data)
 
@@ -263,6 +265,9 @@ def test_it_learns_a_law(key):
 
 
 def test_refusals(key):
+    for loss in (losses.generalised_kl, losses.cross_entropy):
+        with pytest.raises(ValueError, match=r"whose loss is losses\.edits"):
+            loss(table, paths.edits(VOCABULARY))
     path = path_of("mask")
     loss = losses.cross_entropy(table, path)
     x1 = jnp.zeros((4, LENGTH), int)

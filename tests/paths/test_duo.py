@@ -106,6 +106,9 @@ def test_the_minimum_of_distillation_in_closed_form(key):
     now, later = scipy.stats.norm.cdf(ratio / np.sqrt(2))  # that a token is the data's
     wanted = said + (later - now) * (said[::-1] - said)  # as it only ever becomes the data's
     gradient = jax.grad(lambda p: loss(p, None, batch, held)[0])
+    never = {"table": jnp.array([[-jnp.inf, 0.0], [0.0, -jnp.inf]])}
+    sure = Held(held.step, {"ema": never}, None)
+    assert loss(never, None, batch, sure)[0] >= 0
     at = gradient({"table": jnp.log(jnp.asarray(wanted, jnp.float32))})["table"]
     np.testing.assert_allclose(at, 0, atol=2e-3)
     moved = gradient({"table": jnp.log(jnp.asarray(said, jnp.float32))})["table"]

@@ -154,6 +154,8 @@ def test_refusals(network):
         run(lambda t, x, clean: x, x0, [0.0, 1.0])
     with pytest.raises(ValueError, match="whole blocks of 3"):
         run(lambda t, x, clean: x, x0, [0.0, 1.0], block=3)
+    with pytest.raises(ValueError, match="one axis more, the vocabulary"):
+        run(lambda t, x, clean: jnp.zeros((2, 4, 5)), x0, [0.0, 1.0], block=2)
     with pytest.raises(ValueError, match="clean is missing"):
         flow(jnp.zeros(2), x0)
     with pytest.raises(ValueError, match="whole blocks of 3"):

@@ -727,3 +727,41 @@ def test_doubt_masks_again_what_is_less_sure():
     method = leaps.confident(planner=lambda t, y: t)
     with pytest.raises(ValueError, match="the planner returns shape"):
         sampling.jumps(blurred, x0, grid, keys=keys, path=path, method=method)
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+def test_a_scale_a_sample_guides_every_token_of_it(batch):
+    """Where the batch is as long as the sequences too; and a scale by time."""
+
+    def logits(t, x, label):
+        return 2 * jax.nn.one_hot((x + label[:, None]) % 5, 5)
+
+    scales, null = jnp.linspace(1.0, 3.0, batch), {"label": 2}
+    t, x, label = jnp.full(batch, 0.5), jnp.zeros((batch, 2), int), jnp.ones(batch, int)
+
+    def guided(scale):
+        return velocities.classifier_free(logits, scale=scale, null=null)
+
+    each = [guided(float(s))(t, x, label=label)[i] for i, s in enumerate(scales)]
+    np.testing.assert_allclose(guided(scales)(t, x, label=label), jnp.stack(each), rtol=1e-6)
+    by_time = guided(lambda t: 1 + 2 * t)(t, x, label=label)
+    np.testing.assert_allclose(by_time, guided(2.0)(t, x, label=label), rtol=1e-6)
+    several = velocities.composed(logits, scales={"label": scales}, null=null)
+    one = [guided(float(s))(t, x, label=label)[i] for i, s in enumerate(scales)]
+    np.testing.assert_allclose(several(t, x, label=label), jnp.stack(one), rtol=1e-6)
+
+
+def test_paths_that_jumps_does_not_follow_say_what_does():
+    keys, x0 = jax.random.split(jax.random.key(0), 2), jnp.zeros((2, 3), int)
+    masks, even = sources.mask(5), sources.uniform_tokens(5)
+    for path, method, match in (
+        (paths.gidd(source=masks), leaps.tau_leaping(), "take ancestral"),
+        (paths.gidd(source=masks), leaps.forth_and_back(0.5), "take ancestral"),
+        (paths.gidd(source=masks), leaps.corrected(leaps.euler()), "take ancestral"),
+        (paths.gidd(source=masks), leaps.confident(), "not between masks and data"),
+        (paths.duo(source=even), None, r"path\.hard"),
+        (paths.edits(5), None, r"sampling\.edits"),
+    ):
+        with pytest.raises(ValueError, match=match) as refused:
+            sampling.jumps(blurred, x0, [0.0, 0.5, 1.0], keys=keys, path=path, method=method)
+        assert "\n" not in str(refused.value)

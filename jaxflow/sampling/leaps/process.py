@@ -41,6 +41,7 @@ class Process:
 
     def span(self, t: Time, s: Time, x: Data) -> Array:
         """The clock time from `t` to `s` at each place."""
+        check_rates(self.path, "a leap by the clock")
         return self.path.clock(s, x) - self.path.clock(t, x)
 
     def keep(self, x: Data, moved: Data) -> Data:
@@ -69,7 +70,7 @@ def check_rates(path: Any, leap: str) -> None:
     Raises:
         ValueError: saying so.
     """
-    if not hasattr(path, "tau_leap"):
+    if not hasattr(path, "clock"):
         raise ValueError(
             f"{leap} holds the rates of a step's beginning, and those of {path!r} are infinite at "
             "t = 0: take ancestral"
@@ -106,6 +107,10 @@ def check_masks(path: Any, sampler: str) -> None:
 
 
 def _check_of_tokens(path: Any) -> None:
+    if hasattr(path, "hard"):
+        raise ValueError(f"{path!r} is a path of training: sample on its tokens', path.hard")
+    if hasattr(path, "missing"):
+        raise ValueError(f"{path!r} is of edits, whose sampler is sampling.edits")
     if not is_of_tokens(path):
         raise ValueError(
             f"{path!r} is a path of real numbers, whose samplers are fixed_step and adaptive: "

@@ -57,7 +57,7 @@ class Composed:
         base = at_least_float32(none)
         total = base
         for scale, v in zip(self.scales.values(), each, strict=True):
-            total = total + scale_at(scale, t, x) * (at_least_float32(v) - base)
+            total = total + scale_at(scale, t, v) * (at_least_float32(v) - base)
         return total.astype(none.dtype)
 
 

@@ -48,7 +48,7 @@ class Guided:
         return by_part(self._combined, self.path, t, x, *self.pair(t, x, **cond))
 
     def _combined(self, path: Path | None, t: Any, x: Any, wanted: Any, unwanted: Any) -> Array:
-        scale, dtype = scale_at(self.scale, t, x), wanted.dtype
+        scale, dtype = scale_at(self.scale, t, wanted), wanted.dtype
         rule = self.rule.along(path) if hasattr(self.rule, "along") else self.rule
         wanted, unwanted = at_least_float32(wanted), at_least_float32(unwanted)
         v = rule(t, x, wanted, unwanted, scale)

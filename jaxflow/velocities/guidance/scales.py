@@ -32,7 +32,7 @@ def as_scale(scale: Scale) -> Any:
 
 
 def scale_at(scale: Any, t: Any, x: Any) -> Array:
-    """The scale at the times of one part of a sample, of a shape that multiplies it.
+    """The scale at the times of one part of a sample, of a shape that multiplies `x`, a field.
 
     Raises:
         ValueError: for a scale of another batch, or a function that is not one of `t` alone.
