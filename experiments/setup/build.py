@@ -63,7 +63,7 @@ def network(config: ConfigDict) -> Linen | Preconditioned | SelfConditioned | In
     if config.preconditioned.sigma_data:
         found = velocities.preconditioned(found, path(config), config.preconditioned.sigma_data)
     found = networks.self_conditioned(found) if config.self_condition.rate else found
-    return velocities.informed(found, path(config)) if is_told(config, path(config)) else found
+    return velocities.informed(found, path(config)) if is_told(config) else found
 
 
 def draw(config: ConfigDict) -> Draw:

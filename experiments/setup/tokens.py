@@ -19,6 +19,7 @@ NEEDED = {
     "loss": ("cross_entropy", "generalised_kl", "discrete_consistency"),
     "sampler": ("jumps", "first_hitting", "entropy_bounded", "by_block"),
 }
+TOLD = ("gidd", "metric", "mixture")  # paths whose log_likelihoods are known
 OF_MASKS = ("confident", "entropy_bounded", "first_hitting", "remasking")
 OF_MIXTURES = ("ancestral", "by_rates", "corrected", "forth_and_back")
 NEEDED_OF_SOFT = {
@@ -118,10 +119,11 @@ def hardened(config: ConfigDict, x: Any) -> Any:
     return jnp.argmax(x, axis=-1).astype(jnp.int32) if are_soft(config) else x
 
 
-def is_told(config: ConfigDict, path: Any) -> bool:
+def is_told(config: ConfigDict) -> bool:
     """Whether a token tells of its data what is known, and masks do not: of noisy ones."""
-    of_masks = config.path.name == "mixture" and config.source.name == "mask"
-    return hasattr(path, "log_likelihoods") and not (of_masks or block_of(config))
+    if config.path.name not in TOLD or block_of(config):
+        return False
+    return not (config.path.name == "mixture" and config.source.name == "mask")
 
 
 def check_of_numbers(config: ConfigDict, command: str) -> None:

@@ -19,7 +19,7 @@ from jaxflow.sharding import gathering
 from jaxflow.tokens import at_token, check_logits, log_normaliser
 from jaxflow.types import Array, Batch, Held, Key, Loss, Network, Params, Path, PathSample, Time
 
-__all__ = ["cross_entropy", "predicted"]
+__all__ = ["check_not_edits", "cross_entropy", "predicted"]
 
 
 @record
@@ -62,6 +62,16 @@ def predicted(
     return sample, logits
 
 
+def check_not_edits(path: Any) -> None:
+    """Refuse a path of edits, which has a loss of its own.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if hasattr(path, "missing"):
+        raise ValueError(f"{path!r} is of edits, whose loss is losses.edits")
+
+
 def cross_entropy(
     network: Network, path: Path, *, weight: Callable[[Time], Array] | None = None
 ) -> Loss:
@@ -83,8 +93,7 @@ def cross_entropy(
     """
     check_network(network)
     check_made("path", path)
-    if hasattr(path, "missing"):
-        raise ValueError(f"{path!r} is of edits, whose loss is losses.edits")
+    check_not_edits(path)
     if weight is not None:
         check_made("weight", weight)
     return CrossEntropy(*traceable((network, path, weight)))

@@ -61,7 +61,7 @@ class DiscreteConsistency:
         later = {**batch, "t": s}
         average = jax.lax.stop_gradient(held.ema)
         _, said = jax.lax.stop_gradient(predicted(self.network, self.path, average, None, later))
-        said = _law(said)
+        said = jax.nn.softmax(at_least_float32(said), axis=-1)
         data = jax.nn.one_hot(sample.x1, logits.shape[-1], dtype=said.dtype)
         said = jnp.where(expand(s, data) < end, said, data)
         apart = jnp.sum(jax.scipy.special.xlogy(said, said), axis=-1)
@@ -70,10 +70,6 @@ class DiscreteConsistency:
         apart = apart + log_normaliser(logits) - jnp.sum(jnp.where(some, said, 0.0) * wide, axis=-1)
         per_example = mean_error(apart, mask=batch.get("mask"))
         return jnp.mean(per_example), {"per_example": per_example}
-
-
-def _law(logits: Array) -> Array:
-    return jax.nn.softmax(at_least_float32(logits), axis=-1)
 
 
 def discrete_consistency(network: Network, path: Path, *, step: float = 1 / 128) -> Loss:

@@ -24,7 +24,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxflow.checks import check_made, check_network
-from jaxflow.losses.cross_entropy import predicted
+from jaxflow.losses.cross_entropy import check_not_edits, predicted
 from jaxflow.losses.errors import mean_error
 from jaxflow.records import record, traceable
 from jaxflow.sharding import gathering
@@ -81,8 +81,7 @@ def generalised_kl(
     check_made("path", path)
     if weight is not None:
         check_made("weight", weight)
-    if hasattr(path, "missing"):
-        raise ValueError(f"{path!r} is of edits, whose loss is losses.edits")
+    check_not_edits(path)
     if not hasattr(path, "divergence"):
         raise ValueError(
             f"{path!r} is a path of real numbers, whose loss is flow_matching: this one is of "

@@ -27,7 +27,7 @@ from jaxflow.checks import check_batch, check_made
 from jaxflow.paths.alignment import compacted
 from jaxflow.paths.edits import DELETE, INSERT, SUBSTITUTE
 from jaxflow.records import traceable
-from jaxflow.sampling.ends import check_order
+from jaxflow.sampling.jumps import check_rising
 from jaxflow.sampling.precision import computing
 from jaxflow.tokens import drawn
 from jaxflow.types import Array, Data, Keys, Solution, Velocity
@@ -97,9 +97,7 @@ def edits(
     path.check_sequences(x0=x0)
     cond = {} if cond is None else dict(cond)
     check_keys(keys, check_batch(x0, cond))
-    times = check_order(grid)
-    if times[0] > times[-1]:
-        raise ValueError(f"sequences are sampled towards the data: let the grid rise; got {grid}")
+    times = check_rising(grid)
     rates, products = computing(rates, precision)
     with products:
         return _edits(*traceable((rates, path)), x0, times, keys, cond, save=save)
