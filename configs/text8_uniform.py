@@ -1,4 +1,4 @@
-"""Letters of Wikipedia from letters drawn evenly: 27 symbols, sequences of 64, two cores, an hour.
+"""Letters of Wikipedia from letters drawn evenly: 27 symbols, sequences of 128, two cores, an hour.
 
 python -m experiments.prepare  --dataset=text --source=text8_prefix.gz --name=text8
 python -m experiments.train    --config=configs/text8_uniform.py --workdir=runs/text8_uniform
@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
-    config.steps = 12_000
-    config.batch_size = 32
+    config.steps = 18_000
+    config.batch_size = 16
 
-    text = {"name": "text8", "split": "train", "length": 64, "stride": 1}
+    text = {"name": "text8", "split": "train", "length": 128, "stride": 1}
     config.data = {
         "source": {"name": "text", "kwargs": {**text, "data_dir": "~/tensorflow_datasets"}},
         "transforms": (),
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.coupling = {"name": "independent", "kwargs": {}}
     config.times = {
         "name": "stratified",
-        "kwargs": {"times": {"name": "uniform", "kwargs": {}}},
+        "kwargs": {"times": {"name": "beta", "kwargs": {"a": 1.0, "b": 0.5}}},
     }
     config.spans = {"name": "spans", "kwargs": {"equal": 0.75}}
     config.guided = {"most": 0.0}
@@ -40,17 +40,17 @@ def get_config() -> ConfigDict:
     config.drop = {"rate": 0.0, "null": {}}
     config.network = {
         "name": "transformer",
-        "kwargs": {"vocabulary": 27, "width": 128, "depth": 4, "heads": 4},
+        "kwargs": {"vocabulary": 27, "width": 128, "depth": 4, "heads": 4, "neighbours": 5},
     }
     config.preconditioned = {"sigma_data": 0.0}
     config.self_condition = {"rate": 0.0}
-    config.loss = {"name": "generalised_kl", "kwargs": {}}
+    config.loss = {"name": "cross_entropy", "kwargs": {}}
     config.teacher = ""
     config.start = ""
     config.optimizer = {
         "name": "adamw",
         "kwargs": {
-            "learning_rate": {"name": "cosine", "kwargs": {"peak": 3e-3, "warmup": 200}},
+            "learning_rate": {"name": "cosine", "kwargs": {"peak": 2e-3, "warmup": 200}},
             "b2": 0.98,
             "weight_decay": 0.01,
         },

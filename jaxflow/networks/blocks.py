@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxflow.networks.initialisers import zeros
 from jaxflow.networks.layers import (
     Attention,
+    Neighbours,
     column,
     dense,
     for_tokens,
@@ -91,6 +92,7 @@ class _Block(nn.Module):
     dtype: Any
     attention: str | None
     rotary: bool = False
+    neighbours: int = 0
 
     @nn.compact
     def __call__(
@@ -105,6 +107,8 @@ class _Block(nn.Module):
         modulation = dense(6 * width, dtype=self.dtype, kernel_init=zeros, name="modulation")(c)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation, 6, axis=-1)
         y = modulate(layer_norm(h), shift_1, scale_1)
+        if self.neighbours:
+            y = Neighbours(self.neighbours, name="neighbours")(y)
         attention = Attention(
             self.heads, self.attention, self.dtype, rotary=self.rotary, name="attention"
         )

@@ -25,6 +25,7 @@ from jaxflow.types import AnyArray, Array, Float, Int
 __all__ = [
     "Attention",
     "GroupNorm",
+    "Neighbours",
     "beside",
     "check_fields",
     "conv",
@@ -244,6 +245,25 @@ class Attention(nn.Module):
         h = h.reshape(batch, tokens, channels)
         h = row(channels, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)
         return h if memory is None else (h, own)
+
+
+class Neighbours(nn.Module):
+    r"""Each token with those beside it, weighed channel by channel; itself alone when initialised.
+
+    (4) $x_i + \sum_j w_j\, x_{i + j}$, $|j| \le r$, for $2 r + 1$ taps, zeros beyond the ends
+
+    What stands beside a token is what attention is slow to learn. So et al., 2021, Primer,
+    arXiv:2109.08668, have such a convolution after the projections of attention; this is Allen-Zhu,
+    2025, Physics of Language Models: Part 4.1, Canon layers, that of kind A, in both directions.
+    """
+
+    taps: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch tokens channels"]) -> Array:
+        weights = gathered(self.param("taps", zeros, (self.taps, x.shape[-1])).astype(x.dtype))
+        padded = jnp.pad(x, ((0, 0), (self.taps // 2,) * 2, (0, 0)))
+        return x + sum(padded[:, j : j + x.shape[1]] * weights[j] for j in range(self.taps))
 
 
 def _in_float64(q: Array, k: Array, v: Array, mask: Array | None) -> Array:

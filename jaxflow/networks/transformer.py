@@ -39,6 +39,8 @@ class Transformer(nn.Module):
         heads: of the attention.
         condition: channels that time and label are told in.
         num_classes: labels run from 0 to `num_classes - 1`, and `num_classes` is none.
+        neighbours: tokens that each is weighed with before attention, itself in their middle: an
+            odd number, or 0 for none (`jaxflow.networks.layers.Neighbours`).
         tied: whether logits are products with the tokens' own vectors; else with others.
         dtype: of the computation; parameters and logits are at least float32.
         remat, attention, unroll: as in `DiT`.
@@ -50,6 +52,7 @@ class Transformer(nn.Module):
     heads: int = 4
     condition: int = 128
     num_classes: int | None = None
+    neighbours: int = 0
     tied: bool = True
     dtype: Any = None
     remat: str | None = None
@@ -59,7 +62,13 @@ class Transformer(nn.Module):
     gathers = True
 
     def __post_init__(self) -> None:
-        check_fields(self, vocabulary=1, width=2, depth=1, heads=1, condition=2, unroll=1)
+        least = {"vocabulary": 1, "width": 2, "depth": 1, "heads": 1, "condition": 2, "unroll": 1}
+        check_fields(self, neighbours=0, **least)
+        if self.neighbours and self.neighbours % 2 == 0:
+            raise ValueError(
+                f"neighbours is {self.neighbours}: a token stands in the middle of an odd number, "
+                "such as 5, or is read alone by 0"
+            )
         super().__post_init__()
 
     @property
@@ -86,7 +95,12 @@ class Transformer(nn.Module):
             said = soft(self, nn.softmax(at_least_float32(estimate)), table)
             h = h + dense(self.width, dtype=self.dtype, kernel_init=zeros, name="estimate")(said)
         h = blocks(self.depth, self.remat, self.unroll)(
-            self.heads, self.dtype, self.attention, rotary=True, name="blocks"
+            self.heads,
+            self.dtype,
+            self.attention,
+            rotary=True,
+            neighbours=self.neighbours,
+            name="blocks",
         )(h, c)[0]
         return logits_of(self, outward(self, h, c), table)
 

@@ -53,7 +53,7 @@ from jaxflow.checks import check_made
 from jaxflow.paths.fisher import check_soft
 from jaxflow.paths.kappas import Kappa, as_kappa, linear
 from jaxflow.records import record, static
-from jaxflow.types import AnyArray, Array, Float, Keys, PathSample, Time
+from jaxflow.types import AnyArray, Array, Float, Interval, Keys, PathSample, Time
 
 __all__ = ["Dirichlet", "Simplex", "dirichlet"]
 
@@ -91,7 +91,10 @@ class Dirichlet:
     scale: float = static()
     vocabulary: int = static()
 
-    interval = (0.0, _LAST)
+    @property
+    def interval(self) -> Interval:
+        """Until the noise that is left is too little to tell."""
+        return 0.0, min(_LAST, self.kappa.last)
 
     @property
     def source(self) -> Simplex:

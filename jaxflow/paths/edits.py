@@ -47,12 +47,23 @@ from jaxflow.paths.kappas import Kappa, as_kappa, linear
 from jaxflow.paths.mixture import check_latent, check_tokens, uniform_numbers
 from jaxflow.records import record, static
 from jaxflow.sources import Mask
-from jaxflow.types import AnyArray, Array, Data, Float, Int, Key, PathSample, Shaped, Source, Time
+from jaxflow.types import (
+    AnyArray,
+    Array,
+    Data,
+    Float,
+    Int,
+    Interval,
+    Key,
+    PathSample,
+    Shaped,
+    Source,
+    Time,
+)
 
 __all__ = ["DELETE", "INSERT", "SUBSTITUTE", "Edits", "Missing", "edits"]
 
 INSERT, SUBSTITUTE, DELETE = range(3)
-_LAST = 1.0 - 1e-5
 
 Sequences = Shaped[AnyArray, "batch length"]
 
@@ -80,7 +91,10 @@ class Edits:
     source: Source | None
     vocabulary: int = static()
 
-    interval = (0.0, _LAST)
+    @property
+    def interval(self) -> Interval:
+        """Until some 1e-5 of the edits is missing."""
+        return 0.0, self.kappa.last
 
     @property
     def from_empty(self) -> bool:

@@ -30,7 +30,7 @@ from jaxflow.arrays import at_least_float32, expand, per_sample
 from jaxflow.checks import check_made
 from jaxflow.paths.kappas import Kappa, as_kappa, linear
 from jaxflow.records import record, static
-from jaxflow.types import Array, Float, Keys, PathSample, Time
+from jaxflow.types import Array, Float, Interval, Keys, PathSample, Time
 
 __all__ = ["Fisher", "Orthant", "check_soft", "fisher"]
 
@@ -66,7 +66,10 @@ class Fisher:
     kappa: Kappa
     vocabulary: int = static()
 
-    interval = (0.0, _LAST)
+    @property
+    def interval(self) -> Interval:
+        """Until the noise that is left is too little to tell."""
+        return 0.0, min(_LAST, self.kappa.last)
 
     @property
     def source(self) -> Orthant:

@@ -7,11 +7,14 @@ r"""How much of the tokens is data: functions of time that rise from 0 to 1.
 | cosine | $1 - \cos(\pi t / 2)$ | late: few tokens at a time where little is known |
 | cosine_squared | $\sin^2(\pi t / 2)$ | slow at both ends |
 | geometric | $(1 - e^{-s}) / (1 - e^{-s(1)})$, $s = a\,(e^{bt} - 1)$ | a growing rate |
+
+The clock of a path runs at $\dot\kappa / (1 - \kappa)$, which float32 cannot tell once $1 - \kappa$
+is below 1e-7: each has a `last` time, where 1e-5 of the noise is left, at which paths end.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,14 +36,32 @@ __all__ = [
 ]
 
 At = Float[AnyArray, "..."]
-Kappa = Callable[[At], At]
+Function = Callable[[At], At]
 
 _GRID = 1025
+_LEFT = 1e-5
+_LAST = 1.0 - _LEFT
+
+
+@runtime_checkable
+class Kappa(Protocol):
+    """The share of tokens that is data, by time."""
+
+    @property
+    def last(self) -> float:
+        """The time at which some 1e-5 of the noise is left."""
+        ...
+
+    def __call__(self, t: At) -> At:
+        """The share at each time."""
+        ...
 
 
 @record
 class Linear:
     """As much data as time."""
+
+    last = _LAST
 
     def __call__(self, t: At) -> At:
         return t
@@ -52,6 +73,8 @@ class Polynomial:
 
     n: Any
 
+    last = _LAST
+
     def __call__(self, t: At) -> At:
         inside = t > 0
         return jnp.where(inside, jnp.where(inside, t, 1.0) ** self.n, 0.0)
@@ -61,6 +84,8 @@ class Polynomial:
 class Cosine:
     """One less the cosine of a right angle's share."""
 
+    last = _LAST
+
     def __call__(self, t: At) -> At:
         return 2 * jnp.sin(jnp.pi / 4 * t) ** 2
 
@@ -68,6 +93,8 @@ class Cosine:
 @record
 class CosineSquared:
     """The squared sine of a right angle's share."""
+
+    last = 2 / math.pi * math.acos(math.sqrt(_LEFT))
 
     def __call__(self, t: At) -> At:
         return jnp.sin(jnp.pi / 2 * t) ** 2
@@ -80,6 +107,12 @@ class Geometric:
     scale: float = static()
     growth: float = static()
 
+    @property
+    def last(self) -> float:
+        """By solving for the time, no later than of linear."""
+        reached = _LAST * math.expm1(-self.scale * math.expm1(self.growth))
+        return min(_LAST, math.log1p(-math.log1p(reached) / self.scale) / self.growth)
+
     def __call__(self, t: At) -> At:
         def spent(t: At) -> At:
             return jnp.expm1(-self.scale * jnp.expm1(self.growth * t))
@@ -91,7 +124,8 @@ class Geometric:
 class Custom:
     """Any function that rises from 0 to 1."""
 
-    function: Kappa
+    function: Function
+    last: float = static()
 
     def __call__(self, t: At) -> At:
         return self.function(t)
@@ -145,7 +179,7 @@ def geometric(scale: float = 1e-2, growth: float = 6.0) -> Geometric:
     return Geometric(float(scale), float(growth))
 
 
-def custom(function: Kappa) -> Custom:
+def custom(function: Function) -> Custom:
     """Any differentiable function of times that rises from 0 at `t = 0` to 1 at `t = 1`.
 
     Define it once, at the top of a module: functions are compared by identity. A record's arrays
@@ -170,7 +204,14 @@ def custom(function: Kappa) -> Custom:
     if not np.all(np.diff(values) >= 0):
         at = float(np.linspace(0, 1, _GRID)[int(np.argmin(np.diff(values)))])
         raise ValueError(f"kappa falls near t = {at:.3g}: a token that is data stays so")
-    return Custom(traceable(function))
+    return Custom(traceable(function), _last(function))
+
+
+def _last(function: Function) -> float:
+    """The last of times, ever closer to the end, at which the noise that is left can be told."""
+    times = 1 - np.geomspace(_LEFT, 0.5, _GRID)
+    left = 1 - np.asarray(function(jnp.asarray(times)))
+    return float(times[int(np.argmax(left >= _LEFT * (1 - 1e-2)))])
 
 
 def as_kappa(kappa: Any) -> Kappa:

@@ -42,7 +42,18 @@ from jaxflow.paths.backwards import denoised, divergence, noise_of
 from jaxflow.paths.kappas import Kappa, as_kappa, linear
 from jaxflow.records import record
 from jaxflow.tokens import at_token, but, drawn, leapt, log_normaliser
-from jaxflow.types import Array, Data, Dependent, Float, Key, Keys, PathSample, Source, Time
+from jaxflow.types import (
+    Array,
+    Data,
+    Dependent,
+    Float,
+    Interval,
+    Key,
+    Keys,
+    PathSample,
+    Source,
+    Time,
+)
 
 __all__ = ["Mixture", "mixture"]
 
@@ -50,7 +61,6 @@ Logits = Float[Array, "batch *event vocabulary"]
 OfTokens = Float[Array, "batch *event"]
 ByBlock = tuple[Logits, Callable[[Array, Logits], Logits]]
 
-_LAST = 1.0 - 1e-5
 _LEAST = 1e-12
 
 
@@ -61,7 +71,10 @@ class Mixture:
     kappa: Kappa
     source: Source | None
 
-    interval = (0.0, _LAST)
+    @property
+    def interval(self) -> Interval:
+        """Until some 1e-5 of the tokens is noise."""
+        return 0.0, self.kappa.last
 
     def latent(self, key: Key, x0: Data) -> Float[Array, "batch *event"]:
         """A uniform number a token: the token is the data's once kappa exceeds it."""

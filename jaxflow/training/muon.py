@@ -8,7 +8,7 @@ are stacked for a scan their matrices have three axes, and their biases two. Her
 | of two axes | Muon |
 | of three | Muon, a matrix for each entry of the first: blocks of a scan |
 | of four or more | Muon, all but the last axis being the input: a convolution |
-| of one axis, or named bias, scale or embedding | Adam |
+| of one axis, or named bias, scale, embedding or taps | Adam |
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from jaxflow.types import Params
 
 __all__ = ["muon"]
 
-_BY_ADAM = ("bias", "scale", "embedding")
+_BY_ADAM = ("bias", "scale", "embedding", "taps")
 
 
 def muon(

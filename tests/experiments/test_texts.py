@@ -47,6 +47,22 @@ def test_what_is_told_of_samples(stored: Path, tmp_path: Path) -> None:
     assert (tmp_path / "text.png").stat().st_size > 1_000
 
 
+@pytest.mark.parametrize(
+    ("name", "kappa"),
+    [("text8_mask", "cosine_squared"), ("text8_uniform", "cosine_squared"), ("text8_uniform", "")],
+)
+def test_the_bound_of_a_network_that_is_right_is_tight(stored: Path, name: str, kappa: str) -> None:
+    """Of letters drawn evenly, as these are, nothing can be said, and nothing is at first."""
+    config = of_text(stored, name)
+    config.evaluation.likelihoods = 400
+    if kappa:
+        config.path.kwargs.kappa = {"name": kappa, "kwargs": {}}
+    found = bounds.bound(config, build.parameters(config, jax.random.key(0)))
+    spread = found["bits_per_token_standard_error"]
+    assert spread < 0.15
+    assert abs(found["bits_per_token"] - np.log2(27)) < 4 * spread
+
+
 def test_pixels_that_are_tokens_are_told_as_images(stored: Path) -> None:
     config = tiny(importlib.import_module("configs.cifar10_tokens").get_config())
     config.network.kwargs.update(SMALL["cifar10_tokens"])
@@ -185,9 +201,9 @@ def test_soft_tokens_of_gaussian_noise_by_their_config(stored: Path) -> None:
     params = build.parameters(config, jax.random.key(0))
     assert generator(config, 4)(params, 0, 4).success.all()
     assert np.isfinite(bounds.bound(config, params)["bits_per_token"])
-    assert movies.followed(config, params, 0, 2, 3)[0].shape == (3, 2, 64)
+    assert movies.followed(config, params, 0, 2, 3)[0].shape == (3, 2, 128)
     draw, loss = build.draw(config), build.loss(config)
-    batch = draw(jax.random.key(1), {"x1": jax.numpy.zeros((2, 64), int), "cond": {}})
+    batch = draw(jax.random.key(1), {"x1": jax.numpy.zeros((2, 128), int), "cond": {}})
     assert np.isfinite(loss(params, None, batch)[0])
     with config.unlocked():
         config.loss = ConfigDict({"name": "discrete_consistency", "kwargs": {}})

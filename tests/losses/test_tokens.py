@@ -297,3 +297,26 @@ def test_losses_and_gradients_are_finite_in_float32(name, scale, key):
     wrong = jnp.asarray(tables(), jnp.float32)
     run = jax.jit(jax.value_and_grad(lambda p: made(p, None, batch)[0]))
     assert all(map(jnp.isfinite, run(jnp.float32(scale))))
+
+
+FLAT = {
+    "cosine_squared": kappas.cosine_squared(),
+    "geometric": kappas.geometric(1.0, 6.0),
+    "custom": kappas.custom(lambda t: 1 - (1 - t) ** 3),
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+@pytest.mark.parametrize("source", [sources.mask(VOCABULARY), sources.uniform_tokens(VOCABULARY)])
+def test_losses_are_finite_where_kappa_is_flat_at_its_end(name, source, key):
+    """Float32 cannot tell the noise that is left there: a path ends before."""
+    path = paths.mixture(FLAT[name], source=source)
+    t = 1 - jnp.geomspace(1e-7, 0.5, 40)
+    batch = draws.standard(path)(key, {"x1": jnp.zeros((40, LENGTH), int)}) | {"t": t}
+    network = lambda p, t, x, key=None: p * jnp.ones((*x.shape, VOCABULARY))  # noqa: E731
+    for of in (network, velocities.informed(network, path)):
+        loss = losses.generalised_kl(of, path)
+        run = jax.jit(jax.value_and_grad(lambda p, loss=loss: loss(p, None, batch)[0]))
+        assert all(map(jnp.isfinite, run(jnp.float32(0.3))))
+    last = path.interval[1]
+    np.testing.assert_allclose(1 - path.kappa(jnp.float32(last)), 1e-5, rtol=0.02)

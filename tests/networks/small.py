@@ -32,7 +32,10 @@ SMALL = {
         BlockTransformer(5, 3, width=16, depth=2, heads=2, num_classes=4),
         (6,),
     ),
-    "transformer_untied": (Transformer(5, width=16, depth=1, heads=2, tied=False), (6,)),
+    "transformer_untied": (
+        Transformer(5, width=16, depth=1, heads=2, neighbours=3, tied=False),
+        (6,),
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import math
 import zlib
 
@@ -13,7 +14,7 @@ import pytest
 
 from jaxflow import networks
 from jaxflow.networks import MLP, ConcatMLP, DiT, Transformer, UNet, dit, linen, transformer
-from jaxflow.networks.layers import rotated
+from jaxflow.networks.layers import Neighbours, rotated
 from tests.networks.small import IMAGE, KEY, SMALL, compiled, inputs, perturbed, reads_tokens
 
 
@@ -126,7 +127,7 @@ SHAPES = {
     "discrete": 95_766_140,
     "transformer": 3_561_496_533,
     "block_transformer": 3_561_496_533,
-    "transformer_untied": 2_895_267_451,
+    "transformer_untied": 2_121_340_183,
 }
 
 
@@ -313,3 +314,22 @@ def test_rotary_products_depend_on_how_far_apart_places_are():
         np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(jnp.linalg.norm(rotated(q)), jnp.linalg.norm(q), rtol=1e-5)
     assert jnp.std(products) > 0.1
+
+
+def test_neighbours_are_a_convolution_of_each_channel():
+    x = jax.random.normal(KEY, (2, 7, 3))
+    params = Neighbours(5).init(KEY, x)
+    np.testing.assert_array_equal(Neighbours(5).apply(params, x), x)
+    taps = np.asarray(jax.random.normal(jax.random.key(1), (5, 3)))
+    out = np.asarray(Neighbours(5).apply({"params": {"taps": taps}}, x))
+    for i, channel in itertools.product(range(2), range(3)):
+        row = x[i, :, channel]
+        wanted = row + np.convolve(row, taps[::-1, channel], mode="same")
+        np.testing.assert_allclose(out[i, :, channel], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_neighbours_are_odd():
+    with pytest.raises(ValueError, match="in the middle of an odd number"):
+        Transformer(5, neighbours=4)
+    with pytest.raises(ValueError, match="whole numbers of at least 0 for neighbours"):
+        Transformer(5, neighbours=-1)

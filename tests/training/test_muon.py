@@ -10,7 +10,7 @@ from jaxflow import training
 
 SHAPES = {
     "plain": {"kernel": (16, 8), "bias": (8,)},
-    "blocks": {"kernel": (3, 16, 8), "bias": (3, 8), "scale": (3, 8)},
+    "blocks": {"kernel": (3, 16, 8), "bias": (3, 8), "scale": (3, 8), "taps": (3, 5, 8)},
     "convolution": {"kernel": (3, 3, 4, 8)},
     "tokens": {"embedding": (9, 8)},
 }
@@ -46,7 +46,13 @@ def test_matrices(moved, name):
 
 @pytest.mark.parametrize(
     ("name", "leaf"),
-    [("plain", "bias"), ("blocks", "bias"), ("blocks", "scale"), ("tokens", "embedding")],
+    [
+        ("plain", "bias"),
+        ("blocks", "bias"),
+        ("blocks", "scale"),
+        ("blocks", "taps"),
+        ("tokens", "embedding"),
+    ],
 )
 def test_others_move_as_adam_moves_them(moved, name, leaf):
     gradient, updates = (tree[name][leaf] for tree in moved)
