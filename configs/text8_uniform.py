@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
-    config.steps = 18_000
+    config.steps = 12_000
     config.batch_size = 16
 
     text = {"name": "text8", "split": "train", "length": 128, "stride": 1}
