@@ -3,6 +3,15 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Else a program of several devices may hang when loaded again (see experiments.run.compiled); and
+# a test runs what it compiles once or twice: most of its time is the compiler's.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+        "--xla_backend_optimization_level=0",
+    ]
+)
 
 import gc
 from collections.abc import Iterator
@@ -13,20 +22,6 @@ import jax
 import jaxtyping
 import pytest
 
-FLAGS = [
-    # Else a program of several devices may hang when loaded again: see experiments.run.compiled.
-    "--xla_cpu_enable_concurrency_optimized_scheduler=false",
-    # A test runs what it compiles once or twice: most of its time is the compiler's.
-    "--xla_backend_optimization_level=0",
-]
-KNOWN_UNTIL_0_11 = ["--xla_cpu_use_fusion_emitters=false"]
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        *FLAGS,
-        *(KNOWN_UNTIL_0_11 if jax.__version_info__ < (0, 11) else ()),
-    ]
-)
 jax.config.update("jax_num_cpu_devices", 8)
 hypothesis.settings.register_profile("jaxflow", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("jaxflow")
