@@ -32,13 +32,13 @@ def test_contract(source, key):
     """Shape, and a sample that depends on its own key alone, inside and outside of jit."""
     sample = jax.jit(lambda source, keys: source.sample(keys, (2, 2)))
     keys = jax.random.split(key, 6)
-    x = sample(source, keys)
+    x = np.asarray(sample(source, keys))
     assert x.shape == (6, 2, 2)
-    assert jnp.array_equal(x[2:4], sample(source, keys[2:4]))
-    assert jnp.array_equal(x, source.sample(keys, (2, 2)))
+    assert np.array_equal(x[2:4], sample(source, keys[2:4]))
+    assert np.array_equal(x, source.sample(keys, (2, 2)))
     leaves, tree = jax.tree.flatten(source)
     again = jax.tree.unflatten(tree, leaves)
-    assert jnp.array_equal(x, again.sample(keys, (2, 2)))
+    assert np.array_equal(x, again.sample(keys, (2, 2)))
     hash(tree)
     assert type(source).__name__ in repr(source)
 
@@ -67,7 +67,8 @@ def test_densities(key, x64):
     ids=["normal", "uniform"],
 )
 def test_samples_follow_the_density(source, reference, key):
-    x = np.asarray(source.sample(jax.random.split(key, 3000), (2,)))
+    sample = jax.jit(lambda keys: source.sample(keys, (2,)))
+    x = np.asarray(sample(jax.random.split(key, 3000)))
     assert scipy.stats.kstest(x.ravel(), reference.cdf).pvalue > 1e-4
     correlation = np.corrcoef(x.T)[0, 1] * np.sqrt(len(x))
     assert abs(correlation) < 4
@@ -77,16 +78,17 @@ def test_parts_are_independent(key):
     """Of one shape and one distribution too; densities add up."""
     source = sources.product({"b": sources.normal(), "a": sources.normal()})
     keys = jax.random.split(key, 1000)
-    x = source.sample(keys, {"a": (2,), "b": (2,)})
+    sample = jax.jit(lambda keys: source.sample(keys, {"a": (2,), "b": (2,)}))
+    x = sample(keys)
     a, b = (np.asarray(x[k], float) for k in "ab")
     assert not np.any(a == b)
     for other in (b, b[:, ::-1], b**2 - 1):
         product = a * other
         assert np.all(np.abs(product.mean(0)) / product.std(0) * np.sqrt(len(a)) < 4)
-    some = source.sample(keys[3:5], {"a": (2,), "b": (2,)})
-    np.testing.assert_array_equal(some["a"], x["a"][3:5])
+    some = sample(keys[3:5])
+    np.testing.assert_array_equal(some["a"], np.asarray(x["a"])[3:5])
     expected = scipy.stats.norm.logpdf(a).sum(1) + scipy.stats.norm.logpdf(b).sum(1)
-    np.testing.assert_allclose(source.log_prob(x), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(source.log_prob)(x), expected, rtol=1e-5)
 
 
 def test_a_plain_function_is_a_source(key):

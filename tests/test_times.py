@@ -2,11 +2,13 @@
 
 import inspect
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,18 +47,41 @@ U = np.linspace(0, 1, 1001)
 
 
 @jax.jit
-def with_slope(times, u):
-    return jax.jvp(times.quantile, (u,), (jnp.ones_like(u),))
+def read(times, u):
+    """Quantiles, their slopes, log-densities there, and those outside of [0, 1]."""
+    t, slope = jax.jvp(times.quantile, (u,), (jnp.ones_like(u),))
+    return t, slope, times.log_prob(t), times.log_prob(jnp.array([-0.1, 1.1]))
+
+
+@pytest.fixture(scope="module", params=WITH_DENSITY)
+def with_readings(request):
+    """A distribution, and what is read of it at the shares `U` in float64."""
+    with jax.enable_x64(True):
+        return request.param, jax.tree.map(np.asarray, read(request.param, U))
+
+
+@partial(jax.jit, static_argnums=2)
+def drawn(times, key, n):
+    return times(key, n)
+
+
+@jax.jit
+def quantile(times, u):
+    return times.quantile(u)
+
+
+@jax.jit
+def log_prob(times, t):
+    return times.log_prob(t)
 
 
 @pytest.mark.parametrize("distribution", ALL)
 def test_contract(distribution, key):
-    draw = jax.jit(lambda d, key: d(key, 64))
-    t = draw(distribution, key)
+    t = drawn(distribution, key, 64)
     assert t.shape == (64,)
     assert t.dtype == jnp.float32
-    assert jnp.all((t >= 0) & (t <= 1))
-    assert jnp.array_equal(t, draw(distribution, key))
+    assert np.all((np.asarray(t) >= 0) & (np.asarray(t) <= 1))
+    assert np.array_equal(t, drawn(distribution, key, 64))
     leaves, tree = jax.tree.flatten(distribution)
     assert len(leaves) == (2 if hasattr(distribution, "edges") else 0)
     assert jax.tree.unflatten(tree, leaves) == distribution
@@ -67,24 +92,20 @@ def test_contract(distribution, key):
     assert each.shape == (2, 3)
 
 
-@pytest.mark.parametrize("distribution", WITH_DENSITY)
-def test_density_is_the_slope_of_the_inverse(distribution, x64):
+def test_density_is_the_slope_of_the_inverse(with_readings):
     """`p(q(u)) q'(u) = 1`, and the quantile function grows from 0 to 1."""
-    t, slope = with_slope(distribution, jnp.asarray(U))
-    np.testing.assert_allclose(t[jnp.array([0, -1])], [0.0, 1.0], atol=1e-12)
+    t, slope, density, outside = with_readings[1]
+    np.testing.assert_allclose(t[[0, -1]], [0.0, 1.0], atol=1e-12)
     inside = slice(20, -20)
-    density = distribution.log_prob(t[inside])
-    np.testing.assert_allclose(density + jnp.log(slope[inside]), 0.0, atol=1e-6)
-    outside = distribution.log_prob(jnp.array([-0.1, 1.1]))
-    assert jnp.all(outside == -jnp.inf)
+    np.testing.assert_allclose(density[inside] + np.log(slope[inside]), 0.0, atol=1e-6)
+    assert np.all(outside == -np.inf)
 
 
-@pytest.mark.parametrize("distribution", WITH_DENSITY)
-def test_draws_follow_the_quantiles(distribution, x64):
+def test_draws_follow_the_quantiles(with_readings, x64):
     """Kolmogorov and Smirnov: sorted draws against their own distribution function."""
-    n = 4000
-    t = np.asarray(distribution(jax.random.key(1), n))
-    cumulative = np.interp(t, np.asarray(with_slope(distribution, jnp.asarray(U))[0]), U)
+    n, (distribution, readings) = 4000, with_readings
+    t = np.asarray(drawn(distribution, jax.random.key(1), n))
+    cumulative = np.interp(t, readings[0], U)
     assert scipy.stats.kstest(cumulative, "uniform").pvalue > 1e-4
 
 
@@ -109,7 +130,7 @@ def test_beta_is_scipys(a, b, shares):
 
 def test_beta_close_to_zero_in_float32():
     u = np.array([0.05, 0.1, 0.3, 0.9, 1.0])
-    found = times.beta(0.1, 1.0).quantile(jnp.asarray(u))
+    found = quantile(times.beta(0.1, 1.0), u)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, u**10, rtol=3e-5)
 
@@ -119,27 +140,29 @@ def test_times_of_other_shares(distribution):
     """Halves and whole numbers are shares too, NaN stays NaN, and densities have slopes."""
 
     @jax.jit
-    def read(u, t):
+    def found_and_slope(u, t):
         slope = jax.vmap(jax.grad(lambda t: distribution.log_prob(t[None])[0]))
         return distribution.quantile(u), slope(t)
 
-    t = jnp.array([0.1, 0.5, 0.8])
-    found, slope = read(jnp.array([0.0, 1.0, jnp.nan]), t)
+    t = np.array([0.1, 0.5, 0.8], np.float32)
+    found, slope = found_and_slope(np.array([0.0, 1.0, np.nan], np.float32), t)
     np.testing.assert_allclose(found, [0.0, 1.0, np.nan], atol=1e-6)
-    assert jnp.all(jnp.isfinite(slope))
+    assert np.all(np.isfinite(slope))
     for other in (jnp.float16, jnp.int32, jnp.bool_):
-        assert jax.eval_shape(distribution.quantile, t.astype(other)).dtype == jnp.float32
+        shape = jax.ShapeDtypeStruct((3,), other)
+        assert jax.eval_shape(distribution.quantile, shape).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("time", [0.0, 0.7, 1.0])
 def test_a_constant_time_has_all_the_mass(time, key):
     """At itself, in every draw and at every share but NaN; the path's interval moves it."""
     t = times.constant(time)
-    assert jnp.all(t(key, 5) == jnp.float32(time))
-    found = t.quantile(jnp.array([0.0, 0.3, 1.0, jnp.nan]))
-    np.testing.assert_array_equal(found, jnp.array([time, time, time, jnp.nan], jnp.float32))
-    np.testing.assert_array_equal(t.log_prob(t(key, 2)), [0.0, 0.0])
-    np.testing.assert_array_equal(t.log_prob(jnp.array([-0.1, 0.5, 1.1])), np.full(3, -np.inf))
+    assert np.all(np.asarray(drawn(t, key, 5)) == np.float32(time))
+    found = quantile(t, np.array([0.0, 0.3, 1.0, np.nan], np.float32))
+    np.testing.assert_array_equal(found, np.array([time, time, time, np.nan], np.float32))
+    np.testing.assert_array_equal(log_prob(t, drawn(t, key, 2)), [0.0, 0.0])
+    outside = log_prob(t, np.array([-0.1, 0.5, 1.1], np.float32))
+    np.testing.assert_array_equal(outside, np.full(3, -np.inf))
     moved = draws.times(t, (0.2, 0.8))(key, {"x1": jnp.zeros((3, 1))})["t"]
     np.testing.assert_allclose(moved, 0.2 + 0.6 * time, rtol=1e-6)
     for other in (jnp.float16, jnp.int32, jnp.bool_):
@@ -155,17 +178,16 @@ def test_constant_times_outside_are_refused(time):
 
 def test_the_density_of_mode_is_infinite_at_its_most():
     """Where the quantile function stands still, and NaN nowhere."""
-    t = jnp.linspace(0, 1, 1001)
+    t = np.linspace(0, 1, 1001, dtype=np.float32)
     for scale in (-1.0, 2 / (np.pi - 2)):
-        assert not jnp.any(jnp.isnan(times.mode(scale).log_prob(t)))
+        assert not np.any(np.isnan(log_prob(times.mode(scale), t)))
 
 
 @pytest.mark.parametrize("n", [1, 7, 1024])
 def test_strata_hold_one_time_each(n, key):
-    t = times.stratified(times.cosine_map())(key, n)
-    edges = times.cosine_map().quantile(jnp.arange(n + 1) / n)
-    t = jnp.sort(t)
-    assert jnp.all((t >= edges[:-1] - 1e-6) & (t <= edges[1:] + 1e-6))
+    t = np.sort(drawn(times.stratified(times.cosine_map()), key, n))
+    edges = np.asarray(quantile(times.cosine_map(), np.arange(n + 1, dtype=np.float32) / n))
+    assert np.all((t >= edges[:-1] - 1e-6) & (t <= edges[1:] + 1e-6))
 
 
 def test_each_stratified_position_has_the_whole_distribution(key):
@@ -182,64 +204,73 @@ def test_each_stratified_position_has_the_whole_distribution(key):
 
 def test_pairs_are_antithetic(key):
     """Quantiles of a pair add up to one, and each half has the distribution."""
-    t = times.antithetic(times.logit_normal(0.3, 1.0))(key, 7)
-    u = jax.scipy.stats.norm.cdf(jax.scipy.special.logit(t) - 0.3)
+    t = np.asarray(drawn(times.antithetic(times.logit_normal(0.3, 1.0)), key, 7))
+    u = scipy.stats.norm.cdf(scipy.special.logit(t) - 0.3)
     np.testing.assert_allclose(u[:3] + u[4:], 1.0, atol=1e-6)
-    halves = times.antithetic(times.uniform())(key, 4000).reshape(2, -1)
-    for half in np.asarray(halves):
+    halves = np.asarray(drawn(times.antithetic(times.uniform()), key, 4000)).reshape(2, -1)
+    for half in halves:
         assert scipy.stats.kstest(half, "uniform").pvalue > 1e-4
 
 
 def test_log_normal_is_what_it_says(x64):
     """Of any path; on the linear one it is logit-normal, cut off where a path ends before."""
-    u = jnp.linspace(0.01, 0.99, 9)
-    z = jax.scipy.special.ndtri(u)
+    u = np.linspace(0.01, 0.99, 9)
+    z = scipy.special.ndtri(u)
     for path in (paths.cosine(), paths.polynomial(3)):
-        t = times.log_normal(path, -0.8, 1.1).quantile(u)
-        ratio = path.schedule.sigma(t) / path.schedule.alpha(t)
-        np.testing.assert_allclose(jnp.log(ratio), -0.8 - 1.1 * z, atol=1e-9)
+        t = quantile(times.log_normal(path, -0.8, 1.1), u)
+        alpha, sigma = map(np.asarray, shares(path, t))
+        np.testing.assert_allclose(np.log(sigma / alpha), -0.8 - 1.1 * z, atol=1e-9)
     linear, logit = times.log_normal(paths.linear(), -0.8, 1.1), times.logit_normal(0.8, 1.1)
-    np.testing.assert_allclose(linear.quantile(u), logit.quantile(u), rtol=1e-12)
-    np.testing.assert_allclose(linear.log_prob(u), logit.log_prob(u), rtol=1e-9)
+    np.testing.assert_allclose(quantile(linear, u), quantile(logit, u), rtol=1e-12)
+    np.testing.assert_allclose(log_prob(linear, u), log_prob(logit, u), rtol=1e-9)
     short = times.log_normal(paths.vp(), 4.0, 2.0)  # a fifth of it lies before the start of vp
-    first, last = short.quantile(jnp.array([0.0, 1.0]))
+    first, last = np.asarray(quantile(short, np.array([0.0, 1.0])))
     np.testing.assert_allclose([first, last], paths.vp().schedule.interval, atol=1e-12)
-    grid = jnp.linspace(first, last, 200_001)
-    total = jnp.trapezoid(jnp.exp(short.log_prob(grid)).at[jnp.array([0, -1])].set(0.0), grid)
-    assert abs(total - 1) < 1e-3
+    grid = np.linspace(first, last, 200_001)
+    density = np.exp(log_prob(short, grid))
+    density[[0, -1]] = 0.0
+    assert abs(np.trapezoid(density, grid) - 1) < 1e-3
+
+
+@jax.jit
+def shares(path, t):
+    return path.schedule.alpha(t), path.schedule.sigma(t)
 
 
 def test_times_follow_the_loss_and_weights_undo_it(key, x64):
     """The density is proportional to the loss, and the weighed mean is the plain one exactly."""
-    t = jnp.linspace(0, 1, 20_001)
+
+    @jax.jit
+    def density_weight_and_mean(new, t, u):
+        weigh, drawn = weights.importance(new), new.quantile(u)
+        mean = jnp.mean(weigh(drawn) * (0.5 + 3 * drawn**2))
+        return jnp.exp(new.log_prob(t)), weigh(t), mean
+
+    t = np.linspace(0, 1, 20_001)
     loss = 0.5 + 3 * t**2
     new = times.fitted(t, loss, bins=50)
-    density = jnp.exp(new.log_prob(t))
+    u = (np.arange(200_000) + 0.5) / 200_000
+    density, weight, mean = density_weight_and_mean(new, t, u)
     np.testing.assert_allclose(density, 0.95 * loss / loss.mean() + 0.05, rtol=0.03)
-    weight = weights.importance(new)(t)
-    u = (jnp.arange(200_000) + 0.5) / 200_000
-    drawn = new.quantile(u)
-    mean = jnp.mean(weights.importance(new)(drawn) * (0.5 + 3 * drawn**2))
     np.testing.assert_allclose(mean, 1.5, rtol=1e-5)
-    assert float(jnp.max(weight)) < 20
-    rows = times.fitted(t, jnp.where(t < 0.5, 0.0, loss), bins=8)  # nothing is never drawn
-    assert float(jnp.min(rows.masses)) > 0
+    assert np.max(weight) < 20
+    rows = times.fitted(t, np.where(t < 0.5, 0.0, loss), bins=8)  # nothing is never drawn
+    assert np.min(rows.masses) > 0
 
 
 def test_mirrored_conventions(x64):
     """A positive mean leans to the data at t = 1; papers' -0.4 is our +0.4."""
-    u = jnp.linspace(0.05, 0.95, 7)
-    theirs = 1 - times.logit_normal(-0.4, 1.0).quantile(1 - u)
-    np.testing.assert_allclose(times.logit_normal(0.4, 1.0).quantile(u), theirs, atol=1e-12)
-    assert times.logit_normal(0.4, 1.0).quantile(jnp.array([0.5]))[0] > 0.5
-    assert with_slope(times.beta(2.0, 1.0), jnp.asarray(U))[0][500] > 0.5
-    middle = times.mode(1.29).log_prob(jnp.array([0.5, 0.05]))
+    u = np.linspace(0.05, 0.95, 7)
+    ours, theirs = times.logit_normal(0.4, 1.0), times.logit_normal(-0.4, 1.0)
+    mirrored = 1 - np.asarray(quantile(theirs, 1 - u))
+    np.testing.assert_allclose(quantile(ours, u), mirrored, atol=1e-12)
+    assert quantile(ours, u)[3] > 0.5
+    assert quantile(times.beta(2.0, 1.0), U[500:501])[0] > 0.5
+    middle = log_prob(times.mode(1.29), np.array([0.5, 0.05]))
     assert middle[0] > middle[1]
-    t = times.cosine_map().quantile(u)
-    cosine, linear = paths.cosine().schedule, paths.linear().schedule
-    np.testing.assert_allclose(
-        linear.alpha(t) / linear.sigma(t), cosine.alpha(u) / cosine.sigma(u), rtol=1e-9
-    )
+    t = quantile(times.cosine_map(), u)
+    of_t, of_u = shares(paths.linear(), t), shares(paths.cosine(), u)
+    np.testing.assert_allclose(np.divide(*of_t), np.divide(*of_u), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from jaxflow import couplings, draws, paths
 from jaxflow.couplings import sinkhorn_plan
 
 solve = jax.jit(sinkhorn_plan, static_argnames=("iterations", "tolerance"))
+plan_of = jax.jit(lambda coupling, x0, x1: coupling.plan(x0, x1))
 X0, X1 = np.random.default_rng(0).normal(size=(2, 40, 3)) * [[[1.0]], [[0.6]]]
 COST = ((X0[:, None] - X1[None]) ** 2).sum(-1)
 
@@ -142,15 +143,15 @@ def test_vicious_costs(unbalanced):
 def test_bad_values_end_it(bad, key):
     """The step that follows is skipped for its loss."""
     x = jnp.asarray(X0, jnp.float32).at[3, 1].set(bad)
-    jax.block_until_ready(couplings.sinkhorn()(key, x, x, {}))
-    assert not couplings.sinkhorn().plan(x, x).converged
+    jax.block_until_ready(jax.jit(couplings.sinkhorn().__call__)(key, x, x, {}))
+    assert not plan_of(couplings.sinkhorn(), x, x).converged
 
 
 def test_drawn_rows_follow_the_plan(key):
     """Chi-square over all pairs; the coupling's pairs are as frequent as the plan says."""
     x0, x1 = (jnp.asarray(x[:6], jnp.float32) for x in (X0, X1))
     coupling = couplings.sinkhorn(0.3)
-    share = np.exp(np.asarray(coupling.plan(x0, x1).log_plan, np.float64))
+    share = np.exp(np.asarray(plan_of(coupling, x0, x1).log_plan, np.float64))
     share /= share.sum(0)
     runs = 4000
     draw = jax.jit(jax.vmap(lambda key: coupling(key, x0, x1, {})[0]))
@@ -170,11 +171,11 @@ def test_epsilon_is_relative_to_the_mean_cost():
     x0, x1 = (jnp.asarray(x, jnp.float32) for x in (X0, X1))
     near = couplings.sinkhorn(0.05, unbalanced=0.5, tolerance=1e-5)
     scale = float(COST.mean())
-    whole = sinkhorn_plan(COST, 0.05 * scale, unbalanced=0.5 * scale, tolerance=1e-5)
+    whole = solve(COST, 0.05 * scale, unbalanced=0.5 * scale, tolerance=1e-5)
     for factor in (1.0, 1e3, 1e-3):
-        plan = near.plan(factor * x0, factor * x1)
+        plan = plan_of(near, factor * x0, factor * x1)
         np.testing.assert_allclose(plan.log_plan, whole.log_plan, atol=2e-3)
-    other = couplings.sinkhorn(1e3).plan(x0, x1)
+    other = plan_of(couplings.sinkhorn(1e3), x0, x1)
     np.testing.assert_allclose(other.log_plan, -2 * np.log(40), atol=1e-2)
 
 
@@ -184,13 +185,13 @@ def test_or_in_units_of_the_cost():
     scale = float(COST.mean())
     for options in ({}, {"unbalanced": 2.0}):
         own = couplings.sinkhorn(0.7, relative=False, tolerance=1e-5, **options)
-        whole = sinkhorn_plan(COST, 0.7, tolerance=1e-5, **options)
-        np.testing.assert_allclose(own.plan(x0, x1).log_plan, whole.log_plan, atol=2e-3)
+        whole = solve(COST, 0.7, tolerance=1e-5, **options)
+        np.testing.assert_allclose(plan_of(own, x0, x1).log_plan, whole.log_plan, atol=2e-3)
         shares = {name: value / scale for name, value in options.items()}
-        same = couplings.sinkhorn(0.7 / scale, tolerance=1e-5, **shares).plan(x0, x1)
+        same = plan_of(couplings.sinkhorn(0.7 / scale, tolerance=1e-5, **shares), x0, x1)
         np.testing.assert_allclose(same.log_plan, whole.log_plan, atol=2e-3)
-        far = own.plan(3 * x0, 3 * x1)
-        apart = sinkhorn_plan(9 * COST, 0.7, tolerance=1e-5, **options)
+        far = plan_of(own, 3 * x0, 3 * x1)
+        apart = solve(9 * COST, 0.7, tolerance=1e-5, **options)
         np.testing.assert_allclose(far.log_plan, apart.log_plan, atol=2e-2)
 
 

@@ -97,9 +97,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return {"image": rng.integers(0, 256, (n, *shape), dtype=np.uint8)}
 
     made = {
-        "fashion_mnist": lambda n: pixels(n, 28, 28, 1),
-        "cifar10": lambda n: pixels(n, 32, 32, 3),
-        "imagenet_latents": lambda n: {"x1": rng.standard_normal((n, 32, 32, 4), np.float32)},
+        "fashion_mnist": lambda n: pixels(n, 8, 8, 1),
+        "cifar10": lambda n: pixels(n, 8, 8, 3),
+        "imagenet_latents": lambda n: {"x1": rng.standard_normal((n, 8, 8, 4), np.float32)},
     }
     for name, of in made.items():
         splits = {

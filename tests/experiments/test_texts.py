@@ -17,11 +17,15 @@ from experiments.setup.tokens import check_of_numbers
 from tests.experiments.conftest import shared_programs, tiny, tiny_digits
 from tests.experiments.test_runs import SMALL, numbers, run
 
+LENGTH = 64
+
 
 def of_text(stored: Path, name: str = "text8_mask") -> ConfigDict:
     config = tiny(importlib.import_module(f"configs.{name}").get_config())
     config.network.kwargs.update({"width": 16, "depth": 1})
     config.data.source.kwargs.data_dir = str(stored)
+    if name != "text8_words":
+        config.data.source.kwargs.length = LENGTH
     config.sampler.kwargs.grid.kwargs.n = 2
     return config
 
@@ -31,7 +35,7 @@ def test_what_is_told_of_samples(stored: Path, tmp_path: Path) -> None:
     config.evaluation.likelihoods = 40
     params = build.parameters(config, jax.random.key(0))
     samples = generator(config, 12)(params, 0, 12)
-    assert samples.x.shape == (12, 64)
+    assert samples.x.shape == (12, LENGTH)
     assert samples.nfe.tolist() == [2] * 12
     rows = texts.compare(config, samples)
     assert list(rows) == ["samples", "held-out data"]
@@ -42,7 +46,7 @@ def test_what_is_told_of_samples(stored: Path, tmp_path: Path) -> None:
     assert abs(found["bits_per_token"] - np.log2(27)) < 4 * spread
     assert found["bits_per_character"] == pytest.approx(found["bits_per_token"])
     shown = texts.texts_of(config, samples.x)
-    assert {len(text) for text in shown} == {64}
+    assert {len(text) for text in shown} == {LENGTH}
     texts.draw_text(epath.Path(tmp_path / "text.png"), shown)
     assert (tmp_path / "text.png").stat().st_size > 1_000
 
@@ -201,9 +205,9 @@ def test_soft_tokens_of_gaussian_noise_by_their_config(stored: Path) -> None:
     params = build.parameters(config, jax.random.key(0))
     assert generator(config, 4)(params, 0, 4).success.all()
     assert np.isfinite(bounds.bound(config, params)["bits_per_token"])
-    assert movies.followed(config, params, 0, 2, 3)[0].shape == (3, 2, 128)
+    assert movies.followed(config, params, 0, 2, 3)[0].shape == (3, 2, LENGTH)
     draw, loss = build.draw(config), build.loss(config)
-    batch = draw(jax.random.key(1), {"x1": jax.numpy.zeros((2, 128), int), "cond": {}})
+    batch = draw(jax.random.key(1), {"x1": jax.numpy.zeros((2, LENGTH), int), "cond": {}})
     assert np.isfinite(loss(params, None, batch)[0])
     with config.unlocked():
         config.loss = ConfigDict({"name": "discrete_consistency", "kwargs": {}})
@@ -228,7 +232,7 @@ def test_soft_tokens_by_their_config(name: str, source: str, stored: Path, tmp_p
     params = build.parameters(config, jax.random.key(0))
     samples = generator(config, 4)(params, 0, 4)
     assert samples.success.all()
-    assert samples.x.shape == (4, 64)
+    assert samples.x.shape == (4, LENGTH)
     assert samples.x.dtype == np.int32
     assert len(set(texts.texts_of(config, samples.x))) == 4
     assert bounds.bound(config, params) == {}
@@ -300,15 +304,8 @@ def test_tokens_that_are_read_again_by_their_config(stored: Path) -> None:
     assert generator(config, 4)(params, 0, 4).success.all()
 
 
-def in_blocks(config: ConfigDict) -> ConfigDict:
-    with config.unlocked(), config.ignore_type():
-        config.network.name, config.network.kwargs.block = "block_transformer", 16
-        config.sampler.name = "by_block"
-    return config
-
-
 def test_blocks_of_tokens_by_their_config(stored: Path) -> None:
-    config = in_blocks(of_text(stored))
+    config = of_text(stored, "text8_blocks")
     config.evaluation.likelihoods = 40
     check_parts(config)
     params = build.parameters(config, jax.random.key(0))
@@ -381,10 +378,10 @@ def test_a_movie_of_text_ends_at_the_samples(stored: Path) -> None:
     config.sampler.kwargs.grid.kwargs.n = 4
     params = build.parameters(config, jax.random.key(0))
     xs, _ = movies.followed(config, params, 3, 5, 5)
-    assert xs.shape == (5, 5, 64)
+    assert xs.shape == (5, 5, LENGTH)
     np.testing.assert_array_equal(xs[-1], generator(config, 5)(params, 3, 5).x)
     blanks = [sum(text.count("_") for text in texts.unfolding(config, x)) for x in xs]
-    assert blanks[0] == 5 * 64
+    assert blanks[0] == 5 * LENGTH
     assert sorted(blanks, reverse=True) == blanks
     assert blanks[-1] == 0
     pages = list(movies.pages_of(config, xs))
@@ -426,7 +423,10 @@ def test_a_prompt_and_what_is_filled_in(name: str, stored: Path) -> None:
     [
         ({"prompt": "a", "infill": "b_"}, "not both"),
         ({"prompt": "Ä", "infill": None}, "'Ä' at place 0 is none of the 27 symbols"),
-        ({"prompt": "a" * 65, "infill": None}, "65 tokens, but a sample of this run 64"),
+        (
+            {"prompt": "a" * (LENGTH + 1), "infill": None},
+            f"{LENGTH + 1} tokens, but a sample of this run {LENGTH}",
+        ),
     ],
 )
 def test_wrong_prompts(told: dict, match: str, stored: Path) -> None:

@@ -71,11 +71,14 @@ def test_it_is_its_formula(key):
     loss = losses.consistency_flow_matching(network, path, segments=2, step=0.1, alpha=0.3)
     t = jnp.array([0.1, 0.45, 0.7, 0.95])
     x0, x1 = jax.random.normal(key, (2, 4, 3))
-    told = loss(params, None, {"t": t, "x0": x0, "x1": x1})[1]["per_example"]
+    told = jax.jit(loss.__call__)(params, None, {"t": t, "x0": x0, "x1": x1})[1]["per_example"]
+    point_of, said_of = jax.jit(lambda t, x0, x1: path(t, x0, x1).x), jax.jit(network)
+    t, x0, x1 = (np.asarray(a) for a in (t, x0, x1))
     for i, (r, end) in enumerate([(0.2, 0.5), (0.5, 0.5), (0.8, 1.0), (1.0, 1.0)]):
         row = slice(i, i + 1)
-        here, later = (path(jnp.array([a]), x0[row], x1[row]).x for a in (t[i], r))
-        v, w = network(params, t[row], here), network(params, jnp.array([r]), later)
+        at = [np.array([a], np.float32) for a in (t[i], r)]
+        here, later = (np.asarray(point_of(a, x0[row], x1[row])) for a in at)
+        v, w = (np.asarray(said_of(params, a, x)) for a, x in zip(at, (here, later), strict=True))
         f = here + (end - t[i]) * v
         if r < end:
             error = np.mean((f - later - (end - r) * w) ** 2) + 0.3 * np.mean((v - w) ** 2)
@@ -91,8 +94,9 @@ def test_a_straight_flow_is_its_minimum(key):
         return (params - x) / expand(jnp.maximum(1 - t, 1e-6), x)
 
     path, target = paths.linear(), jnp.array([0.3, -0.7])
-    batch = draws.standard(path)(key, {"x1": jnp.broadcast_to(target, (64, 2))})
-    loss = losses.consistency_flow_matching(straight, path, alpha=1.0)
+    x1 = jnp.broadcast_to(target, (64, 2))
+    batch = jax.jit(draws.standard(path).__call__)(key, {"x1": x1})
+    loss = jax.jit(losses.consistency_flow_matching(straight, path, alpha=1.0).__call__)
     assert loss(target, None, batch)[0] < 1e-8
     assert loss(target + 0.1, None, batch)[0] > 1e-3
 

@@ -50,12 +50,17 @@ def exact_batch():
     return {"t": jnp.asarray(TIMES)[at], "x0": x0, "x1": x1, "z": z, "cond": {"at": at}}
 
 
+@jax.jit
+def point_of(path, t, x0, x1, z):
+    return path(t, x0, x1, z)
+
+
 def best(path):
     """The regressions of velocity and noise on `x`, from the path's values on basis vectors."""
     flow, score = ({"a": [], "b": []} for _ in range(2))
-    basis = jnp.eye(3 * D)
+    basis = np.split(np.eye(3 * D), 3, axis=1)
     for t in TIMES:
-        s = path(jnp.full(3 * D, t), basis[:, :D], basis[:, D : 2 * D], basis[:, 2 * D :])
+        s = point_of(path, np.full(3 * D, t), *basis)
         x, u = np.asarray(s.x).T, np.asarray(s.u).T
         inverse = np.linalg.inv(x @ COVARIANCE @ x.T)
         # z is score's part of the basis; its regression is -gamma times the score -C^-1 (x - mean)
@@ -106,13 +111,15 @@ def test_the_network_becomes_the_score(name, x64):
     """`score_from_network` of the minimiser is the score of the Gaussian marginal."""
     path = PATHS[name]
     params = best(path)["score"]
-    t, x = jnp.asarray(TIMES), jnp.asarray(np.random.default_rng(1).normal(size=(6, D)))
-    found = velocities.score_from_network(affine, params, path)(t, x, at=np.arange(6))
-    for i, time in enumerate(TIMES):
-        alpha, sigma, gamma = (
-            float(f(jnp.asarray([time]))[0])
-            for f in (path.shares.alpha, path.shares.sigma, path.gamma)
-        )
+    x = np.random.default_rng(1).normal(size=(6, D))
+
+    @jax.jit
+    def score_and_shares(path, params, t, x):
+        score = velocities.score_from_network(affine, params, path)(t, x, at=np.arange(6))
+        return score, (path.shares.alpha(t), path.shares.sigma(t), path.gamma(t))
+
+    found, shares = jax.tree.map(np.asarray, score_and_shares(path, params, TIMES, x))
+    for i, (alpha, sigma, gamma) in enumerate(zip(*shares, strict=True)):
         c = COVARIANCE[: 2 * D, : 2 * D]
         blend = np.hstack([sigma * np.eye(D), alpha * np.eye(D)])
         total = blend @ c @ blend.T + gamma**2 * np.eye(D)
@@ -124,8 +131,8 @@ def test_the_network_becomes_the_score(name, x64):
 def test_errors_of_the_score_are_bounded_over_time(name):
     """By `(|o| + |z|)^2`, to the ends, in value and gradient; unweighted they are not."""
     path, n = PATHS[name], 401
-    t = jnp.concatenate([jnp.linspace(0, 1, n), jnp.array([1e-7, 1e-4, 1 - 1e-6])])
-    x0, z = jnp.full((len(t), D), 2.0), jnp.full((len(t), D), 1.5)
+    t = np.concatenate([np.linspace(0, 1, n), [1e-7, 1e-4, 1 - 1e-6]]).astype(np.float32)
+    x0, z = (np.full((len(t), D), value, np.float32) for value in (2.0, 1.5))
     batch = {"t": t, "x0": x0, "x1": -x0, "z": z}
     loss = losses.flow_and_score(scaled, lambda p, t, x, key=None: p + 0 * x, path)
 
@@ -135,32 +142,37 @@ def test_errors_of_the_score_are_bounded_over_time(name):
 
     params = {"flow": jnp.float32(0.0), "score": jnp.float32(0.7)}
     (_, aux), slopes = jax.jit(jax.value_and_grad(run, has_aux=True))(params)
-    assert jnp.max(aux["score"]) <= (0.7 + 1.5) ** 2 + 1e-5
-    assert jnp.min(aux["score"]) >= 1.5**2 - 1e-5
-    assert all(bool(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
-    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(aux))
+    aux = jax.tree.map(np.asarray, aux)
+    assert np.max(aux["score"]) <= (0.7 + 1.5) ** 2 + 1e-5
+    assert np.min(aux["score"]) >= 1.5**2 - 1e-5
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((slopes, aux)))
     np.testing.assert_allclose(aux["per_example"], aux["flow"] + aux["score"], rtol=1e-6)
-    plain = (path(t, x0, -x0, z).score - 0.7 / path.widest) ** 2
-    unbounded = bool(jnp.max(plain) > 100 * (2.2 / path.widest) ** 2)
+    plain = (np.asarray(point_of(path, t, x0, -x0, z).score) - 0.7 / path.widest) ** 2
+    unbounded = np.max(plain) > 100 * (2.2 / path.widest) ** 2
     assert unbounded == (name != "constant")  # whose noise does not vanish
 
 
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 3.0])
 def test_errors_are_those_of_the_paper(sigma, x64):
     """A network of `sigma^2 / 2` times the score, weighted by `2 sqrt(t (1 - t)) / sigma`."""
-    path, t = paths.bridge(sigma), jnp.array([0.1, 0.5, 0.8])
-    x0, x1, z = jax.random.normal(jax.random.key(0), (3, 3, D))
-    x = path(t, x0, x1, z).x
-    theirs = jnp.tanh(x)  # sigma^2 / 2 times some score
-    weight = (2 * jnp.sqrt(t * (1 - t)) / sigma)[:, None]
-    expected = jnp.mean((weight * theirs + z) ** 2, axis=1)
-    loss = losses.flow_and_score(scaled, lambda p, t, x, key=None: jnp.tanh(x) / sigma, path)
-    batch = {"t": t, "x0": x0, "x1": x1, "z": z}
-    _, aux = loss({"flow": 0.0, "score": None}, None, batch)
-    np.testing.assert_allclose(aux["score"], expected, rtol=1e-12)
-    read = velocities.score_from_network(lambda p, t, x, key=None: jnp.tanh(x) / sigma, None, path)(
-        t, x
-    )
+    path, t = paths.bridge(sigma), np.array([0.1, 0.5, 0.8])
+    x0, x1, z = np.asarray(jax.random.normal(jax.random.key(0), (3, 3, D)))
+
+    def network(params, t, x, *, key=None):
+        return jnp.tanh(x) / sigma
+
+    @jax.jit
+    def point_loss_and_score(t, x0, x1, z):
+        x, batch = path(t, x0, x1, z).x, {"t": t, "x0": x0, "x1": x1, "z": z}
+        loss = losses.flow_and_score(scaled, network, path)
+        _, aux = loss({"flow": 0.0, "score": None}, None, batch)
+        return x, aux["score"], velocities.score_from_network(network, None, path)(t, x)
+
+    x, error, read = map(np.asarray, point_loss_and_score(t, x0, x1, z))
+    theirs = np.tanh(x)  # sigma^2 / 2 times some score
+    weight = (2 * np.sqrt(t * (1 - t)) / sigma)[:, None]
+    expected = np.mean((weight * theirs + z) ** 2, axis=1)
+    np.testing.assert_allclose(error, expected, rtol=1e-12)
     np.testing.assert_allclose(read, 2 / sigma**2 * theirs, rtol=1e-12)
 
 
@@ -239,7 +251,8 @@ def test_it_trains_under_transport_with_an_optimiser_for_each(key):
     rates = {"flow": optax.sgd(0.0), "score": optax.sgd(0.3)}
     optimizer = optax.multi_transform(rates, {"flow": "flow", "score": "score"})
     loss = losses.flow_and_score(odd, odd, path)
-    run = training.program(training.trainer(loss, optimizer, draw=draw, ema_decay=0.9))
+    one = training.layout("data", devices=jax.devices()[:1])  # each would solve the transport
+    run = training.program(training.trainer(loss, optimizer, draw=draw, ema_decay=0.9), layout=one)
     start = {"flow": {"a": jnp.float32(0.2)}, "score": {"a": jnp.float32(0.0)}}
     x1 = jax.random.normal(key, (256, 1))
     state, metrics = run.steps(run.init(start, key), lambda step: {"x1": x1}, 60)

@@ -18,12 +18,14 @@ N = 64
 network, average, teacher = GAUSSIAN.network, GAUSSIAN.average, GAUSSIAN.teacher
 
 
+@functools.partial(jax.jit, static_argnames=("equal", "oracle"))
 def batch_of(key, *, equal=0.25, oracle=GAUSSIAN, **given):
     keys = jax.random.split(key, 2)
     draw = draws.chain(draws.standard(paths.linear()), draws.spans(times.uniform(), equal=equal))
     return draw(keys[1], {"x1": oracle.sample(keys[0], (N, 2)), **given})
 
 
+PLACES = np.concatenate([np.zeros((1, BUMPS)), 0.1 * np.eye(BUMPS)])
 HELD = Held(jnp.zeros((), int), {"ema": jnp.zeros(BUMPS)}, jnp.zeros(BUMPS))
 TAUGHT = "of a teacher"
 EXACT = {
@@ -70,14 +72,13 @@ def test_the_gradient_vanishes_at_the_exact_map(name, oracle, x64, key):
     """And not where the map is moved, in any of three ways."""
     loss = exact(name, oracle)
     batch = batch_of(key, oracle=ORACLES[oracle])
-    places = jnp.concatenate([jnp.zeros((1, BUMPS)), 0.1 * jnp.eye(BUMPS)])
     look = jax.grad(lambda p: loss(p, None, batch, HELD), has_aux=True)
-    slopes, told = jax.jit(jax.vmap(look))(places)
+    slopes, told = jax.tree.map(np.asarray, jax.jit(jax.vmap(look))(PLACES))
     within = {"gaussian": 1e-12, "mixture": 1e-6}[oracle]  # a closed form, and a solve
     np.testing.assert_allclose(slopes[0], 0.0, atol=within)
-    assert jnp.sqrt(told["error"][0]) < within
+    assert np.sqrt(told["error"][0]) < within
     assert told["per_example"].shape == (1 + BUMPS, N)
-    assert jnp.all(jnp.diag(slopes[1:]) > 1e-4), slopes
+    assert np.all(np.diag(slopes[1:]) > 1e-4), slopes
 
 
 def test_alpha_flow_is_biased_by_its_order(x64, key):
@@ -114,24 +115,20 @@ def test_the_pair_teaches_what_its_marginal_teaches(x64):
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
     weights = weights / weights.sum()
-    t, r, x = jnp.full(3, 0.3), jnp.full(3, 0.8), jnp.full((3, 1), 0.45)
+    t, r, x = np.full(3, 0.3), np.full(3, 0.8), np.full((3, 1), 0.45)
     a, s = 0.3, 0.7
     total = (a * STD) ** 2 + s**2
     centre = MEAN + a * STD**2 / total * (x - a * MEAN)
     x1 = centre + np.sqrt(STD**2 * s**2 / total) * nodes[:, None]
     batch = {"t": t, "r": r, "s": t, "x0": (x - a * x1) / s, "x1": x1}
-    moved = jnp.array([0.3, -0.2, 0.1])
+    batch = jax.tree.map(jnp.asarray, batch)
+    moved, pairs = jnp.array([0.3, -0.2, 0.1]), jax.tree.map(lambda a: a[:, None], batch)
     for factory in (losses.mean_flow, losses.improved_mean_flow):
-        got = sum(
-            weight * gradient(factory(network, paths.linear(), power=0.0), moved, pair_of(batch, i))
-            for i, weight in enumerate(weights)
-        )
+        loss = factory(network, paths.linear(), power=0.0)
+        each = jax.jit(jax.vmap(lambda b, loss=loss: gradient(loss, moved, b)))(pairs)
+        got = weights @ np.asarray(each)
         want = gradient(factory(network, Marginal("gaussian"), power=0.0), moved, batch)
         np.testing.assert_allclose(got, want, rtol=1e-9)
-
-
-def pair_of(batch, i):
-    return jax.tree.map(lambda a: a[i : i + 1], batch)
 
 
 @pytest.mark.parametrize(
@@ -214,32 +211,35 @@ def test_a_target_that_is_not_finite_weighs_nothing(key):
         return network(params, t, x, r=r) + expand(jnp.where(first, jnp.sqrt(t - t), 0.0), x)
 
     loss = losses.mean_flow(broken, paths.linear())
-    value, told = loss(jnp.ones(BUMPS), None, batch_of(key))
+    look = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (value, told), slope = look(jnp.ones(BUMPS), None, batch_of(key))
     assert np.isfinite(value)
     assert told["masked"] == 1
     assert told["per_example"][0] == 0
-    assert np.all(np.isfinite(gradient(loss, jnp.ones(BUMPS), batch_of(key))))
+    assert np.all(np.isfinite(slope))
 
 
 @pytest.mark.parametrize("name", EXACT)
 def test_examples_at_rest_are_told_from_those_that_move(name, key):
     """In groups or not a batch has the same loss, example by example, but for what rests."""
     loss = exact(name, "gaussian")
-    params = jnp.full(BUMPS, 0.1)
-    grouped = batch_of(key, equal=0.5)
-    flat = {k: v for k, v in grouped.items() if k != "groups"}
-    moving = jax.tree.map(lambda a: a[:, 0], flat)
-    told = loss(params, None, grouped, HELD)[1]["per_example"]
-    np.testing.assert_allclose(
-        told[::2], loss(params, None, moving, HELD)[1]["per_example"], rtol=1e-4, atol=1e-6
+
+    @jax.jit
+    def told_and_expected(params, grouped):
+        flat = {k: v for k, v in grouped.items() if k != "groups"}
+        moving, rest = (jax.tree.map(lambda a, i=i: a[:, i], flat) for i in range(2))
+        told, apart = (loss(params, None, b, HELD)[1]["per_example"] for b in (grouped, moving))
+        sample = Marginal("gaussian")(rest["t"], rest["x0"], rest["x1"])
+        away = network(params, rest["t"], sample.x, r=rest["t"]) - sample.u
+        if "consistency" in name:
+            away = away / (jnp.linalg.norm(away, axis=1, keepdims=True) + 0.1)
+        return told, apart, jnp.mean(away**2, axis=1)
+
+    told, apart, still = map(
+        np.asarray, told_and_expected(jnp.full(BUMPS, 0.1), batch_of(key, equal=0.5))
     )
-    rest = jax.tree.map(lambda a: a[:, 1], flat)
-    sample = Marginal("gaussian")(rest["t"], rest["x0"], rest["x1"])
-    away = network(params, rest["t"], sample.x, r=rest["t"]) - sample.u
-    if "consistency" in name:
-        norm = jnp.linalg.norm(away, axis=1, keepdims=True)
-        away = away / (norm + 0.1)
-    np.testing.assert_allclose(told[1::2], jnp.mean(away**2, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(told[::2], apart, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(told[1::2], still, rtol=1e-4)
 
 
 def test_guidance_is_that_of_its_formula(key):
@@ -252,7 +252,7 @@ def test_guidance_is_that_of_its_formula(key):
     loss = losses.mean_flow(
         labelled, Marginal("gaussian"), scale=2.0, mix=0.25, null={"label": 2}, power=0.0
     )
-    told = loss(jnp.zeros(()), None, batch)[1]["per_example"]
+    told = jax.jit(loss.__call__)(jnp.zeros(()), None, batch)[1]["per_example"]
     label = np.arange(N) % 3
     # u is v + label, so the target less u is 0.25 label + (1 - 2.25) 2 - label, or -2 of the null.
     expected = np.where(label == 2, -2.0, 0.25 * label - 2.5 - label) ** 2
@@ -301,24 +301,28 @@ def guided_map(params, t, x, *, r, key=None, label, guidance):
 @pytest.mark.parametrize("factory", [losses.mean_flow, losses.improved_mean_flow])
 def test_guidance_that_is_told_vanishes_at_its_map(factory, x64, key):
     """At every scale and interval at once, dropped labels among them; not where it is moved."""
-    keys = jax.random.split(key, 3)
-    label = jnp.arange(N) % 4
-    x1 = GAUSSIAN.sample(keys[0], (N, 2)) + MEANS[label][:, None]
     draw = draws.chain(
         draws.standard(paths.linear()),
         draws.spans(times.uniform(), equal=0.25),
         draws.guidance(4.0),
     )
-    batch = draw(keys[1], {"x1": x1, "cond": {"label": label}})
-    batch["z"] = jnp.asarray(MEANS)[batch["cond"]["label"]][..., None] + jnp.zeros_like(batch["x1"])
-    assert jnp.any(batch["t"] < batch["cond"]["guidance"][..., 1])  # unguided at first
+
+    @jax.jit
+    def drawn(key):
+        keys, label = jax.random.split(key, 3), jnp.arange(N) % 4
+        x1 = GAUSSIAN.sample(keys[0], (N, 2)) + jnp.asarray(MEANS)[label][:, None]
+        batch = draw(keys[1], {"x1": x1, "cond": {"label": label}})
+        means = jnp.asarray(MEANS)[batch["cond"]["label"]]
+        return batch | {"z": means[..., None] + jnp.zeros_like(batch["x1"])}
+
+    batch = drawn(key)
+    assert np.any(batch["t"] < batch["cond"]["guidance"][..., 1])  # unguided at first
     loss = factory(guided_map, Labelled(), scale=None, null={"label": 3})
-    places = jnp.concatenate([jnp.zeros((1, BUMPS)), 0.1 * jnp.eye(BUMPS)])
     look = jax.grad(lambda p: loss(p, None, batch, None), has_aux=True)
-    slopes, told = jax.jit(jax.vmap(look))(places)
+    slopes, told = jax.tree.map(np.asarray, jax.jit(jax.vmap(look))(PLACES))
     np.testing.assert_allclose(slopes[0], 0.0, atol=1e-11)
-    assert jnp.sqrt(told["error"][0]) < 1e-12
-    assert jnp.all(jnp.abs(jnp.diag(slopes[1:])) > 1e-4), slopes
+    assert np.sqrt(told["error"][0]) < 1e-12
+    assert np.all(np.abs(np.diag(slopes[1:])) > 1e-4), slopes
 
 
 def test_guidance_that_is_told_needs_its_condition(key):

@@ -33,8 +33,8 @@ def test_value_and_gradient_are_those_of_the_density(divergence, key, x64):
     loss = losses.maximum_likelihood(
         growing, grid=sampling.grids.uniform(16), method=sampling.rk4(), divergence=divergence
     )
-    value, gradient = jax.value_and_grad(lambda p: loss(p, None, batch)[0])(params)
-    expected, slope = jax.value_and_grad(closed_form)(params, x1)
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: loss(p, None, batch)[0]))(params)
+    expected, slope = jax.jit(jax.value_and_grad(closed_form))(params, x1)
     np.testing.assert_allclose(value, expected, rtol=1e-7)
     np.testing.assert_allclose(list(gradient.values()), list(slope.values()), rtol=1e-5)
 

@@ -1,5 +1,7 @@
 """Losses that compare laws: moment matching, drifting and distribution matching."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from tests.losses.oracles import BUMPS, GAUSSIAN, MEAN, ORACLES, STD, Flowing
 N, SIZE = 32, 8
 
 
+@partial(jax.jit, static_argnames=("spans", "oracle", "n", "size"))
 def grouped(key, spans=None, oracle=GAUSSIAN, n=N, size=SIZE):
     keys = jax.random.split(key, 2)
     draw = draws.chain(draws.standard(paths.linear()), draws.groups(size, spans))
@@ -30,57 +33,70 @@ def test_moment_matching_is_still_at_the_exact_map(oracle, x64, key):
     oracle_ = ORACLES[oracle]
     loss = losses.moment_matching(oracle_.network, Flowing(oracle))
     batch = grouped(key, SPANS, oracle_)
-    places = jnp.concatenate([jnp.zeros((1, BUMPS)), 0.1 * jnp.eye(BUMPS)])
+    places = np.concatenate([np.zeros((1, BUMPS)), 0.1 * np.eye(BUMPS)])
     look = jax.jit(jax.vmap(jax.value_and_grad(lambda p: loss(p, None, batch)[0])))
-    value, slopes = look(places)
+    value, slopes = map(np.asarray, look(places))
     np.testing.assert_allclose(slopes[0], 0.0, atol=1e-12 if oracle == "gaussian" else 1e-6)
     np.testing.assert_allclose(value[0], 0.0, atol=1e-6)
-    assert jnp.all(value[1:] > 1e-6)
-    assert jnp.all(jnp.abs(jnp.diag(slopes[1:])) > 1e-6)
+    assert np.all(value[1:] > 1e-6)
+    assert np.all(np.abs(np.diag(slopes[1:])) > 1e-6)
 
 
 def test_the_times_and_weights_of_moment_matching(x64):
     """Of equations (4) and (5), with the log signal-to-noise ratio differentiated."""
     loss = losses.moment_matching(GAUSSIAN.network, paths.cosine(), gap=0.3, bias=2.0)
     assert isinstance(loss, MomentMatching)
-    t = jnp.array([0.0, 0.2, 0.5, 0.8, 0.97])
+    t = np.array([0.0, 0.2, 0.5, 0.8, 0.97])
     schedule = paths.cosine().schedule
-    s = loss._nearer(t, jnp.full(5, 0.95).at[-1].set(1.0))
-    ratio = lambda t: schedule.sigma(t) / schedule.alpha(t)  # noqa: E731
-    np.testing.assert_allclose(ratio(s[1:3]), ratio(t[1:3]) - 0.3)
-    np.testing.assert_allclose(s[jnp.array([0, 3, 4])], [0.0, 0.95, 1.0])
-    log_snr = lambda t: 2 * jnp.log(1 / ratio(t))  # noqa: E731
-    inner = t[1:]
-    alpha, rate = schedule.alpha(inner), jax.vmap(jax.grad(log_snr))(inner)
-    expected = 0.5 * jax.nn.sigmoid(2.0 - log_snr(inner)) * rate * alpha
-    np.testing.assert_allclose(loss._weight(t)[1:], expected)
-    assert jnp.all(jnp.isfinite(loss._weight(jnp.array([0.0, 1.0]))))
+
+    def ratio(t):
+        return schedule.sigma(t) / schedule.alpha(t)
+
+    def log_snr(t):
+        return 2 * jnp.log(1 / ratio(t))
+
+    @jax.jit
+    def read(t, ends):
+        s = loss._nearer(t, jnp.full(5, 0.95).at[-1].set(1.0))
+        told = ratio(s[1:3]), ratio(t[1:3]), loss._weight(t), loss._weight(ends)
+        rate = jax.vmap(jax.grad(log_snr))(t[1:])
+        weight = 0.5 * jax.nn.sigmoid(2.0 - log_snr(t[1:])) * rate * schedule.alpha(t[1:])
+        return s, *told, weight
+
+    s, nearer, now, weight, at_ends, expected = map(np.asarray, read(t, np.array([0.0, 1.0])))
+    np.testing.assert_allclose(nearer, now - 0.3)
+    np.testing.assert_allclose(s[[0, 3, 4]], [0.0, 0.95, 1.0])
+    np.testing.assert_allclose(weight[1:], expected)
+    assert np.all(np.isfinite(at_ends))
+
+
+drift_of = jax.jit(drift, static_argnums=2)
 
 
 def test_the_drift_of_two_samples(x64):
     """In closed form: one point of data draws, one other pushes."""
-    x, y, z = jnp.array([[0.1, 0.2]]), jnp.array([[1.0, -0.5]]), jnp.array([[-0.3, 0.6]])
-    near, far = (jnp.exp(-jnp.linalg.norm(x - a) / 0.7) for a in (y, z))
+    x, y, z = np.array([[0.1, 0.2]]), np.array([[1.0, -0.5]]), np.array([[-0.3, 0.6]])
+    near, far = (np.exp(-np.linalg.norm(x - a) / 0.7) for a in (y, z))
     share = near / (near + far)
-    expected = jnp.sqrt(share * (1 - share)) * (y - z)
-    np.testing.assert_allclose(drift(x, y, 0.7, others=z), expected)
+    expected = np.sqrt(share * (1 - share)) * (y - z)
+    np.testing.assert_allclose(drift_of(x, y, 0.7, others=z), expected)
 
 
 def test_the_drift_changes_its_sign_with_the_laws(x64, key):
     x, y, z = (jax.random.normal(k, (6, 3)) for k in jax.random.split(key, 3))
-    one, other = drift(x, y, 0.5, others=z), drift(x, z, 0.5, others=y)
-    np.testing.assert_allclose(one, -other, atol=1e-15)
-    np.testing.assert_allclose(drift(x, y, 0.5, others=y), 0.0, atol=1e-15)
+    one, other = drift_of(x, y, 0.5, others=z), drift_of(x, z, 0.5, others=y)
+    np.testing.assert_allclose(one, -np.asarray(other), atol=1e-15)
+    np.testing.assert_allclose(drift_of(x, y, 0.5, others=y), 0.0, atol=1e-15)
 
 
 def test_samples_of_other_conditions_do_not_move_each_other(x64, key):
     """The drift of two classes is that of each by itself; of a class of one there is none."""
-    x, y = (jax.random.normal(k, (8, 3)) for k in jax.random.split(key))
-    label = jnp.array([0, 1, 1, 0, 1, 2, 0, 1])
-    whole = drift(x, y, 0.5, alike=label[:, None] == label)
+    x, y = (np.asarray(jax.random.normal(k, (8, 3))) for k in jax.random.split(key))
+    label = np.array([0, 1, 1, 0, 1, 2, 0, 1])
+    whole = np.asarray(drift_of(x, y, 0.5, alike=label[:, None] == label))
     for kind in (0, 1):
         mine = label == kind
-        np.testing.assert_allclose(whole[mine], drift(x[mine], y[mine], 0.5), atol=1e-12)
+        np.testing.assert_allclose(whole[mine], drift_of(x[mine], y[mine], 0.5), atol=1e-12)
     np.testing.assert_allclose(whole[5], 0.0, atol=1e-12)
 
 
@@ -90,12 +106,12 @@ def test_drifting_is_still_where_the_laws_agree(key):
     batch = grouped(key, n=64 * 64, size=64)
     one = lambda p, b: loss(p, None, jax.tree.map(lambda a: a[None], b))[0]  # noqa: E731
     each = jax.jit(jax.vmap(jax.grad(one), (None, 0)))
-    still = each(jnp.zeros(BUMPS), batch)
-    error = jnp.std(still, axis=0) / 64**0.5
-    assert jnp.all(jnp.abs(jnp.mean(still, axis=0)) < 4 * error), (jnp.mean(still, axis=0), error)
+    still = np.asarray(each(np.zeros(BUMPS, np.float32), batch))
+    error = np.std(still, axis=0) / 64**0.5
+    assert np.all(np.abs(np.mean(still, axis=0)) < 4 * error), (np.mean(still, axis=0), error)
     for i in range(BUMPS):
-        moved = each(jnp.zeros(BUMPS).at[i].set(0.3), batch)[:, i]
-        assert jnp.mean(moved) > 8 * jnp.std(moved) / 64**0.5
+        moved = np.asarray(each(0.3 * np.eye(BUMPS, dtype=np.float32)[i], batch))[:, i]
+        assert np.mean(moved) > 8 * np.std(moved) / 64**0.5
 
 
 def shifted(delta):
@@ -107,26 +123,30 @@ def shifted(delta):
     return critic
 
 
+@jax.jit
+def with_noise(key):
+    draw = draws.chain(draws.standard(paths.linear()), draws.noise(sources.normal()))
+    return draw(key, {"x1": jnp.zeros((N, 2))})
+
+
 @pytest.mark.parametrize("delta", [0.0, 0.3])
 def test_distribution_matching_is_the_difference_of_two_flows(delta, x64, key):
     """Zero where the generator has the teacher's law; the closed form where its mean is off."""
     loss = losses.distribution_matching(
         GAUSSIAN.network, paths.linear(), teacher=GAUSSIAN.teacher, critic=shifted(delta)
     )
-    draw = draws.chain(draws.standard(paths.linear()), draws.noise(sources.normal()))
-    batch = draw(key, {"x1": jnp.zeros((N, 2))})
+    batch = with_noise(key)
     params = {"generator": jnp.zeros(BUMPS).at[0].set(delta), "critic": jnp.zeros(1)}
     held = Held(jnp.zeros((), int), {}, jnp.zeros(BUMPS))
     slope = jax.jit(jax.grad(lambda p: loss(p, None, batch, held)[0]))(params)
+    batch = jax.tree.map(np.asarray, batch)
     t, made = batch["t"][:, None], MEAN + delta + STD * batch["x0"]
     x = t * made + (1 - t) * batch["noise"]
     variance = (t * STD) ** 2 + (1 - t) ** 2
     taught = MEAN + t * STD**2 / variance * (x - t * MEAN)
     away = delta * (1 - t) ** 2 / variance  # between the posterior means of both
-    weight = 1 / jnp.mean(jnp.abs(made - taught), axis=1, keepdims=True)
-    np.testing.assert_allclose(
-        slope["generator"][0], jnp.mean(weight * away), rtol=1e-9, atol=1e-14
-    )
+    weight = 1 / np.mean(np.abs(made - taught), axis=1, keepdims=True)
+    np.testing.assert_allclose(slope["generator"][0], np.mean(weight * away), rtol=1e-9, atol=1e-14)
     if not delta:
         np.testing.assert_allclose(slope["generator"], 0.0, atol=1e-14)
 
@@ -140,24 +160,27 @@ def test_the_critic_learns_the_flow_of_what_is_made(x64, key):
     loss = losses.distribution_matching(
         GAUSSIAN.network, paths.linear(), teacher=GAUSSIAN.teacher, critic=critic, turn=3
     )
-    draw = draws.chain(draws.standard(paths.linear()), draws.noise(sources.normal()))
-    batch = draw(key, {"x1": jnp.zeros((N, 2))})
+    batch = with_noise(key)
     params = {"generator": jnp.full(BUMPS, 0.1), "critic": jnp.array([0.3, -0.2])}
     take = jax.jit(
         lambda step: jax.grad(lambda p: loss(p, None, batch, Held(step, {}, jnp.zeros(BUMPS)))[0])(
             params
         )
     )
-    zero, one = jnp.zeros(N), jnp.ones(N)
-    made = batch["x0"] + GAUSSIAN.network(params["generator"], zero, batch["x0"], r=one)
-    plain = losses.flow_matching(critic, paths.linear())
-    expected = jax.grad(
-        lambda p: plain(p, None, {"t": batch["t"], "x0": batch["noise"], "x1": made})[0]
-    )(params["critic"])
+
+    @jax.jit
+    def slope_of_flow_matching(generator, critic_params):
+        zero, one = jnp.zeros(N), jnp.ones(N)
+        made = batch["x0"] + GAUSSIAN.network(generator, zero, batch["x0"], r=one)
+        pairs = {"t": batch["t"], "x0": batch["noise"], "x1": made}
+        plain = losses.flow_matching(critic, paths.linear())
+        return jax.grad(lambda p: plain(p, None, pairs)[0])(critic_params)
+
+    expected = slope_of_flow_matching(params["generator"], params["critic"])
     for step in range(4):
         slope = take(jnp.int32(step))
         np.testing.assert_allclose(slope["critic"], expected, rtol=1e-9)
-        assert jnp.any(slope["generator"] != 0) == (step % 3 == 0)
+        assert np.any(np.asarray(slope["generator"]) != 0) == (step % 3 == 0)
 
 
 def test_an_optimiser_waits_for_its_turn():

@@ -82,6 +82,17 @@ def told(posterior, t, x, *, key=None):
     return posterior(t, x)
 
 
+@jax.jit
+def log_probs(path, t, x, x1):
+    """Of `x` at one time, given its data, token by token."""
+    return path.log_prob(jnp.full(len(x), t), x, x1)
+
+
+@jax.jit
+def completed(path, key, x1):
+    return draws.standard(path)(key, {"x1": x1})
+
+
 def tables():
     return jnp.asarray(RNG.normal(size=(VOCABULARY + 1, VOCABULARY + 1, LENGTH, VOCABULARY)))
 
@@ -131,7 +142,7 @@ def known_at(name, t):
     """What a sequence at `t` tells of its data, in nats."""
     path, states = path_of(name), all_of(name)
     x1, x = pairs_of(states)
-    law = np.exp(np.sum(path.log_prob(jnp.full(len(x), t), x, x1), axis=1))
+    law = np.exp(np.sum(log_probs(path, t, x, x1), axis=1))
     law = law.reshape(len(DATA), -1)
     joint = LAW.reshape(-1, 1) * law
     ratio = law / joint.sum(0)
@@ -161,13 +172,21 @@ def test_the_bound_of_the_exact_posterior_is_the_entropy(name, x64):
 @pytest.mark.parametrize("loss", [losses.generalised_kl, losses.cross_entropy])
 def test_the_exact_posterior_is_the_minimum(loss, name, x64):
     """At it the expected gradient vanishes, and not at one that is moved."""
-    path, states = path_of(name), jnp.asarray(all_of(name))
-    pairs = [jnp.asarray(a) for a in pairs_of(all_of(name))]
+    path, states = path_of(name), all_of(name)
+    moved = RNG.normal(size=(len(states), LENGTH, VOCABULARY))
+    still, slopes = expected_slopes(loss, path, velocities.token_law(path, LAW), states, moved)
+    np.testing.assert_allclose(still, 0, atol=1e-12)
+    assert np.max(abs(slopes)) > 1e-3
+
+
+@partial(jax.jit, static_argnames="loss")
+def expected_slopes(loss, path, posterior, states, moved):
+    """By what is added to the exact logits, where that is nothing and where it is `moved`."""
+    pairs = jnp.repeat(DATA, len(states), 0), jnp.tile(states, (len(DATA), 1))
     t = jnp.full(len(pairs[0]), 0.4)
     law = jnp.exp(jnp.sum(path.log_prob(t, pairs[1], pairs[0]), axis=1))
     shares = law * jnp.repeat(LAW.ravel(), len(states))
-    exact = velocities.token_law(path, LAW)(jnp.full(len(states), 0.4), states)
-    exact = jnp.maximum(exact, -50.0)
+    exact = jnp.maximum(posterior(jnp.full(len(states), 0.4), states), -50.0)
 
     def expected(moved):
         logits = jnp.tile(exact + moved, (9, 1, 1))
@@ -175,9 +194,7 @@ def test_the_exact_posterior_is_the_minimum(loss, name, x64):
         batch = {"t": t, "x0": pairs[0], "x1": pairs[0]}
         return jnp.sum(shares * made(None, None, batch)[1]["per_example"])
 
-    moved = jnp.asarray(RNG.normal(size=exact.shape))
-    np.testing.assert_allclose(jax.grad(expected)(0 * moved), 0, atol=1e-12)
-    assert jnp.max(abs(jax.grad(expected)(moved))) > 1e-3
+    return jax.vmap(jax.grad(expected))(jnp.stack([0 * moved, moved]))
 
 
 @record
@@ -197,12 +214,17 @@ class Given:
 @pytest.mark.parametrize("name", PATHS)
 def test_points_have_the_law_of_the_path(name):
     path, n, at = path_of(name), 40_000, 0.6
-    x1 = jnp.broadcast_to(jnp.array([0, 2]), (n, LENGTH))
-    batch = draws.standard(path, times=times.constant(at))(jax.random.key(0), {"x1": x1})
-    x = path(batch["t"], batch["x0"], x1, batch["z"]).x
+    x1 = np.broadcast_to(np.array([0, 2], np.int32), (n, LENGTH))
     symbols = all_of(name).max() + 1
-    of_all = jnp.broadcast_to(jnp.arange(symbols)[:, None], (symbols, LENGTH))
-    law = np.exp(path.log_prob(batch["t"][:symbols], of_all, x1[:symbols]))
+    of_all = np.broadcast_to(np.arange(symbols, dtype=np.int32)[:, None], (symbols, LENGTH))
+
+    @jax.jit
+    def points_and_law(path, key, x1):
+        batch = draws.standard(path, times=times.constant(at))(key, {"x1": x1})
+        law = jnp.exp(path.log_prob(batch["t"][:symbols], of_all, x1[:symbols]))
+        return path(batch["t"], batch["x0"], x1, batch["z"]).x, law
+
+    x, law = map(np.asarray, points_and_law(path, jax.random.key(0), x1))
     for place in range(LENGTH):
         counts = np.bincount(x[:, place], minlength=symbols)
         spread = np.sqrt(n * law[:, place] * (1 - law[:, place]))
@@ -214,29 +236,33 @@ def test_conditional_rates_carry_the_conditional_law(x64):
     for name in PATHS:
         path = path_of(name)
         symbols = VOCABULARY + name.startswith(WITH_MASKS)
-        x = jnp.broadcast_to(jnp.arange(symbols)[:, None], (symbols, LENGTH))
-        ends = path.rates(jnp.array([0.0, 1.0]), x[:2], x[:2], symbols)
-        assert np.all(np.isfinite(ends))
+        x = np.broadcast_to(np.arange(symbols)[:, None], (symbols, LENGTH))
         for data, time in itertools.product(range(VOCABULARY), (0.1, 0.7)):
-            x1 = jnp.full_like(x, data)
+            p, slope, rates, ends = map(np.asarray, law_and_rates(path, x, data, time))
+            assert np.all(np.isfinite(ends))
+            np.testing.assert_allclose(np.sum(p, 0), 1, rtol=1e-12)
+            np.testing.assert_allclose(np.sum(rates, -1), 0, atol=1e-12)
+            np.testing.assert_allclose(np.einsum("flt,fl->tl", rates, p), slope, atol=1e-12)
 
-            def law(t, path=path, x=x, x1=x1):
-                return jnp.exp(path.log_prob(jnp.full(len(x), t), x, x1))
 
-            p, slope = jax.jvp(law, (time,), (1.0,))
-            rates = path.rates(jnp.full(symbols, time), x, x1, symbols)  # [from, length, to]
-            np.testing.assert_allclose(jnp.sum(p, 0), 1, rtol=1e-12)
-            np.testing.assert_allclose(jnp.sum(rates, -1), 0, atol=1e-12)
-            np.testing.assert_allclose(jnp.einsum("flt,fl->tl", rates, p), slope, atol=1e-12)
+@jax.jit
+def law_and_rates(path, x, data, time):
+    """Of each symbol its law at a time and its slope, its rates `[from, length, to]`, and the rates
+    at the ends of time.
+    """
+    x1 = jnp.full_like(x, data)
+    p, slope = jax.jvp(lambda t: jnp.exp(log_probs(path, t, x, x1)), (time,), (1.0,))
+    ends = path.rates(jnp.array([0.0, 1.0]), x[:2], x[:2], len(x))
+    return p, slope, path.rates(jnp.full(len(x), time), x, x1, len(x)), ends
 
 
 @pytest.mark.parametrize("loss", [losses.generalised_kl, losses.cross_entropy])
 def test_only_tokens_that_count_count(loss, key):
     path, params = path_of("uniform"), jnp.asarray(tables(), jnp.float32)
-    made = loss(table, path)
+    made = jax.jit(loss(table, path).__call__)
     x1 = jax.random.randint(key, (8, LENGTH), 0, VOCABULARY)
-    batch = draws.standard(path)(key, {"x1": x1})
-    mask = jnp.tile(jnp.array([True, False]), (8, 1))
+    batch = completed(path, key, x1)
+    mask = np.tile([True, False], (8, 1))
     value, aux = made(params, None, {**batch, "mask": mask})
     parts = [made(params, None, {**batch, "mask": m})[0] for m in (mask, ~mask)]
     np.testing.assert_allclose(made(params, None, batch)[0], np.mean(parts), rtol=1e-5)
@@ -249,10 +275,10 @@ def test_it_learns_a_law(key):
     path = path_of("mask")
     draw = draws.standard(path, times=times.stratified(times.uniform()))
     exact = velocities.token_law(path, LAW)
-    states = jnp.array([[3, 3], [3, 0], [1, 3]])
-    wanted = jnp.exp(exact(jnp.full(3, 0.5), states))
+    states = np.array([[3, 3], [3, 0], [1, 3]])
+    wanted = np.exp(jax.jit(exact.__call__)(np.full(3, 0.5), states))
     codes = jax.random.choice(key, len(DATA), (512,), p=jnp.asarray(LAW.ravel()))
-    batch = {"x1": jnp.asarray(DATA)[codes]}
+    batch = {"x1": jnp.asarray(DATA[codes])}
     run = training.program(
         training.trainer(losses.generalised_kl(table, path), optax.adam(0.05), draw=draw)
     )
@@ -260,7 +286,7 @@ def test_it_learns_a_law(key):
     for _ in range(150):
         state, _ = run.step(state, batch)
     found = jax.nn.softmax(table(state.params, None, states), axis=-1)
-    masked = np.asarray(states == VOCABULARY)
+    masked = states == VOCABULARY
     np.testing.assert_allclose(found[masked], wanted[masked], atol=0.1)
 
 
@@ -290,13 +316,17 @@ def test_refusals(key):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 300.0])
 def test_losses_and_gradients_are_finite_in_float32(name, scale, key):
     """At the ends of time, and where the network is sure of what is wrong."""
-    path = path_of(name)
+    wrong = jnp.asarray(tables(), jnp.float32)
+    assert np.all(np.isfinite(at_the_ends(path_of(name), wrong, np.float32(scale), key)))
+
+
+@jax.jit
+def at_the_ends(path, wrong, scale, key):
+    """The loss and its slope by a scale of the logits."""
     batch = draws.standard(path)(key, {"x1": jnp.zeros((9, LENGTH), int)})
     batch["t"] = batch["t"].at[:4].set(jnp.array([0.0, 1e-7, 0.5, 1.0]))
     made = losses.generalised_kl(lambda p, t, x, key=None: p * table(wrong, t, x), path)
-    wrong = jnp.asarray(tables(), jnp.float32)
-    run = jax.jit(jax.value_and_grad(lambda p: made(p, None, batch)[0]))
-    assert all(map(jnp.isfinite, run(jnp.float32(scale))))
+    return jax.value_and_grad(lambda p: made(p, None, batch)[0])(scale)
 
 
 FLAT = {
@@ -311,12 +341,15 @@ FLAT = {
 def test_losses_are_finite_where_kappa_is_flat_at_its_end(name, source, key):
     """Float32 cannot tell the noise that is left there: a path ends before."""
     path = paths.mixture(FLAT[name], source=source)
-    t = 1 - jnp.geomspace(1e-7, 0.5, 40)
-    batch = draws.standard(path)(key, {"x1": jnp.zeros((40, LENGTH), int)}) | {"t": t}
+    t = 1 - np.geomspace(1e-7, 0.5, 40, dtype=np.float32)
+    batch = completed(path, key, np.zeros((40, LENGTH), int)) | {"t": t}
     network = lambda p, t, x, key=None: p * jnp.ones((*x.shape, VOCABULARY))  # noqa: E731
-    for of in (network, velocities.informed(network, path)):
-        loss = losses.generalised_kl(of, path)
-        run = jax.jit(jax.value_and_grad(lambda p, loss=loss: loss(p, None, batch)[0]))
-        assert all(map(jnp.isfinite, run(jnp.float32(0.3))))
+    made = [losses.generalised_kl(of, path) for of in (network, velocities.informed(network, path))]
+
+    @jax.jit
+    def looks(p):
+        return [jax.value_and_grad(lambda p, of=of: of(p, None, batch)[0])(p) for of in made]
+
+    assert np.all(np.isfinite(looks(np.float32(0.3))))
     last = path.interval[1]
     np.testing.assert_allclose(1 - path.kappa(jnp.float32(last)), 1e-5, rtol=0.02)

@@ -56,6 +56,11 @@ def spread(loss, path, *, batches=5, n=4096):
     return max(values) / min(values)
 
 
+@jax.jit
+def weights_at(weight, t):
+    return weight(t)
+
+
 def test_every_factory_is_in_the_table():
     assert set(weights.__all__) == set(TABLE)
 
@@ -64,13 +69,13 @@ def test_every_factory_is_in_the_table():
 def test_contract(name):
     """One positive number a time, in at least float32; without leaves, and equal to its like."""
     weight = TABLE[name]
-    run = jax.jit(lambda weight, t: weight(t))
-    for t in (jnp.linspace(0, 1, 6), jnp.linspace(0, 1, 6).reshape(2, 3)):
-        found = run(weight, t)
+    line = np.linspace(0, 1, 6, dtype=np.float32)
+    for t in (line, line.reshape(2, 3)):
+        found = np.asarray(weights_at(weight, t))
         assert found.shape == t.shape
-        assert jnp.all(jnp.isfinite(found) & (found >= 0))
-        assert jnp.all(found.ravel()[1:-1] > 0)
-        assert weight(t.astype(jnp.bfloat16)).dtype == jnp.float32
+        assert np.all(np.isfinite(found) & (found >= 0))
+        assert np.all(found.ravel()[1:-1] > 0)
+        assert jax.eval_shape(weight, t.astype(jnp.bfloat16)).dtype == jnp.float32
     leaves, tree = jax.tree.flatten(weight)
     assert leaves == []
     assert jax.tree.unflatten(tree, leaves) == weight
@@ -102,7 +107,7 @@ def test_weights_are_powers_of_the_schedule(name, power, x64):
             curve.alpha(s) * curve.sigma_dot(s) - curve.sigma(s) * curve.alpha_dot(s)
         ),
     }[name]
-    found = getattr(weights, name)(curve.path, power=power)(jnp.asarray(t))
+    found = weights_at(getattr(weights, name)(curve.path, power=power), t)
     np.testing.assert_allclose(found, [abs(share(s)) ** power for s in t], rtol=1e-10)
 
 
@@ -117,7 +122,8 @@ def test_a_time_a_frame_weighs_each_frame(x64):
         weight=losses.weights.sigma(paths.linear()),
     )
     expected = ((1 - t[..., None]) ** 2 * (x1 - x0) ** 2).mean((1, 2))
-    np.testing.assert_allclose(loss(None, None, batch)[1]["per_example"], expected, rtol=1e-12)
+    told = jax.jit(loss.__call__)(None, None, batch)[1]
+    np.testing.assert_allclose(told["per_example"], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("weight", [lambda t: jnp.ones(2), lambda t: 1.0, lambda t: t[:, None]])
@@ -145,14 +151,16 @@ def test_no_score_of_dependent_pairs(key):
         assert path(drawn["t"], drawn["x0"], drawn["x1"], drawn["z"]).score is None
         with pytest.raises(ValueError, match="no score is known where x0"):
             score(None, None, drawn)
-    given = draws.standard(path)(key, {**batch, "x0": batch["x1"] + 1})
+    draw = jax.jit(draws.standard(path).__call__)
+    given = draw(key, {**batch, "x0": batch["x1"] + 1})
     with pytest.raises(ValueError, match="no score is known where x0"):
         score(None, None, given)
-    drawn = draws.standard(path)(key, batch)
+    drawn = draw(key, batch)
     assert drawn["z"] is None
-    sample = path(drawn["t"], drawn["x0"], drawn["x1"], drawn["z"])
+    drawn = jax.tree.map(np.asarray, drawn)
+    sample = jax.jit(path.__call__)(drawn["t"], drawn["x0"], drawn["x1"], drawn["z"])
     np.testing.assert_allclose(sample.score[:, 0], -drawn["x0"][:, 0] / (1 - drawn["t"]), rtol=1e-5)
-    assert jnp.isfinite(score(None, None, drawn)[0])
+    assert np.isfinite(jax.jit(score.__call__)(None, None, drawn)[0])
 
 
 SPACES = ("noise", "data", "velocity", "score", "salimans_ho")
@@ -161,46 +169,59 @@ SPACES = ("noise", "data", "velocity", "score", "salimans_ho")
 @pytest.mark.parametrize("path", [paths.linear(), paths.vp(), paths.cosine()])
 def test_a_weight_of_the_noise_weighs_alike_in_every_space(path, x64):
     """The weighed error of one prediction is the same number, whatever space it is squared in."""
-    t = jnp.linspace(0.1, 0.9, 5)
-    sample = path(t, jnp.full((5, 1), 0.7), jnp.full((5, 1), -0.4))
-    noise = sample.x0 + 0.3
-    for make in (
+    makes = (
         weights.likelihood,
         weights.min_snr,
         weights.edm,
         lambda path, regress: weights.sigmoid(path, 0.5, regress=regress),
-    ):
-        weighed = []
+    )
+
+    @jax.jit
+    def weighed_by(t):
+        sample = path(t, jnp.full((5, 1), 0.7), jnp.full((5, 1), -0.4))
+        noise, weighed = sample.x0 + 0.3, []
         for space in SPACES:
             kinds = {"path": path, "source": "noise", "target": space}
             target = velocities.convert(sample.x0, t, sample.x, **kinds)
             predicted = velocities.convert(noise, t, sample.x, **kinds)
-            weighed.append(make(path, regress=space)(t) * jnp.square(predicted - target)[:, 0])
-        for each in weighed[1:]:
-            np.testing.assert_allclose(each, weighed[0], rtol=1e-9)
+            error = jnp.square(predicted - target)[:, 0]
+            weighed.append([make(path, regress=space)(t) * error for make in makes])
+        return weighed
+
+    first, *others = weighed_by(np.linspace(0.1, 0.9, 5))
+    for weighed in others:
+        for each, expected in zip(weighed, first, strict=True):
+            np.testing.assert_allclose(each, expected, rtol=1e-9)
 
 
 def test_weights_are_the_papers(x64):
     """Kingma & Gao's by the log ratio, Hang's and Karras' tables, at times of three paths."""
-    t = jnp.linspace(0.05, 0.95, 19)
+    t = np.linspace(0.05, 0.95, 19)
     for path in (paths.linear(), paths.vp(), paths.linear_vp()):
-        alpha, sigma = path.schedule.alpha(t), path.schedule.sigma(t)
+        made = (
+            weights.likelihood(path, regress="noise"),
+            weights.sigmoid(path, -1.5, regress="noise"),
+            weights.min_snr(path, 5.0, regress="data"),
+            weights.edm(path, 0.7),
+        )
+        found, log_snr, rate = jax.tree.map(np.asarray, weights_and_ratio(path, made, t))
+        snr, ratio = np.exp(log_snr), np.exp(-log_snr / 2)
+        np.testing.assert_allclose(found[0], rate / 2, rtol=1e-9)
+        expected = rate / 2 / (1 + np.exp(log_snr + 1.5))
+        np.testing.assert_allclose(found[1], expected, rtol=1e-9)
+        np.testing.assert_allclose(found[2], np.minimum(snr, 5.0), rtol=1e-9)
+        np.testing.assert_allclose(found[3], (ratio**2 + 0.49) / (0.7 * ratio) ** 2, rtol=1e-9)
 
-        def log_snr(t, path=path):
-            return 2 * jnp.log(path.schedule.alpha(t) / path.schedule.sigma(t))
 
-        rate = jax.vmap(jax.grad(log_snr))(t)
-        snr = jnp.exp(log_snr(t))
-        found = weights.likelihood(path, regress="noise")(t)
-        np.testing.assert_allclose(found, rate / 2, rtol=1e-9)
-        found = weights.sigmoid(path, -1.5, regress="noise")(t)
-        expected = rate / 2 / (1 + jnp.exp(log_snr(t) + 1.5))
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
-        found = weights.min_snr(path, 5.0, regress="data")(t)
-        np.testing.assert_allclose(found, jnp.minimum(snr, 5.0), rtol=1e-9)
-        found = weights.edm(path, 0.7)(t)
-        ratio = sigma / alpha
-        np.testing.assert_allclose(found, (ratio**2 + 0.49) / (0.7 * ratio) ** 2, rtol=1e-9)
+@jax.jit
+def weights_and_ratio(path, made, t):
+    """Weights, and the logarithm of the signal-to-noise ratio with its slope."""
+
+    def log_snr(t):
+        return 2 * jnp.log(path.schedule.alpha(t) / path.schedule.sigma(t))
+
+    slopes = jax.jvp(log_snr, (t,), (jnp.ones_like(t),))
+    return [weight(t) for weight in made], *slopes
 
 
 def test_the_likelihoods_weight_bounds_the_likelihood(x64):
@@ -208,12 +229,11 @@ def test_the_likelihoods_weight_bounds_the_likelihood(x64):
     a path preserves variance: the bound is `1/2 int sigmoid(lambda) d lambda`.
     """
     path = paths.cosine()
-    t = jnp.linspace(0.001, 0.999, 4001)
-    alpha = path.schedule.alpha(t)
-    weight = weights.likelihood(path, regress="noise")(t)
-    log_snr = 2 * jnp.log(alpha / path.schedule.sigma(t))
-    total = jnp.trapezoid(weight * alpha**2, t)
-    exact = 0.5 * (jax.nn.softplus(log_snr[-1]) - jax.nn.softplus(log_snr[0]))
+    t = np.linspace(0.001, 0.999, 4001)
+    made = [weights.likelihood(path, regress="noise")]
+    (weight,), log_snr, _ = jax.tree.map(np.asarray, weights_and_ratio(path, made, t))
+    total = np.trapezoid(weight * np.sin(np.pi / 2 * t) ** 2, t)
+    exact = 0.5 * (np.logaddexp(0, log_snr[-1]) - np.logaddexp(0, log_snr[0]))
     np.testing.assert_allclose(total, exact, rtol=1e-3)
 
 

@@ -88,7 +88,9 @@ def test_it_is_a_function_of_the_key_and_the_same_traced_or_not(transformer):
     abstract = jax.eval_shape(network.init, KEY, *inputs, **cond)
     other = network.init(jax.random.key(1), *inputs, **cond)
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), first, traced)
+    # A normal number near 0 is as right as the even number near 1 / 2 that it is made of.
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(traced), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * np.abs(b).max())
     assert jax.tree.map(lambda a: (a.shape, a.dtype), first) == jax.tree.map(
         lambda a: (a.shape, a.dtype), abstract
     )

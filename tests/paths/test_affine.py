@@ -74,17 +74,17 @@ def _sample(path, t, x0, x1):
 @pytest.mark.parametrize("path", ALL)
 def test_contract(path):
     """Shapes, dtypes, vmap and the pytree: a path without arrays is one static, hashable value."""
-    x0, x1 = jnp.ones((3, 4, 2)), jnp.zeros((3, 4, 2))
-    t = jnp.linspace(0, 1, 3)
+    x0, x1 = np.ones((3, 4, 2), np.float32), np.zeros((3, 4, 2), np.float32)
+    t = np.linspace(0, 1, 3, dtype=np.float32)
     s = _sample(path, t, x0, x1)
     for value in (s.x, s.u, s.score, s.x0, s.x1):
         assert value.shape == (3, 4, 2)
         assert value.dtype == jnp.float32
-    half = path(t, x0.astype(jnp.bfloat16), x1.astype(jnp.bfloat16))
+    half = jax.eval_shape(path, t, x0.astype(jnp.bfloat16), x1.astype(jnp.bfloat16))
     assert half.x.dtype == half.u.dtype == half.score.dtype == jnp.bfloat16
     assert half.t.dtype == jnp.float32
-    mapped = jax.vmap(lambda t, a, b: path(t[None], a[None], b[None]).x[0])(t, x0, x1)
-    np.testing.assert_allclose(mapped, s.x, atol=1e-6)
+    one = jax.vmap(lambda t, a, b: path(t[None], a[None], b[None]).x[0])
+    np.testing.assert_allclose(jax.jit(one)(t, x0, x1), s.x, atol=1e-6)
     leaves, tree = jax.tree.flatten(path)
     assert jax.tree.unflatten(tree, leaves) == path
     if not leaves:
@@ -98,18 +98,14 @@ def test_point_velocity_and_score(name, x64):
     curve = CURVES[name]
     t = np.array([0.05, 0.3, 0.5, 0.8, 0.95])
     x0, x1 = points(5, 3, seed=1), points(5, 3, seed=2)
-    s = _sample(curve.path, *map(jnp.asarray, (t, x0, x1)))
+    s = _sample(curve.path, t, x0, x1)
     alpha, sigma, alpha_dot, sigma_dot = (np.array([f(s) for s in t])[:, None] for f in curve[1:])
     np.testing.assert_allclose(s.x, alpha * x1 + sigma * x0, atol=1e-12)
     np.testing.assert_allclose(s.u, alpha_dot * x1 + sigma_dot * x0, atol=1e-10)
     np.testing.assert_allclose(s.score, -(s.x - alpha * x1) / sigma**2, rtol=1e-8)
     assert s.u.dtype == jnp.float64
-    _, moved = jax.jvp(
-        lambda t: curve.path(t, jnp.asarray(x0), jnp.asarray(x1)).x,
-        (jnp.asarray(t),),
-        (jnp.ones(5),),
-    )
-    np.testing.assert_allclose(s.u, moved, atol=1e-12)
+    moved = jax.jit(lambda t: jax.jvp(lambda t: curve.path(t, x0, x1).x, (t,), (jnp.ones(5),))[1])
+    np.testing.assert_allclose(s.u, moved(t), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -117,7 +113,7 @@ def test_ends_are_exact(name, x64):
     """At t = 0 and 1 the point is what the schedule says, though its slope may be infinite."""
     curve = CURVES[name]
     x0, x1 = points(2, seed=1), points(2, seed=2)
-    x = curve.path(jnp.array([0.0, 1.0]), jnp.asarray(x0), jnp.asarray(x1)).x
+    x = _sample(curve.path, np.array([0.0, 1.0]), x0, x1).x
     for i, t in enumerate((0.0, 1.0)):
         expected = curve.alpha(t) * x1[i] + curve.sigma(t) * x0[i]
         np.testing.assert_allclose(x[i], expected, atol=1e-15)
@@ -138,8 +134,8 @@ def _values_and_slopes(path, t, x0, x1):
 def test_no_nan_at_the_ends(path, dtype):
     """In values and in their slopes; a second derivative may be infinite, never NaN."""
     with jax.enable_x64(dtype == jnp.float64):
-        x0, x1 = jnp.ones((2, 2), dtype), jnp.full((2, 2), 2.0, dtype)
-        slopes, values = _values_and_slopes(path, jnp.array([0.0, 1.0], dtype), x0, x1)
+        x0, x1 = np.ones((2, 2), dtype), np.full((2, 2), 2.0, dtype)
+        slopes, values = _values_and_slopes(path, np.array([0.0, 1.0], dtype), x0, x1)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(values))
     assert not any(np.any(np.isnan(leaf)) for leaf in jax.tree.leaves(slopes))
 
@@ -148,18 +144,23 @@ def test_no_nan_at_the_ends(path, dtype):
 def test_interval_is_where_slopes_are_finite(path, x64):
     low, high = path.schedule.interval
     assert 0 <= low < high <= 1
-    t = jnp.array([low, high])
-    assert all(bool(jnp.all(jnp.isfinite(c))) for c in schedules.coefficients(path.schedule, t))
-    alpha, sigma = path.schedule.alpha(t), path.schedule.sigma(t)
-    assert jnp.all((alpha >= 0) & (sigma >= 0))
-    assert jnp.all(jnp.diff(alpha / (alpha + sigma)) > 0)
+    slopes, alpha, sigma = jax.tree.map(np.asarray, _coefficients(path, np.array([low, high])))
+    assert all(np.all(np.isfinite(c)) for c in slopes)
+    assert np.all((alpha >= 0) & (sigma >= 0))
+    assert np.all(np.diff(alpha / (alpha + sigma)) > 0)
+
+
+@jax.jit
+def _coefficients(path, t):
+    schedule = path.schedule
+    return schedules.coefficients(schedule, t), schedule.alpha(t), schedule.sigma(t)
 
 
 def test_one_time_a_token():
     """A time of shape [batch, length] moves every token by its own time."""
-    t = jnp.array([[0.0, 0.5, 1.0], [0.25, 0.5, 0.75]])
-    s = paths.linear()(t, jnp.zeros((2, 3, 4)), jnp.ones((2, 3, 4)))
-    np.testing.assert_allclose(s.x, jnp.repeat(t[..., None], 4, -1))
+    t = np.array([[0.0, 0.5, 1.0], [0.25, 0.5, 0.75]], np.float32)
+    s = _sample(paths.linear(), t, jnp.zeros((2, 3, 4)), jnp.ones((2, 3, 4)))
+    np.testing.assert_allclose(s.x, np.repeat(t[..., None], 4, -1))
 
 
 def test_one_trace_for_equal_paths():
@@ -180,15 +181,22 @@ def test_one_trace_for_equal_paths():
 @pytest.mark.parametrize("name", CURVES)
 def test_signal_is_inverted(name, x64):
     """`time_of_signal` undoes `signal`, with its derivative, and saturates outside its range."""
-    schedule = CURVES[name].path.schedule
-    time_of = jax.jit(lambda r: schedules.time_of_signal(schedule, r))
-    t = jnp.linspace(0.05, 0.95, 7)
-    r, _, r_dot, _ = schedules.signal(schedule, t)
-    again, slope = jax.jvp(time_of, (r,), (r_dot,))
+    schedule, t = CURVES[name].path.schedule, np.linspace(0.05, 0.95, 7)
+    again, slope, outside = _inverted(schedule, t)
     np.testing.assert_allclose(again, t, atol=1e-12)
     np.testing.assert_allclose(slope, 1.0, atol=1e-8)
-    outside = jnp.array([-1.0, 2.0])
-    np.testing.assert_allclose(time_of(outside), schedule.interval, atol=1e-9)
+    np.testing.assert_allclose(outside, schedule.interval, atol=1e-9)
+
+
+@jax.jit
+def _inverted(schedule, t):
+    """The times of their own signals with the slope of that, and those of signals outside."""
+
+    def time_of(r):
+        return schedules.time_of_signal(schedule, r)
+
+    r, _, r_dot, _ = schedules.signal(schedule, t)
+    return *jax.jvp(time_of, (r,), (r_dot,)), time_of(jnp.array([-1.0, 2.0]))
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -25,6 +25,9 @@ ARRAYS = {
 ALL = {name: curve.path for name, curve in CURVES.items()} | ARRAYS
 
 
+log_snr = jax.jit(paths.log_snr)
+
+
 @jax.jit
 def rates(path, t):
     return paths.drift(path, t), paths.squared_diffusion(path, t), paths.log_snr(path, t)
@@ -72,7 +75,7 @@ def test_the_forward_process_makes_the_path(name, x64):
     first, last = pieces.get(name, (0.36, 0.63))
 
     @jax.jit
-    def solve(path, m, v):
+    def solve(path):
         def slope(t, y):
             f, g2 = paths.drift(path, t), paths.squared_diffusion(path, t)
             return jnp.stack([f * y[0], 2 * f * y[1] - g2])
@@ -85,13 +88,12 @@ def test_the_forward_process_makes_the_path(name, x64):
             d = slope(t + h, y + h * c)
             return y + h / 6 * (a + 2 * b + 2 * c + d), None
 
-        y, _ = jax.lax.scan(step, jnp.stack([m, v]), last + (first - last) / 200 * jnp.arange(200))
-        return y
+        ends = jnp.array([last, first])
+        alpha, sigma = path.schedule.alpha(ends), path.schedule.sigma(ends)
+        grid = last + (first - last) / 200 * jnp.arange(200)
+        return jax.lax.scan(step, jnp.stack([alpha[0], sigma[0] ** 2]), grid)[0], alpha, sigma
 
-    schedule = path.schedule
-    ends = jnp.array([last, first])
-    alpha, sigma = schedule.alpha(ends), schedule.sigma(ends)
-    mean, variance = solve(path, alpha[0], sigma[0] ** 2)
+    (mean, variance), alpha, sigma = map(np.asarray, solve(path))
     np.testing.assert_allclose(mean, alpha[1], rtol=1e-9)
     np.testing.assert_allclose(variance, sigma[1] ** 2, rtol=1e-9)
 
@@ -99,32 +101,30 @@ def test_the_forward_process_makes_the_path(name, x64):
 @pytest.mark.parametrize("name", ["linear", "vp", "ve"])
 def test_the_probability_flow(name, x64):
     """`v = f x + g^2 score / 2` is the exact velocity of a mixture."""
-    path, t, x = ALL[name], jnp.asarray(T), jnp.asarray(points(5))
+    path, x = ALL[name], points(5)
     exact = gaussian_mixture(path, weights=WEIGHTS, means=MEANS, covariances=COVARIANCES)
-    f, g2, _ = rates(path, t)
-    flow = f[:, None] * x + g2[:, None] / 2 * exact.score(t, x)
-    np.testing.assert_allclose(flow, exact(t, x), rtol=1e-9, atol=1e-9)
+    f, g2, _ = map(np.asarray, rates(path, jnp.asarray(T)))
+    velocity, score = jax.jit(lambda e, t, x: (e(t, x), e.score(t, x)))(exact, T, x)
+    flow = f[:, None] * x + g2[:, None] / 2 * score
+    np.testing.assert_allclose(flow, velocity, rtol=1e-9, atol=1e-9)
 
 
 @jax.jit
 def there_and_back(path, t):
     value = paths.log_snr(path, t)
     slope = jax.jvp(lambda v: paths.time_of_log_snr(path, v), (value,), (jnp.ones_like(t),))[1]
-    return (
-        paths.time_of_log_snr(path, value),
-        slope,
-        jax.jvp(lambda t: paths.log_snr(path, t), (t,), (jnp.ones_like(t),))[1],
-    )
+    rate = jax.jvp(lambda t: paths.log_snr(path, t), (t,), (jnp.ones_like(t),))[1]
+    never = paths.time_of_log_snr(path, jnp.array([-1e3, 1e3]))
+    return paths.time_of_log_snr(path, value), slope, rate, never
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_log_snr_is_inverted(name, x64):
     """With its derivative; what is never reached is the nearer end."""
-    path, t = ALL[name], jnp.asarray(T) - 0.001
-    back, slope, rate = there_and_back(path, t)
+    path, t = ALL[name], T - 0.001
+    back, slope, rate, ends = map(np.asarray, there_and_back(path, t))
     np.testing.assert_allclose(back, t, atol=1e-11)
     np.testing.assert_allclose(slope * rate, 1.0, rtol=1e-7)
-    ends = paths.time_of_log_snr(path, jnp.array([-1e3, 1e3]))
     lows, highs = zip(
         *(nonzero_interval(schedule_of(path), d) for d in ("alpha", "sigma")), strict=True
     )
@@ -134,7 +134,7 @@ def test_log_snr_is_inverted(name, x64):
 @pytest.mark.parametrize("name", ALL)
 def test_no_nan_at_the_ends(name):
     """Nor in the slopes, in float32."""
-    path, t = ALL[name], jnp.array([0.0, 1.0])
+    path, t = ALL[name], np.array([0.0, 1.0], np.float32)
 
     def total(t):
         found = [*rates(path, t), paths.time_of_log_snr(path, jnp.array([-90.0, 90.0]) * (1 + t))]
@@ -143,19 +143,17 @@ def test_no_nan_at_the_ends(name):
     slope, found = jax.jit(jax.grad(total, has_aux=True))(t)
     for leaf in (slope, *found):
         assert leaf.dtype == jnp.float32
-        assert jnp.all(jnp.isfinite(leaf))
+        assert np.all(np.isfinite(leaf))
 
 
 def test_shifts_move_the_log_snr_of_the_linear_path(x64):
     """By `-2 log k` at every time, and uniform times become the grid's shifted ones."""
     t, k = jnp.asarray(T), 3.0
-    shifted = paths.log_snr(paths.shifted(paths.linear(), k), t)
-    np.testing.assert_allclose(
-        shifted, paths.log_snr(paths.linear(), t) - 2 * np.log(k), rtol=1e-12
-    )
+    shifted, plain = (log_snr(p, t) for p in (paths.shifted(paths.linear(), k), paths.linear()))
+    np.testing.assert_allclose(shifted, np.asarray(plain) - 2 * np.log(k), rtol=1e-12)
     there_again = paths.shifted(paths.shifted(paths.vp(), k), 1 / k)
     assert there_again.schedule.interval == pytest.approx((0.0, 0.99999))
-    np.testing.assert_allclose(paths.log_snr(there_again, t), paths.log_snr(paths.vp(), t))
+    np.testing.assert_allclose(log_snr(there_again, t), log_snr(paths.vp(), t))
 
 
 def test_the_inverse_cosine_is_the_inverse(x64):
@@ -173,12 +171,13 @@ def test_discrete_is_exact_at_its_steps(x64):
     schedule = paths.discrete(BETAS).schedule
     t = jnp.asarray(1 - (np.arange(1000) + 1) / 1000)
     alpha_bar = np.cumprod(1 - BETAS)
-    np.testing.assert_allclose(schedule.alpha(t) ** 2, alpha_bar, rtol=1e-11, atol=1e-12)
-    np.testing.assert_allclose(schedule.sigma(t) ** 2, 1 - alpha_bar, rtol=1e-11, atol=1e-12)
+    squares = jax.jit(lambda t: (schedule.alpha(t) ** 2, schedule.sigma(t) ** 2))(t)
+    np.testing.assert_allclose(squares[0], alpha_bar, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(squares[1], 1 - alpha_bar, rtol=1e-11, atol=1e-12)
     assert schedule.alpha(jnp.ones(1)) == 1.0
     assert schedule.sigma(jnp.ones(1)) == 0.0
     middle = np.log(alpha_bar / (1 - alpha_bar))
-    between = paths.log_snr(paths.discrete(BETAS), t[1:] + 0.0005)
+    between = log_snr(paths.discrete(BETAS), np.asarray(t)[1:] + 0.0005)
     np.testing.assert_allclose(between, (middle[1:] + middle[:-1]) / 2, atol=1e-10)
 
 
@@ -186,15 +185,19 @@ def test_slopes_where_lines_meet(x64):
     """At a knot that of the line before it or after it, and at the ends that of the last line."""
     for path, n in ((paths.discrete(BETAS), 1000), (ARRAYS["monotone"], 3)):
         last = n - 1 if n == 1000 else n
-        t = jnp.arange(last + 1) / n
-        slope = jax.jvp(lambda t, p=path: paths.log_snr(p, t), (t,), (jnp.ones_like(t),))[1]
+        slope = slopes_of_log_snr(path, np.arange(last + 1) / n)
         lines = np.diff(path.schedule.schedule.log_snr) * n
         near = np.stack([np.r_[lines[0], lines], np.r_[lines, lines[-1]]])
         inside = slice(None) if n == 3 else slice(0, -1)  # there the noise goes on to vanish
         distance = np.abs(near / np.asarray(slope) - 1).min(axis=0)
         np.testing.assert_allclose(distance[inside], 0.0, atol=1e-9)
-    vp = jax.grad(lambda t: paths.log_snr(paths.vp(), t)[0])(jnp.zeros(1))
+    vp = slopes_of_log_snr(paths.vp(), np.zeros(1))
     np.testing.assert_allclose(vp, 20 / -np.expm1(-10.05), rtol=1e-10)
+
+
+@jax.jit
+def slopes_of_log_snr(path, t):
+    return jax.jvp(lambda t: paths.log_snr(path, t), (t,), (jnp.ones_like(t),))[1]
 
 
 def test_discrete_betas_of_a_rate_are_the_vp_path(x64):
@@ -202,8 +205,8 @@ def test_discrete_betas_of_a_rate_are_the_vp_path(x64):
     t, errors = jnp.asarray(T), []
     for n in (500, 1000):
         rate = 0.1 + 19.9 * np.arange(1, n + 1) / n
-        snr = paths.log_snr(paths.discrete(rate / n), t)
-        errors.append(np.abs(snr - paths.log_snr(paths.vp(), t)).max())
+        snr = log_snr(paths.discrete(rate / n), t)
+        errors.append(np.abs(np.asarray(snr) - np.asarray(log_snr(paths.vp(), t))).max())
     assert errors[1] < 0.1
     assert abs(np.log2(errors[0] / errors[1]) - 1) < 0.2
 
@@ -222,24 +225,26 @@ def test_knots_are_leaves_with_right_gradients(name, x64):
     x0, x1 = (jnp.asarray(points(5, seed=i)) for i in (1, 2))
 
     @jax.jit
+    @jax.value_and_grad
     def number(path):
         s = path(t, x0, x1)
         return jnp.sum(jnp.sin(s.x) + 0.1 * jnp.cos(s.u)) + jnp.sum(paths.log_snr(path, t) ** 2)
 
     leaves, tree = jax.tree.flatten(path)
-    leaves = [jnp.asarray(leaf, jnp.float64) for leaf in leaves]
-    path = tree.unflatten(leaves)
-    gradient = jax.jit(jax.grad(number))(path)
+    leaves = [np.asarray(leaf, np.float64) for leaf in leaves]
+    gradient = number(tree.unflatten(leaves))[1]
     for key in range(3):
         keys = jax.random.split(jax.random.key(key), len(leaves))
-        direction = [jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
+        direction = [
+            np.asarray(jax.random.normal(k, a.shape)) for k, a in zip(keys, leaves, strict=True)
+        ]
 
         def moved(h, direction=direction):
             return tree.unflatten([a + h * d for a, d in zip(leaves, direction, strict=True)])
 
-        difference = (number(moved(1e-5)) - number(moved(-1e-5))) / 2e-5
+        difference = (number(moved(1e-5))[0] - number(moved(-1e-5))[0]) / 2e-5
         along = sum(
-            jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), direction, strict=True)
+            np.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), direction, strict=True)
         )
         np.testing.assert_allclose(along, difference, rtol=1e-6)
 
@@ -258,16 +263,23 @@ def test_knots_are_leaves_with_right_gradients(name, x64):
 )
 def test_start_is_noise_of_the_path(path, size, x64):
     """The path's own point without data, and the density of that."""
-    x0 = jnp.asarray(points(4, 3))
-    x = paths.start(path, x0)
+    x0, source = jnp.asarray(points(4, 3)), sources.normal()
+    x, log_prob, of_source = started(path, source, x0)
     np.testing.assert_allclose(x, size * x0, rtol=1e-9)
-    expected = sources.normal().log_prob(x0) - 3 * np.log(size)
-    np.testing.assert_allclose(start_log_prob(path, sources.normal(), x), expected, rtol=1e-9)
+    np.testing.assert_allclose(log_prob, of_source - 3 * np.log(size), rtol=1e-9)
     if path is not None:
-        t = jnp.full(4, path.schedule.interval[0])
-        np.testing.assert_allclose(path(t, x0, 0 * x0).x, x, rtol=1e-12)
+        t = np.full(4, path.schedule.interval[0])
+        point = jax.jit(lambda x0: path(t, x0, 0 * x0).x)
+        np.testing.assert_allclose(point(x0), x, rtol=1e-12)
     half = paths.start(path, x0.astype(jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
+
+
+@jax.jit
+def started(path, source, x0):
+    """The start, its log-density, and that of the source's own sample."""
+    x = paths.start(path, x0)
+    return x, start_log_prob(path, source, x), source.log_prob(x0)
 
 
 def test_start_of_parts(x64):
@@ -278,15 +290,14 @@ def test_start_of_parts(x64):
         "image": jnp.full((2, 2, 2), 0.5),
         "ids": jnp.ones((2, 3), jnp.int32),
     }
-    x = paths.start(path, x0)
-    np.testing.assert_allclose(x["image"], 10.0)
-    np.testing.assert_array_equal(x["text"], x0["text"])
-    np.testing.assert_array_equal(x["ids"], x0["ids"])
     box = sources.product(
         {"image": sources.normal(), "text": sources.uniform(0.0, 2.0), "ids": sources.mask(1)}
     )
-    expected = box.log_prob(x0) - 4 * np.log(20.0)
-    np.testing.assert_allclose(start_log_prob(path, box, x), expected)
+    x, log_prob, of_source = started(path, box, x0)
+    np.testing.assert_allclose(x["image"], 10.0)
+    np.testing.assert_array_equal(x["text"], x0["text"])
+    np.testing.assert_array_equal(x["ids"], x0["ids"])
+    np.testing.assert_allclose(log_prob, of_source - 4 * np.log(20.0))
 
 
 def test_a_schedule_is_learned_through_the_parameters_of_a_loss(x64):
@@ -294,15 +305,16 @@ def test_a_schedule_is_learned_through_the_parameters_of_a_loss(x64):
 
     Which pieces come as near to as they can: their energy is minimised by SciPy here, by hand.
     """
-    signs = jnp.asarray([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    t = jnp.repeat((jnp.arange(200) + 0.5) / 200, 4)
-    pairs = jnp.tile(signs, (200, 1))
+    signs = np.asarray([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    t = np.repeat((np.arange(200) + 0.5) / 200, 4)
+    pairs = np.tile(signs, (200, 1))
     batch = {"t": t, "x0": pairs[:, :1], "x1": pairs[:, 1:]}
-    ends, start = jnp.array([-4.0, 4.0]), paths.monotone([-4.0, -3.0, 1.0, 2.0, 4.0])
+    ends, start = np.array([-4.0, 4.0]), paths.monotone([-4.0, -3.0, 1.0, 2.0, 4.0])
 
     def still(params, t, x, *, key=None):
         return jnp.zeros_like(x)
 
+    @jax.jit
     def loss(path):
         energy, _ = losses.flow_matching(still, path)(None, None, batch)
         return energy + 10 * jnp.sum(
@@ -328,7 +340,7 @@ def test_a_schedule_is_learned_through_the_parameters_of_a_loss(x64):
         between = np.interp(place, np.arange(5), knots)
         rate = 4 * np.diff(knots)[place.astype(int)]
         energy = np.mean((rate / (4 * np.cosh(between / 2))) ** 2)
-        return energy + 10 * np.sum((knots[[0, -1]] - np.asarray(ends)) ** 2)
+        return energy + 10 * np.sum((knots[[0, -1]] - ends) ** 2)
 
     best = scipy.optimize.minimize(by_hand, np.linspace(-4, 4, 5), tol=1e-10).x
     np.testing.assert_allclose(loss(paths.monotone(best)), by_hand(best), rtol=1e-9)
@@ -342,6 +354,6 @@ def test_a_learned_schedule_keeps_rising():
     path = paths.monotone([-1.0, 0.0, 3.0])
     leaves, tree = jax.tree.flatten(path)
     wild = tree.unflatten([10 * jax.random.normal(jax.random.key(1), a.shape) for a in leaves])
-    assert jnp.all(jnp.diff(wild.schedule.schedule.log_snr) > 0)
+    assert np.all(np.diff(wild.schedule.schedule.log_snr) > 0)
     np.testing.assert_allclose(path.schedule.schedule.log_snr, [-1.0, 0.0, 3.0], rtol=1e-6)
     assert isinstance(schedules.Linear().time_of_log_snr(jnp.zeros(1)), jax.Array)

@@ -16,6 +16,7 @@ LAW = np.array([0.4, 0.3, 0.2, 0.1])
 point_of = jax.jit(lambda path, t, x0, x1: path(t, x0, x1))
 velocity_of = jax.jit(lambda path, t, x, logits: path.velocity(t, x, logits))
 pull_of = jax.jit(lambda path, s, a: path.pull(s, a))
+noise_of = jax.jit(lambda path, keys: path.source.sample(keys, ()))
 
 
 def points(n, vocabulary, seed=0):
@@ -99,37 +100,41 @@ def test_the_density_and_the_velocity_are_of_one_flow(vocabulary, x64):
         spread = jnp.trace(jax.jacfwd(velocity, 1)(t, free, law))
         return by_time, by_time + spread + by_place @ velocity(t, free, law)
 
-    x, t = points(20, vocabulary)[:, :-1], jnp.linspace(0.05, 0.95, 20)
+    x, t = points(20, vocabulary)[:, :-1], np.linspace(0.05, 0.95, 20)
     of_all = jax.jit(jax.vmap(residual, (0, 0, None)))
     for law in (sure, mixed):
-        by_time, rest = of_all(t, x, law)
-        assert jnp.max(jnp.abs(by_time)) > 1
-        np.testing.assert_allclose(rest, 0.0, atol=1e-7 * jnp.max(jnp.abs(by_time)))
+        by_time, rest = map(np.asarray, of_all(t, x, law))
+        assert np.max(np.abs(by_time)) > 1
+        np.testing.assert_allclose(rest, 0.0, atol=1e-7 * np.max(np.abs(by_time)))
 
 
 @pytest.mark.parametrize("vocabulary", [2, 5])
 def test_points_have_the_density_of_their_law(vocabulary, x64):
     """Exactly, by the change of variables from noise; from `x0` to the corner."""
     path = dirichlet(vocabulary)
-    x0, x1 = points(10, vocabulary), jnp.arange(10) % vocabulary
-    t = jnp.linspace(0.0, 0.9, 10)
+    x0, x1 = np.asarray(points(10, vocabulary)), np.arange(10) % vocabulary
+    t = np.linspace(0.0, 0.9, 10)
 
     def moved(free, t, y):
         return path(t[None], jnp.append(free, 1 - jnp.sum(free))[None], y[None]).x[0, :-1]
 
-    slopes = jax.jit(jax.vmap(jax.jacfwd(moved)))(x0[:, :-1], t, x1)
-    point = point_of(path, t, x0, x1)
-    a = path.concentration(t, x0)[:, 0]
-    own = jnp.take_along_axis(point.x, x1[:, None], axis=-1)[:, 0]
-    said = gammaln(vocabulary + a) - gammaln(1 + a) + a * jnp.log(own)
-    found = path.source.log_prob(x0[0][None]) - jnp.linalg.slogdet(slopes)[1]
+    slopes = np.asarray(jax.jit(jax.vmap(jax.jacfwd(moved)))(x0[:, :-1], t, x1))
+    point = jax.tree.map(np.asarray, point_of(path, t, x0, x1))
+    a = np.asarray(jax.jit(path.concentration)(t, x0))[:, 0]
+    own = np.take_along_axis(point.x, x1[:, None], axis=-1)[:, 0]
+    said = gammaln(vocabulary + a) - gammaln(1 + a) + a * np.log(own)
+    found = (
+        np.asarray(path.source.log_prob(jnp.asarray(x0[0][None]))) - np.linalg.slogdet(slopes)[1]
+    )
     np.testing.assert_allclose(found, said, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(jnp.sum(point.x, axis=-1), 1.0, rtol=1e-12)
-    np.testing.assert_allclose(jnp.sum(point.u, axis=-1), 0.0, atol=1e-12)
-    np.testing.assert_allclose(point_of(path, jnp.zeros(10), x0, x1).x, x0, rtol=1e-12)
-    end = point_of(path, jnp.ones(10), x0, x1)
-    np.testing.assert_array_equal(end.x, jax.nn.one_hot(x1, vocabulary))
-    sure = jnp.log(jax.nn.one_hot(x1, vocabulary))
+    np.testing.assert_allclose(np.sum(point.x, axis=-1), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(np.sum(point.u, axis=-1), 0.0, atol=1e-12)
+    np.testing.assert_allclose(point_of(path, np.zeros(10), x0, x1).x, x0, rtol=1e-12)
+    end = point_of(path, np.ones(10), x0, x1)
+    corners = np.eye(vocabulary)[x1]
+    np.testing.assert_array_equal(end.x, corners)
+    with np.errstate(divide="ignore"):
+        sure = np.log(corners)
     np.testing.assert_allclose(velocity_of(path, t, point.x, sure), point.u, rtol=1e-9, atol=1e-12)
 
 
@@ -137,7 +142,7 @@ def test_points_have_the_density_of_their_law(vocabulary, x64):
 def test_draws_have_the_law_of_their_token(y):
     """Each coordinate by its distribution function, all by their means and covariances."""
     path, n = dirichlet(V), 20_000
-    x0 = path.source.sample(jax.random.split(jax.random.key(y), n), ())
+    x0 = noise_of(path, jax.random.split(jax.random.key(y), n))
     x = np.asarray(point_of(path, jnp.full(n, 0.6), x0, jnp.full(n, y)).x, float)
     shape = 1 - 2 * np.log(0.4) * np.eye(V)[y]
     for coordinate, own in zip(x.T, shape, strict=True):
@@ -179,12 +184,12 @@ def test_the_flow_ends_at_the_law_of_the_data():
     velocity = velocities.from_logits(
         jax.tree_util.Partial(lambda path, t, x: posterior(path, LAW, t, x), path), path
     )
-    x0 = path.source.sample(jax.random.split(jax.random.key(2), n), ())
+    x0 = noise_of(path, jax.random.split(jax.random.key(2), n))
 
     def ended(t):
         run = sampling.fixed_step(velocity, x0, jnp.linspace(0.0, t, 101), method=sampling.heun())
-        assert jnp.all(run.success)
-        np.testing.assert_allclose(jnp.sum(run.x, -1), 1.0, atol=1e-5)
+        assert np.all(run.success)
+        np.testing.assert_allclose(np.sum(run.x, -1), 1.0, atol=1e-5)
         return np.asarray(run.x, float)
 
     counts = np.bincount(np.argmax(ended(1.0), axis=-1), minlength=V)
@@ -199,12 +204,13 @@ def test_the_flow_ends_at_the_law_of_the_data():
 
 def test_two_tokens_go_straight(x64):
     """The Beta law is a power of a uniform one: `u` is the slope of `x`, and both closed forms."""
-    path, t = dirichlet(2), jnp.linspace(0.0, 0.99, 8)
-    x0, x1 = points(8, 2), jnp.arange(8) % 2
-    point, slope = jax.jvp(lambda t: point_of(path, t, x0, x1), (t,), (jnp.ones(8),))
-    a = -2 * jnp.log1p(-t)
-    own = jnp.take_along_axis(x0, x1[:, None], -1)[:, 0] ** (1 / (1 + a))
-    np.testing.assert_allclose(jnp.take_along_axis(point.x, x1[:, None], -1)[:, 0], own, rtol=1e-12)
+    path, t = dirichlet(2), np.linspace(0.0, 0.99, 8)
+    x0, x1 = np.asarray(points(8, 2)), np.arange(8) % 2
+    moved = jax.jit(lambda t: jax.jvp(lambda t: path(t, x0, x1), (t,), (jnp.ones(8),)))
+    point, slope = jax.tree.map(np.asarray, moved(t))
+    a = -2 * np.log1p(-t)
+    own = np.take_along_axis(x0, x1[:, None], -1)[:, 0] ** (1 / (1 + a))
+    np.testing.assert_allclose(np.take_along_axis(point.x, x1[:, None], -1)[:, 0], own, rtol=1e-12)
     np.testing.assert_allclose(point.u, slope.x, rtol=1e-9, atol=1e-12)
 
 
@@ -230,12 +236,12 @@ def test_ends_and_corners_are_finite():
 
     for x in (corner, jnp.roll(corner, 1, -1), jnp.zeros_like(corner), jnp.abs(corner - 1e-12)):
         for leaf in jax.tree.leaves(of_velocity(path, t, x, logits)):
-            assert jnp.all(jnp.isfinite(leaf))
+            assert np.all(np.isfinite(leaf))
     x0 = path.source.sample(jax.random.split(jax.random.key(0), 4), ())
     for leaf in of_point(path, t, x0):
-        assert jnp.all(jnp.isfinite(leaf))
+        assert np.all(np.isfinite(leaf))
     for x in (corner, jnp.roll(corner, 1, -1)):
-        assert all(jnp.all(jnp.isfinite(leaf)) for leaf in of_point(path, t, x)[:2])
+        assert all(np.all(np.isfinite(leaf)) for leaf in of_point(path, t, x)[:2])
     sure = jnp.log(jax.nn.one_hot(x1, vocabulary))
     np.testing.assert_array_equal(of_velocity(path, t, corner, sure)[0][1], 0.0)
 
@@ -276,8 +282,8 @@ def test_a_transformer_learns_soft_tokens():
     (value, aux), slopes = step(path, jnp.arange(24).reshape(4, 6) % V)
     assert value == pytest.approx(np.log(V), rel=1e-5)
     assert aux["per_example"].shape == (4,)
-    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
-    assert any(jnp.any(leaf != 0) for leaf in jax.tree.leaves(slopes))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(slopes))
 
 
 def test_refusals():

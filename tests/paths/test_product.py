@@ -20,11 +20,16 @@ ONE = jnp.array([0.1, 0.4, 0.9])
 TIMES = {"image": ONE, "label": ONE[::-1]}
 
 
+@jax.jit
+def point_of(path, t, x0, x1):
+    return path(t, x0, x1)
+
+
 @pytest.mark.parametrize("t", [ONE, TIMES], ids=["one", "own"])
 def test_every_part_is_on_its_own_path(t):
-    sample = jax.jit(PATH.__call__)(t, X0, X1)
+    sample = point_of(PATH, t, X0, X1)
     for name, part in PARTS.items():
-        expected = part(t[name] if t is TIMES else t, X0[name], X1[name])
+        expected = point_of(part, t[name] if t is TIMES else t, X0[name], X1[name])
         for field in ("x", "u", "score", "x0", "x1"):
             found = getattr(sample, field)[name]
             np.testing.assert_allclose(found, getattr(expected, field), rtol=1e-6)
@@ -63,9 +68,9 @@ def test_intervals_are_common():
 @pytest.mark.parametrize("t", [ONE, TIMES], ids=["one", "own"])
 def test_conversions_and_losses_are_those_of_the_parts(t):
     """The error of a sample is the sum over its parts, each a mean over its own event."""
-    sample = PATH(t, X0, X1)
+    sample = jax.tree.map(np.asarray, point_of(PATH, t, X0, X1))
     kinds = {"source": "velocity", "target": "noise"}
-    found = convert(sample.u, t, sample.x, path=PATH, **kinds)
+    found = jax.jit(lambda u, t, x: convert(u, t, x, path=PATH, **kinds))(sample.u, t, sample.x)
     for name in PARTS:
         np.testing.assert_allclose(found[name], X0[name], atol=1e-4)
 
@@ -73,7 +78,7 @@ def test_conversions_and_losses_are_those_of_the_parts(t):
         return jax.tree.map(lambda a: params * a, x)
 
     batch = {"t": t, "x0": X0, "x1": X1}
-    value, aux = losses.flow_matching(network, PATH)(0.5, None, batch)
+    value, aux = jax.jit(losses.flow_matching(network, PATH).__call__)(0.5, None, batch)
     expected = sum(
         np.mean((0.5 * sample.x[k] - sample.u[k]) ** 2, axis=tuple(range(1, sample.x[k].ndim)))
         for k in PARTS

@@ -42,43 +42,56 @@ def moments_at(curve, t):
     return a * GAUSSIAN.mean, a**2 * GAUSSIAN.covariance + s**2 * np.eye(2)
 
 
+MODULES = [
+    sys.modules[f"jaxflow.sampling.methods.{name}"]
+    for name in ("churn", "corrected", "exponential", "stochastic")
+]
+
+
+@jax.jit
+def init(method, velocity, t, x):
+    return method.init(lambda t, x: velocity(t, x), t, x)
+
+
+@jax.jit
+def step(method, velocity, t, s, x, memory, *draws):
+    """A step, with numbers of our choice in the place of its draws."""
+    left = iter(draws)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in MODULES:
+            patch.setattr(module, "normal", lambda *_: next(left))
+        return method.step(lambda t, x: velocity(t, x), t, s, x, memory, None)
+
+
+MOST = 64  # steps
+
+
 class Moments:
     """Mean and covariance of what a method makes of a Gaussian, without a random number.
 
     The end is affine in the start and in every number drawn, so one sample for each of them tells
-    its slope. In the place of the draws stand numbers of our choice.
+    its slope.
     """
 
-    def __init__(self, method, curve, most, monkeypatch):
-        self.curve, self.most, self.size = curve, most, 3 + 2 * most
-        velocity, drawn = gaussian(curve.path), {}
-        for name in ("churn", "corrected", "exponential", "stochastic"):
-            module = sys.modules[f"jaxflow.sampling.methods.{name}"]
-            monkeypatch.setattr(module, "normal", lambda *_: drawn["z"])
-
-        def v(t, x):
-            return velocity(t, x)
-
-        def step(t, s, x, memory, z):
-            drawn["z"] = z
-            return method.step(v, t, s, x, memory, None)
-
-        self.step = jax.jit(step)
-        self.init = lambda t, x: method.init(v, t, x)
+    def __init__(self, method, curve):
+        self.method, self.curve, self.velocity = method, curve, gaussian(curve.path)
 
     def __call__(self, start, stop, n):
         mean, covariance = moments_at(self.curve, start)
-        x = np.tile(mean, (self.size, 1))
+        size = 3 + 2 * MOST
+        x = np.tile(mean, (size, 1))
         x[1:3] += np.linalg.cholesky(covariance).T
-        z = np.zeros((self.most, self.size, 2))
-        for i in range(self.most):
+        z = np.zeros((MOST, size, 2))
+        for i in range(MOST):
             z[i, 3 + 2 * i], z[i, 4 + 2 * i] = np.eye(2)
-        times = [jnp.full(self.size, t) for t in grids.uniform(n, start, stop)]
-        x, memory = jnp.asarray(x), self.init(times[0], jnp.asarray(x))
+        times = [np.full(size, t) for t in grids.uniform(n, start, stop)]
+        kind = self.method, self.velocity
+        memory = init(*kind, times[0], x)
         for i, (t, s) in enumerate(pairwise(times)):
-            x, memory = self.step(t, s, x, memory, jnp.asarray(z[i]))
-        slopes = np.asarray(x[1:] - x[0])
-        return np.asarray(x[0]), slopes.T @ slopes
+            x, memory = step(*kind, t, s, x, memory, z[i])
+        x = np.asarray(x)
+        slopes = x[1:] - x[0]
+        return x[0], slopes.T @ slopes
 
     def error(self, start, stop, n):
         found, exact = self(start, stop, n), moments_at(self.curve, stop)
@@ -87,12 +100,12 @@ class Moments:
 
 @pytest.mark.parametrize("name", ["euler_maruyama", "stochastic_heun"])
 @pytest.mark.parametrize("diffusion", DIFFUSIONS)
-def test_every_diffusion_keeps_the_marginals(name, diffusion, x64, monkeypatch):
+def test_every_diffusion_keeps_the_marginals(name, diffusion, x64):
     """Mean and covariance, at the weak order of the method, to data and back to noise."""
     curve = CURVES["vp" if diffusion == "noising" else "linear"]
     g = DIFFUSIONS[diffusion](curve.path)
     method = getattr(sampling, name)(g, path=curve.path)
-    moments = Moments(method, curve, 64, monkeypatch)
+    moments = Moments(method, curve)
     for start, stop in ((0.1, 0.9), (0.9, 0.1)):
         errors = [moments.error(start, stop, n) for n in (32, 64)]
         assert errors[1] < (0.1 if method.order == 1 else 0.01)
@@ -101,7 +114,7 @@ def test_every_diffusion_keeps_the_marginals(name, diffusion, x64, monkeypatch):
 
 @pytest.mark.parametrize("curve", ["linear", "vp", "cosine"])
 @pytest.mark.parametrize("name", ["ddim.half", "ddim.one", "sde_dpm_solver", "churn"])
-def test_other_methods_keep_the_marginals(name, curve, x64, monkeypatch):
+def test_other_methods_keep_the_marginals(name, curve, x64):
     """Of churn the step back shrinks with the steps, as in the paper."""
     curve = CURVES[curve]
     errors = []
@@ -109,24 +122,24 @@ def test_other_methods_keep_the_marginals(name, curve, x64, monkeypatch):
         method = (
             sampling.churn(curve.path, 2 / n) if name == "churn" else METHODS[name].make(curve.path)
         )
-        errors.append(Moments(method, curve, n, monkeypatch).error(0.1, 0.9, n))
+        errors.append(Moments(method, curve).error(0.1, 0.9, n))
     assert errors[1] < (0.1 if method.order == 1 else 0.01)
     assert abs(np.log2(errors[0] / errors[1]) - METHODS[name].order) < 0.3
 
 
 @pytest.mark.parametrize("method", ["sde_dpm_solver", "ddim.one"])
-def test_noising_is_exact_in_any_number_of_steps(method, x64, monkeypatch):
+def test_noising_is_exact_in_any_number_of_steps(method, x64):
     """The SDE of `sde_dpm_solver`, backwards, is the path's own noising."""
     for name in ("linear", "vp"):
         curve = CURVES[name]
-        moments = Moments(METHODS[method].make(curve.path), curve, 3, monkeypatch)
+        moments = Moments(METHODS[method].make(curve.path), curve)
         for n in (1, 3):
             assert moments.error(0.9, 0.0, n) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["linear", "vp", "linear(.1)"])
 @pytest.mark.parametrize("eta", [0.3, 1.0])
-def test_one_step_of_ddim_in_closed_form(eta, name, x64, monkeypatch):
+def test_one_step_of_ddim_in_closed_form(eta, name, x64):
     """Mean and covariance of a Gaussian, to data and back, from pure noise and to no noise.
 
     The posterior means are affine in the state, with covariances of the axes of the data's.
@@ -140,7 +153,7 @@ def test_one_step_of_ddim_in_closed_form(eta, name, x64, monkeypatch):
         total = a**2 * values + b**2
         carried = a_next * a * values + math.sqrt(b_next**2 - drawn) * b
         expected = (axes * (carried**2 / total + drawn)) @ axes.T
-        mean, found = Moments(sampling.ddim(curve.path, eta), curve, 1, monkeypatch)(t, s, 1)
+        mean, found = Moments(sampling.ddim(curve.path, eta), curve)(t, s, 1)
         np.testing.assert_allclose(mean, a_next * GAUSSIAN.mean, atol=1e-12)
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
@@ -148,10 +161,10 @@ def test_one_step_of_ddim_in_closed_form(eta, name, x64, monkeypatch):
 def test_ddim_without_new_noise_is_the_old_method(x64, key):
     """To the bit, with keys and without; and the limit of little noise."""
     path, grid, x = paths.vp(), grids.uniform(5, 0.1, 0.9), jnp.asarray(points(3))
-    keys = jax.random.split(key, 3)
+    keys, velocity = jax.random.split(key, 3), mixture(path)
 
     def end(method, keys=None):
-        return fixed_step(mixture(path), x, grid, method=method, keys=keys).x
+        return fixed_step(velocity, x, grid, method=method, keys=keys).x
 
     expected = end(sampling.ddim(path))
     np.testing.assert_array_equal(end(sampling.ddim(path, eta=0.0), keys), expected)
@@ -181,10 +194,10 @@ STILL = Method(Partial(lambda v, t, x: ()), Partial(stay), calls=0, order=1)
 
 @pytest.mark.parametrize("name", ["linear", "vp"])
 @pytest.mark.parametrize("snr", [0.16, 0.7])
-def test_langevin_steps_on_an_exact_score_in_closed_form(snr, name, x64, monkeypatch):
+def test_langevin_steps_on_an_exact_score_in_closed_form(snr, name, x64):
     """They keep the mean and the biased variance of ULA, and bring any other nearer to it."""
     curve, t, steps = CURVES[name], 0.6, 3
-    velocity, module = gaussian(curve.path), sys.modules["jaxflow.sampling.methods.corrected"]
+    velocity = gaussian(curve.path)
     method = sampling.corrected(STILL, curve.path, steps=steps, snr=snr)
     mean, covariance = moments_at(curve, t)
     values, axes = np.linalg.eigh(covariance)
@@ -197,11 +210,9 @@ def test_langevin_steps_on_an_exact_score_in_closed_form(snr, name, x64, monkeyp
         z = np.zeros((steps, *x.shape))
         for i in range(steps):
             z[i, 3 + 2 * i : 5 + 2 * i] = np.eye(2)
-        draws = iter(jnp.asarray(z))
-        monkeypatch.setattr(module, "normal", lambda *_, draws=draws: next(draws))
-        times = (jnp.full(len(x), u) for u in (0.3, t))
-        end, _ = method.step(velocity, *times, jnp.asarray(x), (), None)
-        slopes, expected = np.asarray(end[1:] - end[0]), variance
+        times = (np.full(len(x), u) for u in (0.3, t))
+        end = np.asarray(step(method, velocity, *times, x, (), *z)[0])
+        slopes, expected = end[1:] - end[0], variance
         for _ in range(steps):
             expected = shrinks**2 * expected + added
         np.testing.assert_allclose(end[0], mean, atol=1e-12)
@@ -210,14 +221,14 @@ def test_langevin_steps_on_an_exact_score_in_closed_form(snr, name, x64, monkeyp
             np.testing.assert_allclose(expected, biased, rtol=1e-12)
 
 
-def test_a_corrected_method_keeps_the_marginals_but_for_its_bias(x64, monkeypatch):
+def test_a_corrected_method_keeps_the_marginals_but_for_its_bias(x64):
     """On the way to data and back: variances too large by a share of `snr^2 / (1 - snr^2)` at most.
 
     The bias of the variance is within that share at every time, and the flow carries shares along.
     """
     curve, snr = CURVES["linear"], 0.16
     method = sampling.corrected(sampling.heun(), curve.path, snr=snr)
-    moments = Moments(method, curve, 64, monkeypatch)
+    moments = Moments(method, curve)
     for start, stop in ((0.1, 0.9), (0.9, 0.1)):
         (mean, covariance), exact = moments(start, stop, 64), moments_at(curve, stop)
         white = np.linalg.inv(np.linalg.cholesky(exact[1]))
@@ -227,13 +238,22 @@ def test_a_corrected_method_keeps_the_marginals_but_for_its_bias(x64, monkeypatc
         np.testing.assert_allclose(mean, exact[0], atol=1e-3)
 
 
+@jax.jit
+def drawn_apart(keys, i):
+    """The numbers of step `i` of a method that splits its keys in three."""
+
+    def each(key):
+        return [jax.random.normal(k, (2,)) for k in jax.random.split(jax.random.fold_in(key, i), 3)]
+
+    return jnp.stack(jax.vmap(each)(keys), axis=1)
+
+
 def test_corrected_is_langevin_dynamics_on_the_score(x64, key):
     """In NumPy, on a mixture, with keys of their own for the method and for each Langevin step."""
     curve, keys, snr = CURVES["vp"], jax.random.split(key, 3), 0.3
     x, grid = points(3), np.array([0.2, 0.5, 0.7])
     for i, (t, s) in enumerate(pairwise(grid)):
-        own = [jax.random.split(jax.random.fold_in(k, i), 3) for k in keys]
-        z = np.array([[jax.random.normal(k, (2,)) for k in each] for each in own])
+        z = np.asarray(drawn_apart(keys, i))
         shrinks = curve.sigma(s) * curve.alpha(t) / (curve.sigma(t) * curve.alpha(s))
         at = marginal(curve, t, x)
         x = curve.alpha(s) * at.data + curve.sigma(s) * shrinks * at.noise
@@ -248,7 +268,7 @@ def test_corrected_is_langevin_dynamics_on_the_score(x64, key):
     np.testing.assert_allclose(found, x, atol=1e-9)
 
 
-def test_a_correction_mends_what_a_coarse_step_did(x64, monkeypatch):
+def test_a_correction_mends_what_a_coarse_step_did(x64):
     """Euler's few steps leave the variance of a Gaussian wrong; Langevin steps bring it nearer."""
     curve = CURVES["linear"]
     errors = []
@@ -256,25 +276,23 @@ def test_a_correction_mends_what_a_coarse_step_did(x64, monkeypatch):
         method = sampling.euler()
         if steps:
             method = sampling.corrected(method, curve.path, snr=0.2)
-        errors.append(Moments(method, curve, 16, monkeypatch).error(0.1, 0.6, 16))
+        errors.append(Moments(method, curve).error(0.1, 0.6, 16))
     assert errors[1] < 0.7 * errors[0]
 
 
-def test_corrected_of_parts_goes_by_the_noise_of_each(x64, monkeypatch):
+def test_corrected_of_parts_goes_by_the_noise_of_each(x64):
     """A product of paths: each part as it would go alone."""
     parts = {"a": LINEAR, "b": paths.vp()}
     flows, path = {k: mixture(p) for k, p in parts.items()}, paths.product(parts)
-    x = {"a": jnp.asarray(points(3)), "b": jnp.asarray(points(3, seed=1))}
-    z = {"a": jnp.asarray(points(3, seed=2)), "b": jnp.asarray(points(3, seed=3))}
-    module = sys.modules["jaxflow.sampling.methods.corrected"]
-    times = jnp.full(3, 0.2), jnp.full(3, 0.5)
+    x = {"a": points(3), "b": points(3, seed=1)}
+    z = {"a": points(3, seed=2), "b": points(3, seed=3)}
+    times = np.full(3, 0.2), np.full(3, 0.5)
 
     def end(v, path, x, z):
-        monkeypatch.setattr(module, "normal", lambda *_: z)
         method = sampling.corrected(sampling.ddim(path), path)
-        return method.step(v, *times, x, (), None)[0]
+        return step(method, v, *times, x, (), z)[0]
 
-    both = end(lambda t, x: {k: flows[k](t, x[k]) for k in x}, path, x, z)
+    both = end(Partial(lambda flows, t, x: {k: flows[k](t, x[k]) for k in x}, flows), path, x, z)
     for k, p in parts.items():
         np.testing.assert_allclose(both[k], end(flows[k], p, x[k], z[k]), atol=1e-13)
 
@@ -308,12 +326,12 @@ def test_from_noise_to_data(name, key):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sample_has_noise_of_its_own(name, x64, key):
     """It does not depend on its batch-mates, and another key draws another."""
-    path, x = paths.linear(), jnp.asarray(points(4))
-    keys = jax.random.split(key, 4)
+    path, x = paths.linear(), points(4)
+    keys, velocity, method = jax.random.split(key, 4), mixture(path), METHODS[name].make(path)
 
     def run(x, keys):
         grid = grids.uniform(5, 0.0, 0.9)
-        return fixed_step(mixture(path), x, grid, method=METHODS[name].make(path), keys=keys).x
+        return np.asarray(fixed_step(velocity, x, grid, method=method, keys=keys).x)
 
     whole = run(x, keys)
     np.testing.assert_allclose(run(x[2:3], keys[2:3]), whole[2:3], atol=1e-12)
@@ -327,20 +345,20 @@ def test_a_sample_has_noise_of_its_own(name, x64, key):
 
 def test_churn_by_nothing_draws_nothing(key):
     """In float32 too, where a time is found again but for its last bit."""
-    path, x = paths.vp(), jnp.asarray(points(64), jnp.float32)
+    path, x = paths.vp(), np.float32(points(64))
+    velocity, method = mixture(path), sampling.churn(path, 0.0)
     grid = np.sort(np.random.default_rng(0).uniform(0.0, 0.95, 24))
     ends = [
-        fixed_step(
-            mixture(path), x, grid, method=sampling.churn(path, 0.0), keys=jax.random.split(k, 64)
-        ).x
+        fixed_step(velocity, x, grid, method=method, keys=jax.random.split(k, 64)).x
         for k in jax.random.split(key, 2)
     ]
     np.testing.assert_array_equal(*ends)
 
 
+@jax.jit
 def drawn(keys, i):
     """The numbers of step `i`."""
-    return np.stack([jax.random.normal(jax.random.fold_in(k, i), (2,)) for k in keys])
+    return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, i), (2,)))(keys)
 
 
 def algorithm_2(curve, keys, x, grid, gamma, low, high, scale):
@@ -354,7 +372,7 @@ def algorithm_2(curve, keys, x, grid, gamma, low, high, scale):
     x = x / curve.alpha(grid[0])
     for i, (sigma, after) in enumerate(pairwise(levels)):
         hat = sigma * (1 + gamma) if low <= sigma <= high else sigma
-        x = x + math.sqrt(hat**2 - sigma**2) * scale * drawn(keys, i)
+        x = x + math.sqrt(hat**2 - sigma**2) * scale * np.asarray(drawn(keys, i))
         d = (x - denoised(x, hat)) / hat
         y = x + (after - hat) * d
         if after > 1e-12:
@@ -375,6 +393,7 @@ def test_churn_is_algorithm_2(x64, key):
 def test_sde_dpm_solver_is_that_of_the_paper(x64, key):
     """At 5, 10 and 20 steps on a VP path."""
     curve, keys = CURVES["vp"], jax.random.split(key, 3)
+    velocity, method = mixture(curve.path), sampling.sde_dpm_solver(curve.path)
 
     def place(t):
         return math.log(curve.alpha(t) / curve.sigma(t))
@@ -389,14 +408,14 @@ def test_sde_dpm_solver_is_that_of_the_paper(x64, key):
             x = (
                 curve.sigma(s) / curve.sigma(t) * math.exp(-h) * x
                 + curve.alpha(s) * -math.expm1(-2 * h) * d
-                + curve.sigma(s) * math.sqrt(-math.expm1(-2 * h)) * drawn(keys, i)
+                + curve.sigma(s) * math.sqrt(-math.expm1(-2 * h)) * np.asarray(drawn(keys, i))
             )
             before = data
-        found = fixed_step(
-            mixture(curve.path), jnp.asarray(points(3)), grid,
-            method=sampling.sde_dpm_solver(curve.path), keys=keys,
-        ).x  # fmt: skip
+        found = fixed_step(velocity, points(3), grid, method=method, keys=keys).x
         np.testing.assert_allclose(found, x, atol=1e-10)
+
+
+mean_at = jax.jit(posterior_mean)
 
 
 @pytest.mark.parametrize(
@@ -407,8 +426,9 @@ def test_the_last_step_adds_no_noise(name, x64, key):
     """Where the path ends without noise it goes to the posterior mean from the time before."""
     path, keys, x = paths.linear(), jax.random.split(key, 3), jnp.asarray(points(3))
     method = METHODS["churn.0" if name == "churn" else name].make(path)
-    run = fixed_step(mixture(path), x, grids.uniform(6), method=method, keys=keys, save=True)
-    mean = posterior_mean(mixture(path), jnp.full(3, 5 / 6), run.xs[-2])
+    velocity = mixture(path)
+    run = fixed_step(velocity, x, grids.uniform(6), method=method, keys=keys, save=True)
+    mean = mean_at(velocity, np.full(3, 5 / 6), np.asarray(run.xs)[-2])
     np.testing.assert_allclose(run.x, mean, atol=1e-12)
 
 
@@ -426,12 +446,17 @@ def test_a_score_stands_for_a_path(x64, key):
 
 def test_diffusions(x64):
     """What their formulas say; the noising of a variance-preserving path is its rate."""
-    t = jnp.linspace(0.0, 0.999, 7)
-    rate = 0.1 + 19.9 * (1 - t)
-    np.testing.assert_allclose(diffusions.noising(paths.vp())(t) ** 2, rate, rtol=1e-9)
-    sigma = paths.cosine().schedule.sigma(t)
-    np.testing.assert_allclose(diffusions.sigma(paths.cosine(), 2.0)(t) ** 2, 2 * sigma, rtol=1e-12)
-    np.testing.assert_allclose(diffusions.sine(3.0)(t) ** 2, 3 * np.sin(np.pi * t) ** 2, atol=1e-15)
+    t, cosine = np.linspace(0.0, 0.999, 7), paths.cosine()
+
+    @jax.jit
+    def squares(t):
+        made = diffusions.noising(paths.vp()), diffusions.sigma(cosine, 2.0), diffusions.sine(3.0)
+        return *(g(t) ** 2 for g in made), cosine.schedule.sigma(t)
+
+    noising, by_sigma, sine, sigma = map(np.asarray, squares(t))
+    np.testing.assert_allclose(noising, 0.1 + 19.9 * (1 - t), rtol=1e-9)
+    np.testing.assert_allclose(by_sigma, 2 * sigma, rtol=1e-12)
+    np.testing.assert_allclose(sine, 3 * np.sin(np.pi * t) ** 2, atol=1e-15)
 
 
 def run(method):

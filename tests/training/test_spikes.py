@@ -26,8 +26,9 @@ def course(optimizer, values):
 
 def test_steady_losses_pass_untouched():
     values = 1 + 0.1 * np.random.default_rng(0).normal(size=60)
-    guarded, state = course(without_spikes(optax.adam(0.1), warmup=20), values)
-    plain, inner = course(optax.with_extra_args_support(optax.adam(0.1)), values)
+    with jax.disable_jit():  # two programs may round differently
+        guarded, state = course(without_spikes(optax.adam(0.1), warmup=20), values)
+        plain, inner = course(optax.with_extra_args_support(optax.adam(0.1)), values)
     np.testing.assert_array_equal(guarded, plain)
     jax.tree.map(np.testing.assert_array_equal, state.inner, inner)
     assert int(state.spikes) == 0

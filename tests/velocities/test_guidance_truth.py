@@ -87,16 +87,25 @@ def test_rates_are_those_of_conversions(curve, x64):
     a, s, a_dot, s_dot = (
         np.array([f(v) for v in T[:5]]) for f in (it.alpha, it.sigma, it.alpha_dot, it.sigma_dot)
     )
-    for rate, source, target, expected in (
+    cases = [
         (data_rate, "velocity", "data", -s / (a * s_dot - s * a_dot)),
         (velocity_of_score, "score", "velocity", -s * (a * s_dot - s * a_dot) / a),
-    ):
+    ]
 
-        def convert(value, source=source, target=target):
-            return velocities.convert(value, t, x, path=it.path, source=source, target=target)
+    @jax.jit
+    def read(t, x):
+        found = []
+        for rate, source, target, _ in cases:
 
-        _, slope = jax.jvp(convert, (x,), (jnp.ones_like(x),))
-        found = np.asarray(rate(it.path, t, x))
+            def convert(value, source=source, target=target):
+                return velocities.convert(value, t, x, path=it.path, source=source, target=target)
+
+            _, slope = jax.jvp(convert, (x,), (jnp.ones_like(x),))
+            found.append((rate(it.path, t, x), slope))
+        return found
+
+    for (found, slope), (*_, expected) in zip(read(t, x), cases, strict=True):
+        found = np.asarray(found)
         np.testing.assert_allclose(found * np.ones((5, 2)), slope, rtol=1e-9)
         np.testing.assert_allclose(found[:, 0], expected, rtol=1e-9)
 
@@ -126,9 +135,9 @@ def test_conditions_that_are_independent_given_the_point_compose(x64):
     )
     assert both.evaluations == 3
     found = call_all((both, weighted), t, x, {"a": a, "b": b})
-    base, first, second, whole = (
-        flow(t, x, *pair) for pair in ((none, none), (a, none), (none, b), (a, b))
-    )
+    pairs = ((none, none), (a, none), (none, b), (a, b))
+    run = jax.jit(flow)
+    base, first, second, whole = (np.asarray(run(t, x, *pair)) for pair in pairs)
     np.testing.assert_allclose(found[0], whole, atol=1e-10)
     expected = base + weights["a"][:, None] * (first - base)
     expected = expected + grown(t)[:, None] * (second - base)
@@ -148,7 +157,7 @@ def test_guidance_in_an_interval_alone(x64):
     for found, guided in (
         (within, [0, 1, 1, 0, 0]), (early, [1, 1, 0, 0, 0]), (late, [0, 0, 1, 1, 1])
     ):  # fmt: skip
-        np.testing.assert_array_equal(found, jnp.where(jnp.array(guided)[:, None], full, alone))
+        np.testing.assert_array_equal(found, np.where(np.array(guided)[:, None], full, alone))
 
 
 def test_a_solve_in_pieces_saves_what_an_interval_does_not(x64):

@@ -17,14 +17,16 @@ def zero(params, t, x, *, key=None):
     return jnp.zeros_like(x)
 
 
+def scales(path):
+    return map(np.asarray, jax.jit(velocities.preconditioned(zero, path, DATA).scales)(T))
+
+
 @pytest.mark.parametrize("name", CURVES)
 def test_inputs_and_targets_have_unit_variance(name, x64):
     """`x1` and `x0` are independent with variances `d^2` and 1, so those of sums are sums."""
     curve = CURVES[name]
     a, s = (np.array([f(t) for t in T]) for f in curve[1:3])
-    c_skip, c_out, c_in, c_noise = velocities.preconditioned(zero, curve.path, DATA).scales(
-        jnp.asarray(T)
-    )
+    c_skip, c_out, c_in, c_noise = scales(curve.path)
     np.testing.assert_allclose(c_in**2 * (a**2 * DATA**2 + s**2), 1.0, rtol=1e-12)
     left = (1 - c_skip * a) ** 2 * DATA**2 + (c_skip * s) ** 2
     np.testing.assert_allclose(left / c_out**2, 1.0, rtol=1e-11)
@@ -46,8 +48,7 @@ def test_it_is_table_1_where_the_data_are_whole(name, x64):
         1 / np.sqrt(DATA**2 + s**2),
         np.log(s) / 4,
     )
-    got = velocities.preconditioned(zero, curve.path, DATA).scales(jnp.asarray(T))
-    for one, two in zip(got, expected, strict=True):
+    for one, two in zip(scales(curve.path), expected, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-11)
 
 
@@ -59,10 +60,15 @@ def test_data_of_that_variance_leaves_nothing_to_learn(name, x64):
         path, weights=np.ones(1), means=np.zeros((1, 2)), covariances=np.array([DATA**2])
     )
     network = velocities.preconditioned(zero, path, DATA)
-    found = network(None, jnp.asarray(T), x)
-    np.testing.assert_allclose(found, exact.posterior_mean(jnp.asarray(T), x), rtol=1e-9)
     flow = velocities.from_network(network, None, path=path, prediction="data")
-    np.testing.assert_allclose(flow(jnp.asarray(T), x), exact(jnp.asarray(T), x), atol=1e-6)
+
+    @jax.jit
+    def read(t, x):
+        return network(None, t, x), exact.posterior_mean(t, x), flow(t, x), exact(t, x)
+
+    found, mean, velocity, expected = read(jnp.asarray(T), x)
+    np.testing.assert_allclose(found, mean, rtol=1e-9)
+    np.testing.assert_allclose(velocity, expected, atol=1e-6)
 
 
 def test_the_network_sees_what_it_says(x64):
