@@ -27,6 +27,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Real
 
 from jaxflow.arrays import as_floats, at_least_float32, per_sample
@@ -178,7 +179,7 @@ def gaussian_mixture(
     >>> flow.posterior_mean(jnp.ones(1), jnp.array([[3.0, 1.0]]))
     Array([[4., 0.]], dtype=float32)
     """
-    weights, means, covariances = (as_floats(a) for a in (weights, means, covariances))
+    weights, means, covariances = (np.asarray(as_floats(a)) for a in (weights, means, covariances))
     k, event = weights.size, means.shape[1:]
     d = math.prod(event)
     diagonal = covariances.shape in ((k,), (k, d), (k, *event))
@@ -192,10 +193,10 @@ def gaussian_mixture(
             f"got {weights.shape}, {means.shape} and {covariances.shape}"
         )
     for name, value in {"weights": weights, "means": means, "covariances": covariances}.items():
-        if not jnp.all(jnp.isfinite(value)):
+        if not np.all(np.isfinite(value)):
             raise ValueError(f"{name} hold a value that is not finite")
-    total = float(jnp.sum(weights))
-    if not math.isclose(total, 1.0, abs_tol=1e-5) or bool(jnp.any(weights <= 0)):
+    total = float(np.sum(weights))
+    if not math.isclose(total, 1.0, abs_tol=1e-5) or np.any(weights <= 0):
         raise ValueError(
             f"weights must be positive and sum to one; got {weights}, whose sum is {total:.6g}"
         )
@@ -203,14 +204,16 @@ def gaussian_mixture(
     if diagonal:
         variances = covariances.reshape(k, -1)
     else:
-        if not jnp.allclose(covariances, covariances.mT, atol=1e-5 * jnp.max(covariances)):
+        if not np.allclose(covariances, covariances.mT, atol=1e-5 * np.max(covariances)):
             raise ValueError(f"a covariance is not symmetric; got {covariances}")
-        variances, axes = jnp.linalg.eigh(covariances)
-    if bool(jnp.any(variances < -1e-6 * jnp.max(jnp.abs(variances)))):
-        raise ValueError(f"a covariance has the negative eigenvalue {jnp.min(variances):.3g}")
-    variances = jnp.maximum(variances, 0.0)
-    rounding = 0.0 if axes is None else 1e-6 * jnp.max(variances, axis=1, keepdims=True)
-    spread = bool(jnp.all(variances > jnp.maximum(rounding, LEAST_VARIANCE)))
+        variances, axes = np.linalg.eigh(covariances)
+    if np.any(variances < -1e-6 * np.max(np.abs(variances))):
+        raise ValueError(f"a covariance has the negative eigenvalue {np.min(variances):.3g}")
+    variances = np.maximum(variances, 0.0)
+    rounding = 0.0 if axes is None else 1e-6 * np.max(variances, axis=1, keepdims=True)
+    spread = bool(np.all(variances > np.maximum(rounding, LEAST_VARIANCE)))
     interval = conversion_interval(path, "velocity" if spread else "data", "velocity")
     least_noise = 0.0 if spread else SMALLEST_DIVISOR
+    weights, means, variances = (jnp.asarray(a) for a in (weights, means, variances))
+    axes = None if axes is None else jnp.asarray(axes)
     return GaussianMixture(path, weights, means, variances, axes, interval, least_noise)
