@@ -25,6 +25,7 @@ def test_rows_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert rounds == {"plain_flow", *methods[::2], *(f"progressive_{i}" for i in (1, 2, 3, 4))}
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--width=16", "--depth=1", "--batch=64", "--rounds=2"]
     step_cost.main([*sizes, "--methods=mean_flow,distribution_matching"])
