@@ -179,7 +179,7 @@ def gaussian_mixture(
     >>> flow.posterior_mean(jnp.ones(1), jnp.array([[3.0, 1.0]]))
     Array([[4., 0.]], dtype=float32)
     """
-    weights, means, covariances = (np.asarray(as_floats(a)) for a in (weights, means, covariances))
+    weights, means, covariances = (as_floats(a) for a in (weights, means, covariances))
     k, event = weights.size, means.shape[1:]
     d = math.prod(event)
     diagonal = covariances.shape in ((k,), (k, d), (k, *event))
@@ -193,10 +193,11 @@ def gaussian_mixture(
             f"got {weights.shape}, {means.shape} and {covariances.shape}"
         )
     for name, value in {"weights": weights, "means": means, "covariances": covariances}.items():
-        if not np.all(np.isfinite(value)):
+        if not np.all(np.isfinite(np.asarray(value))):
             raise ValueError(f"{name} hold a value that is not finite")
-    total = float(np.sum(weights))
-    if not math.isclose(total, 1.0, abs_tol=1e-5) or np.any(weights <= 0):
+    shares, covariances = np.asarray(weights), np.asarray(covariances)
+    total = float(np.sum(shares))
+    if not math.isclose(total, 1.0, abs_tol=1e-5) or np.any(shares <= 0):
         raise ValueError(
             f"weights must be positive and sum to one; got {weights}, whose sum is {total:.6g}"
         )
@@ -214,6 +215,6 @@ def gaussian_mixture(
     spread = bool(np.all(variances > np.maximum(rounding, LEAST_VARIANCE)))
     interval = conversion_interval(path, "velocity" if spread else "data", "velocity")
     least_noise = 0.0 if spread else SMALLEST_DIVISOR
-    weights, means, variances = (jnp.asarray(a) for a in (weights, means, variances))
     axes = None if axes is None else jnp.asarray(axes)
-    return GaussianMixture(path, weights, means, variances, axes, interval, least_noise)
+    held = jnp.asarray(variances)
+    return GaussianMixture(path, weights, means, held, axes, interval, least_noise)

@@ -24,7 +24,7 @@ def of_text(stored: Path, name: str = "text8_mask") -> ConfigDict:
     config = tiny(importlib.import_module(f"configs.{name}").get_config())
     config.network.kwargs.update({"width": 16, "depth": 1})
     config.data.source.kwargs.data_dir = str(stored)
-    if name != "text8_words":
+    if config.data.source.name == "text":
         config.data.source.kwargs.length = LENGTH
     config.sampler.kwargs.grid.kwargs.n = 2
     return config
