@@ -1,7 +1,7 @@
 # Every target sets up what it needs in a virtual environment of its own; Python >= 3.11 and make suffice.
 #   make test PYTHON=python3.13 VENV=.venv-3.13      another interpreter
 #   make test CONSTRAINTS=                           the newest of every dependency
-#   make test PYTEST=--first-cases                   every test once, not every case of it
+#   make test PYTEST=--first=2                       of each file the first two tests, a case of each
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -74,7 +74,7 @@ test-slow: $(STAMP)
 	$(RUN) -m pytest -m slow $(PYTEST)
 
 faults: $(STAMP)
-	$(RUN) -m pytest -m faults $(PYTEST)
+	$(RUN) -m pytest -m faults tests/faults tests/processes $(PYTEST)
 
 # Programs for TPU slices and GPU nodes, compiled on the CPU under the newest jax at hand.
 topologies: $(TPUS_STAMP) $(GPUS_STAMP)

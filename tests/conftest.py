@@ -6,12 +6,14 @@ from importlib.metadata import version
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Else a program of several devices may hang when loaded again (see experiments.run.compiled); and
 # a test runs what it compiles once or twice: most of its time is the compiler's, of which the
-# emitters of fusions, which newer jaxlibs cannot do without, take half.
+# emitters of fusions, which newer jaxlibs cannot do without, take half, and splitting for threads a
+# fifth of what is left.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_cpu_enable_concurrency_optimized_scheduler=false",
         "--xla_backend_optimization_level=0",
+        "--xla_cpu_parallel_codegen_split_count=1",
         "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
     ]
 )
@@ -31,23 +33,30 @@ hypothesis.settings.load_profile("jaxflow")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--first-cases`, for a second interpreter: every function of the tests, not every case."""
-    parser.addoption("--first-cases", action="store_true", help="of each test the first case alone")
+    """`--first=N`, for a second interpreter: the first tests of each file, the first case of each."""
+    parser.addoption("--first", type=int, metavar="N", help="of each file the first N tests alone")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out every case of a test but its first, where that was asked for."""
-    if not config.getoption("--first-cases"):
+    """Of each file leave out every test after its N-th, and every case of a test but its first."""
+    if (most := config.getoption("--first")) is None:
         return
-    seen: set[str] = set()
+    seen: dict[Path, set[str]] = {}
     kept, left = [], []
     for item in items:
+        functions = seen.setdefault(item.path, set())
         function = item.nodeid.partition("[")[0]
-        (left if function in seen else kept).append(item)
-        seen.add(function)
+        (left if function in functions or len(functions) >= most else kept).append(item)
+        functions.add(function)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector of garbage need not look at it again and again."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_configure(config: pytest.Config) -> None:

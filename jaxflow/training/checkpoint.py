@@ -21,18 +21,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint._src.metadata import array_metadata_store
 
 from jaxflow.training import processes
 from jaxflow.training.fingerprint import check_sums, with_sums
-from jaxflow.types import Params, TrainState
+from jaxflow.types import Params, PyTree, TrainState
 
 __all__ = ["Checkpoints", "Read", "Restored", "read_params"]
 
 logger = logging.getLogger(__name__)
 
 FROZEN = "frozen"
+SHARE = 2**20  # bytes of an array that one of several devices that hold it all writes at least
 _DISK = re.compile("no space left|disk quota|file too large|permission denied|read-only", re.I)
 
 
@@ -80,7 +83,10 @@ class Checkpoints:
             best_fn=_lowest(best) if best else None,
             cleanup_tmp_directories=True,
         )
-        self._manager = _Manager(self.directory, options=options, item_names=("state", "meta"))
+        handlers = {"state": _handler(), "meta": ocp.JsonCheckpointHandler()}
+        self._manager = _Manager(
+            self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -126,9 +132,7 @@ class Checkpoints:
         record = with_sums(state, dict(meta or {}))
         with _said_as_os_error(self.directory):
             record["frozen"] = self._keep(frozen)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record)
-        )
+        args = ocp.args.Composite(state=_save(state), meta=ocp.args.JsonSave(record))
         known = self._known(metrics or {})
         with _said_as_os_error(self.directory):
             self._manager.save(step, args=args, metrics=known, force=True)
@@ -141,8 +145,8 @@ class Checkpoints:
         name = f"{zlib.crc32(json.dumps(record['fingerprint'], sort_keys=True).encode()):08x}"
         folder = self.directory / FROZEN / name
         if not processes.agree(folder.exists()):
-            with ocp.StandardCheckpointer() as writer:
-                writer.save(folder, frozen)
+            with ocp.AsyncCheckpointer(_handler()) as writer:
+                writer.save(folder, _save(frozen))
         return {"name": name, **record}
 
     def _known(self, metrics: Mapping[str, float | None]) -> dict[str, float] | None:
@@ -315,6 +319,28 @@ def _read_item(folder: epath.Path, at: tuple[str, ...]) -> Params:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    """Writes an array that lies on several devices in shares only where a share is worth its cost.
+
+    To cut a share is a program of its own a device, and every save waits for all of them.
+    """
+    arrays = ocp.type_handlers.ArrayHandler(
+        min_slice_bytes_for_replica_parallel=SHARE,
+        array_metadata_store=array_metadata_store.Store(),  # else keys are read as plain integers
+    )
+    known = ocp.type_handlers.create_type_handler_registry(
+        (np.number, ocp.type_handlers.ScalarHandler()),
+        (np.ndarray, ocp.type_handlers.NumpyHandler()),
+        (jax.Array, arrays),
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=known)
+
+
+def _save(tree: PyTree) -> Any:
+    arguments: Any = ocp.args.PyTreeSave
+    return arguments(tree)
 
 
 class _Manager(ocp.CheckpointManager):

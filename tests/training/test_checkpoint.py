@@ -266,6 +266,23 @@ def test_keeps_the_newest_and_refuses_to_go_back(tmp_path):
 KINDS = (np.float32, np.float64, np.float16, np.int8, np.int32, np.uint8, np.uint32, np.bool_)
 
 
+@pytest.mark.parametrize(("columns", "programs"), [(2_000, 0), (2**18, 8)])
+def test_a_save_cuts_no_share_of_a_small_array(tmp_path, columns, programs):
+    """Else its first save compiles one for every array and device, and every save waits for them."""
+    state = RUN.init({"a": jnp.ones((8, columns))}, jax.random.key(3))
+    fingerprint(state)
+    compiled = []
+    note = lambda name, seconds, **said: compiled.append(said.get("fun_name"))  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(state)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert len([name for name in compiled if name and "slice" in name]) >= programs
+    assert programs or not any(compiled)
+
+
 def tree_of(seed):
     rng = np.random.default_rng(seed)
     leaves = {np.dtype(k).name: rng.integers(0, 2, (3, 4)).astype(k) for k in KINDS}
