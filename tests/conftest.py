@@ -33,7 +33,7 @@ hypothesis.settings.load_profile("jaxflow")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--first=N`, for a second interpreter: the first tests of each file, the first case of each."""
+    """`--first=N`, for a second interpreter: of each file the first tests, of each a case."""
     parser.addoption("--first", type=int, metavar="N", help="of each file the first N tests alone")
 
 

@@ -268,7 +268,7 @@ KINDS = (np.float32, np.float64, np.float16, np.int8, np.int32, np.uint8, np.uin
 
 @pytest.mark.parametrize(("columns", "programs"), [(2_000, 0), (2**18, 8)])
 def test_a_save_cuts_no_share_of_a_small_array(tmp_path, columns, programs):
-    """Else its first save compiles one for every array and device, and every save waits for them."""
+    """Else the first save compiles one for every array and device, and all wait for them."""
     state = RUN.init({"a": jnp.ones((8, columns))}, jax.random.key(3))
     fingerprint(state)
     compiled = []
