@@ -270,7 +270,7 @@ def test_processes_find_each_other_by_the_variables_of_slurm(tmp_path: Path) -> 
             }
             children.append(Child(["-c", ALONE], tmp_path / f"log{i}", **slurm))
         children.append(Child(["-c", ALONE], tmp_path / "log2"))
-        assert [child.wait(60) for child in children] == [0, 0, 0], children[0].output()
+        assert [child.wait() for child in children] == [0, 0, 0], children[0].output()
         assert ["found 2" in child.output() for child in children] == [True, True, False]
         assert "found 1" in children[2].output()
     finally:
