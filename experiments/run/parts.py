@@ -36,7 +36,7 @@ def planned(config: ConfigDict, read: Read, seed: int) -> dict[str, Any]:
     plan = {
         "seed": seed,
         "step": read.step,
-        "parameters": zlib.crc32(fingerprint(read.params).tobytes()),
+        "parameters": zlib.crc32(np.asarray(fingerprint(read.params)).tobytes()),
         **{name: config[name] for name in SHAPING},
     }
     return json.loads(ConfigDict(plan).to_json())

@@ -18,20 +18,17 @@ __all__ = ["check_sums", "fingerprint", "with_sums"]
 _MULTIPLIER = 2654435761
 
 
-def fingerprint(tree: PyTree) -> UInt32[np.ndarray, "leaves"]:
+@jax.jit
+def fingerprint(tree: PyTree) -> UInt32[Array, "leaves"]:
     """A checksum a leaf, in integers modulo 2^32, so that no sharding changes it.
 
     Every word is mixed with its place by a bijection of 32 bits before it is added: a changed word
-    always changes the sum, and any other change all but one time in 2^32. Leaves of one shape (a
-    weight, its average and its moments) share one small program.
+    always changes the sum, and any other change all but one time in 2^32.
     """
-    sums = [checksum(leaf) for leaf in jax.tree.leaves(tree)]
-    return np.array(jax.device_get(sums), np.uint32)
+    return jnp.stack([_checksum(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-@jax.jit
-def checksum(leaf: Array) -> UInt32[Array, ""]:
-    """The checksum of one array, on every device."""
+def _checksum(leaf: Array) -> Array:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     if leaf.dtype == jnp.bool_:
@@ -47,7 +44,7 @@ def checksum(leaf: Array) -> UInt32[Array, ""]:
 
 def with_sums(tree: PyTree, meta: dict[str, Any]) -> dict[str, Any]:
     """A record of the checksums of arrays by their paths, and of `meta` with its own."""
-    sums = dict(zip(_names(tree), map(int, fingerprint(tree)), strict=True))
+    sums = dict(zip(_names(tree), map(int, np.asarray(fingerprint(tree))), strict=True))
     return {"fingerprint": sums, "meta": meta, "meta_sum": _text_sum(meta)}
 
 
@@ -59,7 +56,7 @@ def check_sums(tree: PyTree, record: Mapping[str, Any]) -> None:
     """
     if _text_sum(record["meta"]) != record["meta_sum"]:
         raise ValueError("what was saved beside its arrays does not match its checksum")
-    sums = zip(_names(tree), map(int, fingerprint(tree)), strict=True)
+    sums = zip(_names(tree), map(int, np.asarray(fingerprint(tree))), strict=True)
     wrong = [name for name, value in sums if record["fingerprint"].get(name) != value]
     if wrong:
         raise ValueError(f"its array {wrong[0]} does not match its checksum")
