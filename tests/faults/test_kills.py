@@ -110,6 +110,7 @@ def test_sigterm_saves_and_says_how_to_go_on(uninterrupted: Path, tmp_path: Path
     assert_same_run(folder, uninterrupted, STEPS)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_stops_both(uninterrupted_by_two: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with several(2, *train(folder, FEWER), log=tmp_path / "log") as children:
@@ -122,7 +123,7 @@ def test_sigterm_to_one_of_two_stops_both(uninterrupted_by_two: Path, tmp_path: 
     assert_same_run(folder, uninterrupted_by_two, 200)
 
 
-@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_interrupted_is_saved_and_goes_on(
     uninterrupted: Path, uninterrupted_by_two: Path, tmp_path: Path, n: int
 ) -> None:
@@ -178,7 +179,7 @@ def test_workers_end_with_a_run_that_was_killed(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_worker_ends_the_run_as_a_lost_process(n: int, tmp_path: Path) -> None:
     """And all the others, soon."""
     folder = tmp_path / "run"

@@ -278,7 +278,9 @@ def test_processes_find_each_other_by_the_variables_of_slurm(tmp_path: Path) -> 
             child.kill()
 
 
-@pytest.mark.parametrize("part", ["ocdbt.process_1/d/*", "**/d/*"])
+@pytest.mark.parametrize(
+    "part", ["ocdbt.process_1/d/*", pytest.param("**/d/*", marks=pytest.mark.slow)]
+)
 def test_two_processes_meet_a_damaged_checkpoint_together(part: str, tmp_path: Path) -> None:
     """Both refuse it where it matters to either; neither waits for the other for ever."""
     folder = tmp_path / "run"
@@ -296,7 +298,7 @@ def test_two_processes_meet_a_damaged_checkpoint_together(part: str, tmp_path: P
     assert steps_saved(folder)[-1] == 30
 
 
-@pytest.mark.parametrize("flag", ["steps", "seed"])
+@pytest.mark.parametrize("flag", ["steps", pytest.param("seed", marks=pytest.mark.slow)])
 def test_processes_of_different_configs_are_refused(flag: str, tmp_path: Path) -> None:
     """Whether the key may change from start to start or not."""
     run = ("experiments.train", *DIGITS, f"--workdir={tmp_path / 'run'}")
