@@ -23,6 +23,7 @@ from experiments.setup.operations import flops
 from jaxflow import training
 from jaxflow.training.checkpoint import read_params
 from tests.experiments.conftest import shared_programs, tiny, tiny_digits
+from tests.problems import some_fast
 
 CONFIGS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs").glob("[!_]*.py"))
 SMALL = {
@@ -79,11 +80,7 @@ def untimed(line: dict) -> dict:
     return {name: v for name, v in line.items() if "second" not in name}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_trains_and_samples(
-    name: str, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(duties, "PICTURED", 8)
+def small(name: str, stored: Path) -> ConfigDict:
     config = tiny(importlib.import_module(f"configs.{name}").get_config(), steps=2)
     config.network.kwargs.update(SMALL[name])
     if config.data.source.name in ("tfds", "text", "pieces"):
@@ -92,8 +89,26 @@ def test_every_config_trains_and_samples(
         config.sampler.kwargs.update({"rtol": 0.1, "atol": 0.1})
     else:
         config.sampler.kwargs.grid.kwargs.n = 2
+    return config
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_one(name: str, stored: Path) -> None:
+    config = small(name, stored)
     check(config)
-    trained = run(config, tmp_path)
+    assert jax.eval_shape(lambda key: build.parameters(config, key), jax.random.key(0))
+
+
+# Of one network and kind of data with another that is trained here.
+LIKE_ANOTHER = ("cifar10_tokens", "fashion_mnist", "text8_uniform", "tinyshakespeare")
+
+
+@pytest.mark.parametrize("name", some_fast(CONFIGS, set(CONFIGS) - set(LIKE_ANOTHER)))
+def test_every_config_trains_and_samples(
+    name: str, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duties, "PICTURED", 8)
+    trained = run(small(name, stored), tmp_path)
     assert int(trained.state.step) == 2
     assert np.isfinite(trained.metrics["loss"])
     assert (tmp_path / "samples" / "step_0000002.png").exists()

@@ -73,6 +73,7 @@ def test_killed_again_and_again(uninterrupted: Path, tmp_path: Path, kills: int)
     assert_same_run(folder, uninterrupted, STEPS)
 
 
+@pytest.mark.slow
 def test_a_run_of_text_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     """Its windows, masks and times too."""
     letters = data.vocabulary.Characters("".join(map(chr, range(97, 123))) + " ")
@@ -125,7 +126,7 @@ def test_sigterm_to_one_of_two_stops_both(uninterrupted_by_two: Path, tmp_path: 
 
 @pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_interrupted_is_saved_and_goes_on(
-    uninterrupted: Path, uninterrupted_by_two: Path, tmp_path: Path, n: int
+    request: pytest.FixtureRequest, tmp_path: Path, n: int
 ) -> None:
     """Of several processes all save and stop, whichever of them was interrupted."""
     folder, more, end = tmp_path / "run", [FEWER] * (n - 1), (STEPS, 200)[n - 1]
@@ -137,7 +138,8 @@ def test_interrupted_is_saved_and_goes_on(
         assert f"saved at step {max(steps_saved(folder))}" in children[-1].output()
     assert max(steps_saved(folder)) < end
     finish(*train(folder, *more), log=tmp_path / "log", n=n)
-    assert_same_run(folder, (uninterrupted, uninterrupted_by_two)[n - 1], end)
+    straight = request.getfixturevalue(("uninterrupted", "uninterrupted_by_two")[n - 1])
+    assert_same_run(folder, straight, end)
 
 
 def test_word_that_comes_before_the_first_step_of_a_resumed_run(tmp_path: Path) -> None:
@@ -220,7 +222,8 @@ def processes() -> dict[int, tuple[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
 def test_a_killed_peer_ends_the_other(
     uninterrupted_by_two: Path, tmp_path: Path, lost: int
 ) -> None:

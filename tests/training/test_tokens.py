@@ -144,7 +144,6 @@ CASES = {
         CASES,
         (
             "tensor by fsdp",
-            "parts, fsdp",
             "blocks, tensor by fsdp",
             "edits, tensor by fsdp",
             "shard_map",
