@@ -247,8 +247,9 @@ def test_a_killed_peer_ends_the_other(
 
 
 def test_a_stalled_peer_is_noticed_by_the_watchdog(tmp_path: Path) -> None:
+    """After longer than a compilation takes beside other work, and before a heartbeat is missed."""
     folder = tmp_path / "run"
-    command = train(folder, "--config.health.stall_seconds=20", "--heartbeat_seconds=100")
+    command = train(folder, "--config.health.stall_seconds=60", "--heartbeat_seconds=600")
     with several(2, *command, log=tmp_path / "log") as children:
         until(lambda: bool(steps_saved(folder)), children[0])
         children[1].signal(signal.SIGSTOP)
