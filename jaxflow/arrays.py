@@ -34,9 +34,9 @@ __all__ = [
     "where_rows",
 ]
 
-# Up to so many numbers a sample NumPy multiplies without BLAS, whose threads wait for each other by
-# spinning while a training step has the cores. On two busy cores, a step beside couplings of 512
-# pairs took 80 to 90 ms instead of 115 to 150 for 2, 16 and 64 numbers; for 784 BLAS takes half.
+# Up to so many numbers a sample the host takes differences, one by one. For more it multiplies by
+# BLAS, whose threads wait for each other by spinning while a training step has the cores: by
+# differences 64 numbers take half as long again on idle cores, and 784 five times as long.
 FEW = 64
 
 
@@ -243,9 +243,9 @@ def squared_distances(
 ) -> Inexact[Any, "n m"]:
     """`|x_i - y_j|^2` summed over the event, never negative, in at least float32.
 
-    The square is expanded about the mean of `y`, so that a far origin cancels no digits, at the
-    highest precision of an accelerator. A distance that rounding cannot tell from zero is zero,
-    with its gradient. Two NumPy arrays stay on the host.
+    On a device, and for many numbers, the square is expanded about the mean of `y`, so that a far
+    origin cancels no digits, at the highest precision of an accelerator. A distance that rounding
+    cannot tell from zero is zero, with its gradient. Two NumPy arrays stay on the host.
 
     >>> squared_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 1.0]]))
     array([[25.,  1.]])
@@ -254,17 +254,18 @@ def squared_distances(
     xp: Any = np if on_host else jnp
     x, y = (a.reshape(len(a), math.prod(a.shape[1:])) for a in (xp.asarray(x), xp.asarray(y)))
     x, y = (a.astype(xp.promote_types(a.dtype, np.float32)) for a in (x, y))
+    if on_host and x.shape[1] <= FEW:
+        from scipy.spatial.distance import cdist  # a third of a second, and few runs need it
+
+        return cdist(x, y, "sqeuclidean").astype(x.dtype, copy=False)
     centre = y.mean(axis=0)
     x, y = x - centre, y - centre
-    if not on_host:
-        products = jnp.matmul(x, y.T, precision="highest")
-    elif x.shape[1] > FEW:
-        products = x @ y.T
-    else:
-        products = np.einsum("ik,jk->ij", x, y)
+    products = x @ y.T if on_host else jnp.matmul(x, y.T, precision="highest")
     squares = (x**2).sum(1)[:, None] + (y**2).sum(1)
-    distances = squares - 2 * products
-    return xp.where(distances <= 4 * xp.finfo(x.dtype).eps * squares, 0, distances)
+    products *= -2
+    products += squares
+    squares *= 4 * xp.finfo(x.dtype).eps
+    return xp.where(products <= squares, 0, products)
 
 
 def mixed_bits(x: Array) -> Array:

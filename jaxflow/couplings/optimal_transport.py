@@ -42,7 +42,7 @@ class OptimalTransport:
         check_finite("x0 or x1", pair)
         cost = np.asarray(cost_matrix(self.cost, *pair))
         check_finite("the cost", cost)
-        order = assign_on_host(cost.T)
+        order = np.argsort(assign_on_host(cost))
         return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[order]), x0), x1, cond
 
 
