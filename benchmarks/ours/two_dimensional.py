@@ -9,7 +9,7 @@ import optax
 from benchmarks.task import Task
 from jaxflow import couplings, data, draws, losses, networks, paths
 from jaxflow.records import record
-from jaxflow.training import draw_key, program, trainer
+from jaxflow.training import ahead, draw_key, program, trainer
 from jaxflow.types import Batch, Params
 
 COUPLINGS = {
@@ -66,12 +66,12 @@ def training(coupling: str, batch: int = 256, steps: int = 200) -> Task:
 
     def pipelined(k: int) -> None:
         nonlocal state
-        for batch in itertools.islice(ahead, k):
+        for batch in itertools.islice(completed, k):
             state, _ = run.step(state, batch)
         jax.block_until_ready(state)
 
     if not run.on_host:
         return Task(compiled, facts, steps)
     batches = map(jax.jit(stream.batch), itertools.count())
-    ahead = training.ahead(draw, lambda step: draw_key(key, step), batches)
+    completed = ahead(draw, lambda step: draw_key(key, step), batches)
     return Task(pipelined, facts)

@@ -64,8 +64,8 @@ def optimal_transport(*, cost: Cost | None = None, on_host: bool = False) -> Cou
             as it is (a mapping, where samples have several parts); the squared distance over all
             parts where None. On the host it is given NumPy arrays, in float64 where they float.
         on_host: False compiles into the step, on whichever device it runs. True solves with
-            scipy in float64, for `training.ahead`, which pipelines it before the step: on CPU and
-            for batches over 256 the faster way.
+            scipy in float64, for `training.ahead`, which pipelines it before the step: on CPU the
+            faster way, which a long step hides altogether.
 
     Raises:
         TypeError: for a cost that is no function.
