@@ -1,6 +1,7 @@
 """Batches whose draw runs ahead of the step, on threads."""
 
 import itertools
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,11 +59,16 @@ def ahead(
             failed.set_exception(error)
             return failed
 
-    with ThreadPoolExecutor(depth, thread_name_prefix="draws-ahead") as pool:
-        waiting = deque(submit(pool) for _ in range(depth + 1))
+    waiting: deque[Future[Batch] | None] = deque()
+    pool = ThreadPoolExecutor(depth, thread_name_prefix="draws-ahead")
+    stop = weakref.finalize(waiting, pool.shutdown)  # or at exit, before its modules are gone
+    try:
+        waiting.extend(submit(pool) for _ in range(depth + 1))
         while (completed := waiting.popleft()) is not None:
             yield completed.result()
             waiting.append(submit(pool))
+    finally:
+        stop()
 
 
 def _by_stages(draw: Draw) -> Callable[[Key, Batch], Batch]:

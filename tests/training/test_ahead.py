@@ -1,5 +1,7 @@
 """Draws that run ahead of the step: the same as step by step."""
 
+import subprocess
+import sys
 import threading
 
 import jax
@@ -102,6 +104,20 @@ def test_ahead_reads_no_further_than_its_depth_and_leaves_no_thread(key):
     assert len(read) <= 4
     stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("draws-ahead")]
+
+
+@pytest.mark.slow
+def test_left_open_it_ends_in_silence_with_its_process():
+    program = """
+import itertools, jax, jax.numpy as jnp
+from jaxflow import couplings, draws, training
+draw, key = draws.couple(couplings.optimal_transport(on_host=True)), jax.random.key(0)
+batch = {"x0": jnp.ones((4, 2)), "x1": jnp.ones((4, 2)), "cond": {}}
+batches = training.ahead(draw, lambda step: key, itertools.repeat(batch))
+next(batches)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def test_ahead_compiles_once(key):
