@@ -72,7 +72,7 @@ class ConditionalOptimalTransport:
         check_finite("the cost", cost)
         order = np.empty(len(cost), int)
         for members in _classes(len(cost), discrete):
-            order[members] = members[assign_on_host(cost[np.ix_(members, members)].T)]
+            order[members[assign_on_host(cost[np.ix_(members, members)])]] = members
         return order
 
     def _with_conditions(self, cost: Any, continuous: list[Any]) -> Any:
