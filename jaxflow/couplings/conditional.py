@@ -26,6 +26,7 @@ from jaxflow.couplings.cost import (
     check_pairs,
     cost_matrix,
     on_the_host,
+    reordered,
 )
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Cond, Coupling, Key, Sample
@@ -49,7 +50,7 @@ class ConditionalOptimalTransport:
         discrete, continuous = _kinds(cond, self.weight)
         solve = self._solved_on_host if self.on_host else self._solved
         order = solve(x0, x1, discrete, continuous)
-        return jax.tree.map(lambda a: jnp.asarray(a)[order], x0), x1, cond
+        return reordered(x0, order), x1, cond
 
     def _solved(self, x0: Sample, x1: Sample, discrete: list[Any], continuous: list[Any]) -> Any:
         """By one infinite cost: no search goes through it, so no digit of the others is lost."""

@@ -15,7 +15,15 @@ from jaxflow.arrays import batch_size, event_shape, is_concrete, squared_distanc
 from jaxflow.checks import check_made
 from jaxflow.types import AnyArray, Sample
 
-__all__ = ["Cost", "check_cost", "check_finite", "check_pairs", "cost_matrix", "on_the_host"]
+__all__ = [
+    "Cost",
+    "check_cost",
+    "check_finite",
+    "check_pairs",
+    "cost_matrix",
+    "on_the_host",
+    "reordered",
+]
 
 Cost = Callable[[Sample, Sample], Any]
 
@@ -64,7 +72,7 @@ def cost_matrix(cost: Cost | None, x0: Sample, x1: Sample) -> Inexact[AnyArray, 
                 f"and {shape[1]} data it is floating {list(shape)}: row i for source i"
             )
     if on_host:
-        return found.astype(np.float64)
+        return found.astype(np.float64, copy=False)
     found = found.astype(jnp.promote_types(found.dtype, jnp.float32))
     return jax.lax.stop_gradient(found)
 
@@ -81,6 +89,12 @@ def on_the_host(factory: str, tree: Any) -> Any:
             f"step by training.ahead, or couple inside jit with {factory}()"
         )
     return jax.tree.map(_float64, tree)
+
+
+def reordered(x: Sample, order: AnyArray) -> Sample:
+    """The samples in another order: in NumPy by the host's, which needs no device yet."""
+    xp: Any = np if isinstance(order, np.ndarray) else jnp
+    return jax.tree.map(lambda a: xp.asarray(a)[order], x)
 
 
 def check_finite(what: str, tree: Any) -> None:

@@ -17,6 +17,7 @@ from jaxflow.couplings.cost import (
     check_pairs,
     cost_matrix,
     on_the_host,
+    reordered,
 )
 from jaxflow.records import record, static, traceable
 from jaxflow.types import Cond, Coupling, Key, Sample
@@ -37,13 +38,13 @@ class OptimalTransport:
         check_pairs(x0, x1)
         if not self.on_host:
             order = assign(jnp.asarray(cost_matrix(self.cost, *_arrays(x0, x1))).T)
-            return jax.tree.map(lambda a: jnp.asarray(a)[order], x0), x1, cond
+            return reordered(x0, order), x1, cond
         pair = on_the_host("optimal_transport", (x0, x1))
         check_finite("x0 or x1", pair)
         cost = np.asarray(cost_matrix(self.cost, *pair))
         check_finite("the cost", cost)
         order = np.argsort(assign_on_host(cost))
-        return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[order]), x0), x1, cond
+        return reordered(x0, order), x1, cond
 
 
 def _arrays(*trees: Any) -> Any:

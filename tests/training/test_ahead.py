@@ -44,8 +44,10 @@ def chains():
 
 
 def batches(n):
+    """Of which the last is a shorter one."""
     for i in range(n):
-        yield {**WITH_X0, "x1": X1 + i} if i % 2 else {**WITH_X0, "x1": X1 - i}
+        batch = {**WITH_X0, "x1": X1 + i} if i % 2 else {**WITH_X0, "x1": X1 - i}
+        yield batch if i < n - 1 else jax.tree.map(lambda a: a[:8], batch)
 
 
 @pytest.mark.parametrize("name", chains())
@@ -55,9 +57,9 @@ def test_ahead_equals_step_by_step(name, key):
     def key_of(step):
         return jax.random.fold_in(key, step)
 
-    got = list(ahead(draw, key_of, batches(5), first=3))
-    assert len(got) == 5
-    for step, (batch, completed) in enumerate(zip(batches(5), got, strict=True), 3):
+    got = list(ahead(draw, key_of, batches(10), first=3))
+    assert len(got) == 10
+    for step, (batch, completed) in enumerate(zip(batches(10), got, strict=True), 3):
         assert equal(completed, draw(key_of(step), batch))
     assert on_host(draw) == name.startswith("host")
 
@@ -91,17 +93,18 @@ def test_ahead_raises_at_the_batch_concerned(key):
         next(stream)
 
 
-def test_ahead_reads_no_further_than_its_depth_and_leaves_no_thread(key):
-    read = []
+@pytest.mark.parametrize(("numbers", "most"), [(3, 24), (2**18, 3)], ids=["small", "large"])
+def test_ahead_reads_no_further_than_its_depth_and_leaves_no_thread(key, numbers, most):
+    read, batch = [], dict.fromkeys(("x0", "x1"), jnp.ones((2, numbers)))
 
     def endless():
         for i in range(100):
             read.append(i)
-            yield WITH_X0
+            yield batch
 
     stream = ahead(draws.couple(HOST), lambda step: key, endless(), depth=2)
     next(stream)
-    assert len(read) <= 4
+    assert len(read) == most
     stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("draws-ahead")]
 
@@ -127,5 +130,5 @@ def test_ahead_compiles_once(key):
         traces.append(None)
         return {**batch, "t": jax.random.uniform(key, (16,))}
 
-    list(ahead(counted, lambda step: jax.random.key(step), batches(4)))
+    list(ahead(counted, lambda step: jax.random.key(step), [WITH_X0] * 9))
     assert len(traces) == 1
