@@ -25,7 +25,7 @@ def cases(weights: str, *, quick: bool = False) -> list[Case]:
     return [
         *_two_dimensional(),
         *_sampling(weights, 500 if quick else 10_000),
-        *_schedulers(weights, 500 if quick else 10_000),
+        *_schedulers(weights, *((500,) if quick else (1_000, 10_000))),
         *_likelihood(weights, 100 if quick else 1_000),
         *_transport((128, 256) if quick else (128, 256, 512, 1024)),
         *_steps(*((2, 1) if quick else (64, 16))),
@@ -93,7 +93,7 @@ def _sampling(weights: str, n: int) -> list[Case]:
     ]
 
 
-def _schedulers(weights: str, n: int) -> list[Case]:
+def _schedulers(weights: str, *sizes: int) -> list[Case]:
     """The same samples by the exponential methods, 20 steps from t = 1e-3, beside diffusers."""
     rows = [("DPM-Solver++", "dpm_solver"), ("its SDE", "sde_dpm_solver"), ("UniPC", "unipc")]
     return [
@@ -104,6 +104,7 @@ def _schedulers(weights: str, n: int) -> list[Case]:
             _peer("schedulers:sample", method=method, weights=weights, n=n),
             3.0,
         )
+        for n in sizes
         for name, method in rows
     ]
 

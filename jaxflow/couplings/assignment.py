@@ -10,7 +10,7 @@ overrelaxed, which converges sooner, and its transport cools heat by heat,
 so that no number leaves float32.
 
 Thibault, Chizat, Dossal and Papadakis, Overrelaxed Sinkhorn-Knopp Algorithm for Regularized
-Optimal Transport, 2017, arXiv:1711.01851, (13).
+Optimal Transport, 2017, arXiv:1711.01851.
 """
 
 import functools
@@ -56,6 +56,7 @@ def assign_on_host(cost: Float[np.ndarray, "n n"]) -> Int[np.ndarray, "n"]:
     """The same by scipy in float64; the prices are one compiled call, which leaves threads free."""
     from scipy.optimize import linear_sum_assignment  # a third of a second, and few runs need it
 
+    cost = np.asarray(cost, np.float64)
     n = len(cost)
     if n <= FEW:
         return linear_sum_assignment(cost)[1]
