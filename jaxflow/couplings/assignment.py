@@ -116,7 +116,7 @@ def _relaxed(total: Float[Array, "n"]) -> Float[Array, "n"]:
 
 @functools.cache
 def _cpu() -> Any:
-    """Where a process has no CPU device, as JAX_PLATFORMS can have it, the usual one."""
+    """The CPU of the process; None, for JAX's usual device, where JAX_PLATFORMS leaves out CPUs."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:

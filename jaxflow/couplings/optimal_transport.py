@@ -66,7 +66,7 @@ def optimal_transport(*, cost: Cost | None = None, on_host: bool = False) -> Cou
             parts where None. On the host it is given NumPy arrays, in float64 where they float.
         on_host: False compiles into the step, on whichever device it runs. True solves with
             scipy in float64, for `training.ahead`, which pipelines it before the step: on CPU the
-            faster way, which a long step hides altogether.
+            faster way, which a long step hides altogether. The source it returns is in NumPy.
 
     Raises:
         TypeError: for a cost that is no function.
